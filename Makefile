@@ -1,0 +1,46 @@
+# `make demo` and `make test` work on a fresh clone: they make .venv themselves and need only
+# Python 3.11 or later.
+
+ARGS ?=
+WORKERS ?= 2
+UV_VERSION = 0.13.8
+
+BIN = .venv/bin
+READY = .venv/.ready
+PYTEST = $(BIN)/python -W error -m pytest
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test check docs lock clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY)  ## Run everything on this machine against the sandbox (ARGS=...)
+	$(BIN)/paymaster demo $(ARGS)
+
+test: $(READY)  ## Run the tests (ARGS="tests/unit -k money")
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope $(ARGS)
+
+check: $(READY)  ## Lint, format, types, import contracts, house rules, documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(PYTEST) --quiet tests/tidy
+
+docs: $(READY)  ## Check links and run the examples of the documentation
+	$(PYTEST) --quiet tests/tidy/test_docs.py
+
+lock: $(READY)  ## Resolve requirements.lock anew (ARGS="--upgrade")
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
+		--no-header --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		$(ARGS) pyproject.toml --output-file requirements.lock
+
+clean:  ## Remove .venv and caches; data directories stay
+	rm -rf .venv .venv.log build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache .schemathesis
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml tools/set-up
+	@PYTHON="$(PYTHON)" tools/set-up
+	@touch $@

@@ -1,0 +1,143 @@
+"""The router: which schema on which server a cell is, and which cells an environment has.
+
+The control schema and each cell are reached through their own server's pool. Nothing here spans
+two of them: a transaction lives in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from paymaster.db.pool import CellDb, ControlDb, Server
+from paymaster.db.tx import ControlRead
+from paymaster.kernel.clock import Clock
+from paymaster.kernel.errors import Broken, NotFound
+
+CONTROL_SCHEMA = "control"
+CONTROL_SERVER = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One side (live or test) of one tenant."""
+
+    id: int
+    tenant: str
+    mode: str
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A row of the directory of cells."""
+
+    number: int
+    environment_id: int
+    server: str
+    schema_name: str
+    treasury: bool
+    open_for_users: bool
+
+
+class Databases:
+    """All schemas of the installation; one object a process."""
+
+    def __init__(
+        self,
+        servers: Mapping[str, str],
+        clock: Clock,
+        *,
+        connections: int = 8,
+        statement_seconds: int = 30,
+    ) -> None:
+        self.clock = clock
+        self._servers = {
+            name: Server(name, dsn, connections=connections, statement_seconds=statement_seconds)
+            for name, dsn in servers.items()
+        }
+        if CONTROL_SERVER not in self._servers:
+            raise Broken("server-missing", f"There is no server named {CONTROL_SERVER!r}.")
+        self.control = ControlDb(self._servers[CONTROL_SERVER], CONTROL_SCHEMA, clock)
+        self._cells: dict[int, Cell] = {}
+        self._environments: dict[int, Environment] = {}
+        self._open: dict[int, CellDb] = {}
+
+    async def open(self) -> None:
+        """Open the pools and read the directory of cells."""
+        for server in self._servers.values():
+            await server.open()
+        await self.refresh()
+
+    async def close(self) -> None:
+        """Close every pool."""
+        for server in self._servers.values():
+            await server.close()
+
+    async def refresh(self) -> None:
+        """Read environments and cells anew; cells are added rarely and never removed."""
+
+        async def work(tx: ControlRead) -> tuple[list[Environment], list[Cell]]:
+            return (
+                await tx.fetch(
+                    "SELECT id, tenant, mode, time_zone FROM environment", None, Environment
+                ),
+                await tx.fetch(
+                    "SELECT number, environment_id, server, schema_name, treasury, open_for_users"
+                    " FROM cell ORDER BY number",
+                    None,
+                    Cell,
+                ),
+            )
+
+        environments, cells = await self.control.read(work)
+        self._environments = {row.id: row for row in environments}
+        self._cells = {row.number: row for row in cells}
+
+    def environment(self, environment_id: int) -> Environment:
+        """An environment by id. Raises Broken when there is none."""
+        try:
+            return self._environments[environment_id]
+        except KeyError:
+            raise Broken("environment-unknown", f"No environment {environment_id}.") from None
+
+    def environments(self) -> Sequence[Environment]:
+        """All environments."""
+        return list(self._environments.values())
+
+    def cells(self, environment_id: int | None = None) -> Sequence[Cell]:
+        """The cells of one environment, or all, in order of number."""
+        return [
+            cell
+            for cell in self._cells.values()
+            if environment_id is None or cell.environment_id == environment_id
+        ]
+
+    def cell(self, number: int) -> CellDb:
+        """A cell by number. Raises NotFound `not-found` when the installation has none such."""
+        found = self._open.get(number)
+        if found is None:
+            row = self._cells.get(number)
+            if row is None:
+                raise NotFound("not-found", "There is nothing of this id.")
+            server = self._servers.get(row.server)
+            if server is None:
+                raise Broken("server-missing", f"Cell {number} is on unknown server {row.server!r}")
+            zone = self.environment(row.environment_id).time_zone
+            found = CellDb(server, row.schema_name, self.clock, number, zone)
+            self._open[number] = found
+        return found
+
+    def environment_of(self, number: int) -> Environment:
+        """The environment that a cell belongs to."""
+        row = self._cells.get(number)
+        if row is None:
+            raise NotFound("not-found", "There is nothing of this id.")
+        return self.environment(row.environment_id)
+
+    def treasury(self, environment_id: int) -> CellDb:
+        """The cell that holds an environment's bank accounts and master budgets."""
+        for cell in self.cells(environment_id):
+            if cell.treasury:
+                return self.cell(cell.number)
+        raise Broken("treasury-missing", f"Environment {environment_id} has no treasury cell.")

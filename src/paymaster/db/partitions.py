@@ -1,0 +1,66 @@
+"""Monthly partitions of entries and postings, by id range: ids carry the time.
+
+A partition is made as a table of its own and attached with a short lock timeout, so that writers
+are never held up. `months_ahead` is what `/readyz` looks at.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from paymaster.kernel.clock import milliseconds
+from paymaster.kernel.ids import time_floor
+
+PARTITIONED = ("entry", "posting")
+AHEAD = 3
+"""How many months are kept ready beyond the current one."""
+
+
+def month_after(moment: datetime, count: int) -> datetime:
+    """The start of the month `count` months after the one of `moment`, in UTC."""
+    index = moment.year * 12 + moment.month - 1 + count
+    return datetime(index // 12, index % 12 + 1, 1, tzinfo=UTC)
+
+
+def partition_name(table: str, month: datetime) -> str:
+    """For example `posting_p202611`."""
+    return f"{table}_p{month:%Y%m}"
+
+
+def ensure(connection: psycopg.Connection[Any], now: datetime) -> list[str]:
+    """Make what is missing from last month (late ids) to `AHEAD` months on; owner role only."""
+    made: list[str] = []
+    for table in PARTITIONED:
+        for step in range(-1, AHEAD + 1):
+            start, end = month_after(now, step), month_after(now, step + 1)
+            name = partition_name(table, start)
+            if connection.execute("SELECT to_regclass(%s)", (name,)).fetchone() != (None,):
+                continue
+            identifiers = {"child": sql.Identifier(name), "parent": sql.Identifier(table)}
+            connection.execute(
+                sql.SQL("CREATE TABLE {child} (LIKE {parent} INCLUDING ALL)").format(**identifiers)
+            )
+            connection.execute(
+                sql.SQL(
+                    "ALTER TABLE {parent} ATTACH PARTITION {child} FOR VALUES FROM ({low}) TO"
+                    " ({high})"
+                ).format(
+                    low=sql.Literal(time_floor(milliseconds(start))),
+                    high=sql.Literal(time_floor(milliseconds(end))),
+                    **identifiers,
+                )
+            )
+            made.append(name)
+    return made
+
+
+def months_ahead(names: list[str], now: datetime) -> int:
+    """How many whole months beyond the current one have a partition of every table."""
+    ahead = 0
+    while all(partition_name(t, month_after(now, ahead + 1)) in names for t in PARTITIONED):
+        ahead += 1
+    return ahead

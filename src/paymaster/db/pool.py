@@ -1,0 +1,202 @@
+"""Connections, and the only two ways to open a transaction: `read` and `run`.
+
+A `Schema` is one PostgreSQL schema (the directory or a cell) on one server. `run` opens a
+transaction, gives it to a piece of work, seals it and commits. A deadlock is tried again. A
+connection that is lost before or during COMMIT is indeterminate: the work is run again, which is
+safe because every use case carries its own ids and keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString, TypeVar, cast
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
+from paymaster.db.worker import WorkerIds
+from paymaster.kernel.clock import Clock
+from paymaster.kernel.errors import Broken, Busy
+from paymaster.kernel.guard import TRANSACTION_OPEN
+
+T = TypeVar("T")
+
+_TRIES = 5
+_LOST = (psycopg.OperationalError, PoolTimeout)
+_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+
+
+class Server:
+    """A pool of connections to one PostgreSQL server, shared by all schemas on it."""
+
+    def __init__(self, name: str, dsn: str, *, connections: int, statement_seconds: int) -> None:
+        self.name = name
+        self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+            dsn,
+            min_size=1,
+            max_size=connections,
+            open=False,
+            timeout=5.0,
+            reconnect_timeout=0.0,
+            check=None,
+            kwargs={
+                "autocommit": True,
+                "application_name": f"paymaster-{os.getpid()}",
+                "options": f"-c statement_timeout={statement_seconds * 1000}"
+                " -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000"
+                " -c timezone=UTC",
+            },
+        )
+
+    async def open(self) -> None:
+        """Start the pool; connections are made as they are needed."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def transaction(
+        self, schema: str, begin: LiteralString
+    ) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection inside BEGIN ... COMMIT with the schema on its search path."""
+        if TRANSACTION_OPEN.get():
+            raise Broken("transaction-nested", "A transaction was opened inside another one.")
+        async with self._pool.connection() as connection:
+            token = TRANSACTION_OPEN.set(True)
+            try:
+                statement = f'{begin}; SET LOCAL search_path TO "{schema}"'
+                await connection.execute(cast("LiteralString", statement))
+                try:
+                    yield connection
+                except BaseException:
+                    await _roll_back(connection)
+                    raise
+                await connection.execute("COMMIT")
+            finally:
+                TRANSACTION_OPEN.reset(token)
+
+
+async def _roll_back(connection: AsyncConnection[Any]) -> None:
+    """Roll back; a connection that cannot is closed, which is a rollback too."""
+    try:
+        await connection.execute("ROLLBACK")
+    except psycopg.Error:
+        await connection.close()
+    except asyncio.CancelledError:
+        await connection.close()
+        raise
+
+
+class Schema:
+    """One schema: where it is and who makes its ids."""
+
+    def __init__(self, server: Server, name: str, clock: Clock) -> None:
+        if not name.replace("_", "").isalnum():
+            raise Broken("schema-name", f"{name!r} is not a name for a schema.")
+        self.server = server
+        self.name = name
+        self.clock = clock
+        self.workers = WorkerIds(server, name, clock)
+
+    async def _retried(self, once: Callable[[], Awaitable[T]]) -> T:
+        for attempt in range(_TRIES):
+            try:
+                return await once()
+            except _AGAIN as error:
+                if attempt == _TRIES - 1:
+                    raise Busy("database-contention", "Too many writers met; retry.") from error
+            except errors.LockNotAvailable as error:
+                raise Busy("database-contention", "A lock was not free in time; retry.") from error
+            except errors.QueryCanceled as error:
+                raise Busy("database-slow", "The database took too long; retry.") from error
+            except _LOST as error:
+                if attempt >= 2:
+                    raise Busy(
+                        "database-unavailable",
+                        "The database cannot be reached; nothing is known to have changed. "
+                        "Send the same request again, with the same Idempotency-Key.",
+                        retry_after_seconds=2,
+                    ) from error
+            await asyncio.sleep(0.02 * (attempt + 1))
+        raise Broken("retry-loop", "The retry loop ended without an answer.")
+
+
+class ControlDb(Schema):
+    """The directory."""
+
+    async def read(self, work: Callable[[ControlRead], Awaitable[T]]) -> T:
+        """Run `work` on one snapshot."""
+
+        async def once() -> T:
+            async with self.server.transaction(self.name, _SNAPSHOT) as connection:
+                return await work(ControlRead(connection, self.clock.now()))
+
+        return await self._retried(once)
+
+    async def run(
+        self, actor: Actor, trace_id: str, work: Callable[[ControlTx], Awaitable[T]]
+    ) -> T:
+        """Run `work` in a transaction and commit it."""
+
+        async def once() -> T:
+            make = await self.workers.maker()
+            async with self.server.transaction(self.name, _WRITE) as connection:
+                tx = ControlTx(connection, self.clock.now(), actor, trace_id, make)
+                result = await work(tx)
+                await tx.seal()
+            return result
+
+        return await self._retried(once)
+
+
+class CellDb(Schema):
+    """One cell."""
+
+    def __init__(
+        self, server: Server, name: str, clock: Clock, number: int, time_zone: str
+    ) -> None:
+        super().__init__(server, name, clock)
+        self.number = number
+        self.time_zone = time_zone
+
+    async def read(self, work: Callable[[CellRead], Awaitable[T]]) -> T:
+        """Run `work` on one snapshot."""
+
+        async def once() -> T:
+            async with self.server.transaction(self.name, _SNAPSHOT) as connection:
+                tx = CellRead(connection, self.clock.now(), self.number, self.time_zone)
+                return await work(tx)
+
+        return await self._retried(once)
+
+    async def run(self, actor: Actor, trace_id: str, work: Callable[[CellTx], Awaitable[T]]) -> T:
+        """Run `work` in a transaction and commit it. `work` may be run more than once."""
+
+        async def once() -> T:
+            make = await self.workers.maker()
+            async with self.server.transaction(self.name, _WRITE) as connection:
+                tx = CellTx(
+                    connection,
+                    self.clock.now(),
+                    actor,
+                    trace_id,
+                    make,
+                    self.number,
+                    self.time_zone,
+                )
+                result = await work(tx)
+                await tx.seal()
+            return result
+
+        return await self._retried(once)
+
+
+_SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_WRITE: LiteralString = "BEGIN ISOLATION LEVEL READ COMMITTED"

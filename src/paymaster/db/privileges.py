@@ -1,0 +1,73 @@
+"""What the application's database role may do to each table.
+
+Facts are inserted and read, never changed: no UPDATE, no DELETE. State tables may change exactly
+the columns that carry state. A test compares this list with the catalogue of a migrated schema,
+table by table and partition by partition.
+"""
+
+from __future__ import annotations
+
+APPEND_ONLY = frozenset({
+    "commit", "outbox", "audit", "entry", "posting", "account_day", "legal_move",
+    "event", "progress", "dead_letter", "task_move", "reward_move", "withdrawal_move",
+    "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run", "day_close",
+    "environment", "cell", "rule_set", "registry", "directory",
+})  # fmt: skip
+"""Tables whose rows are facts."""
+
+READ_ONLY = frozenset({"schema_version"})
+"""Tables that only migrations write."""
+
+UPDATABLE: dict[str, tuple[str, ...]] = {
+    "head": ("seq", "recorded_at", "closed_through"),
+    "worker": ("holder", "token", "last_ms", "expires_at"),
+    "lease": ("holder", "token", "expires_at"),
+    "permit": ("number",),  # needed for FOR UPDATE; the number is never changed
+    "cursor": ("seq",),
+    "inbox": ("due_at", "tries", "lease_token", "done_at", "result"),
+    "idempotency": ("status", "answer"),
+    # cells
+    "account": ("balance", "postings", "last_posting_id", "last_day", "closed_at"),
+    "hold": ("remaining", "state", "version"),
+    "app_user": ("status", "status_reason", "version"),
+    "data_key": ("wrapped", "kek_id"),
+    "pii": ("sealed", "updated_at"),
+    "destination": ("state", "closed_reason", "usable_at", "version"),
+    "task_state": ("state", "number", "updated_at", "version"),
+    "reward": ("state", "remaining", "due_at", "lease_token", "version"),
+    "slice": ("granted", "state", "answered_at"),
+    "withdrawal": (
+        "state", "number", "rail_account_id", "reason", "due_at", "tries", "lease_token", "version",
+    ),
+    "batch": ("state", "tries", "due_at", "lease_token", "sent_at", "detail", "version"),
+    "attempt": (
+        "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",
+        "booked_on", "returned_on", "version",
+    ),
+    "payout_window": ("due_at", "lease_token", "version"),
+    "transfer": ("state", "number", "due_at", "lease_token", "version"),
+    "rail_file": ("state", "slug", "detail"),
+    "statement_line": ("state", "matched", "due_at", "lease_token", "version"),
+    "break": (
+        "found", "expected", "detail", "state", "owner", "resolution", "resolved_by",
+        "resolved_at", "version",
+    ),
+    # control
+    "credential": ("expires_at", "revoked_at", "last_used_on"),
+    "sponsor": ("name",),
+    "campaign": (
+        "name", "ends_at", "state", "when_exhausted", "vesting_seconds", "targeting", "version",
+    ),
+    "task": (
+        "title", "reward_minor", "verification", "requirements", "user_cap", "expires_at", "state",
+        "version",
+    ),
+    "gold": ("answer",),
+    "rail_account": (
+        "settings", "secrets", "time_zone", "payout_window", "state", "version",
+    ),
+}  # fmt: skip
+"""Columns that the application may change; all other columns stay as they were inserted."""
+
+DELETABLE = frozenset({"idempotency", "pii", "data_key"})
+"""Tables from which rows may go: expired keys, and personal data on erasure."""

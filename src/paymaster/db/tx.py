@@ -1,0 +1,172 @@
+"""Transactions: `ReadTx` may look, `Tx` may write. The type says which.
+
+A transaction lives in one schema: `ControlTx` in the directory, `CellTx` in one cell. Rows that are
+never changed again (entries, moves, outbox, audit) carry `(commit_id, ordinal)`; the last
+statement before COMMIT moves the schema's `head` on and so gives the whole transaction its place
+in the order of commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString, TypeVar
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from paymaster.kernel.errors import Broken
+
+T = TypeVar("T")
+Params = Sequence[Any] | dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something: `name` such as `key:pk_test_1a2b` or `role:dispatch`, and from where."""
+
+    name: str
+    origin: str | None = None
+
+
+class ReadTx:
+    """One snapshot of one schema. `now` is the moment at which it was opened."""
+
+    def __init__(self, connection: AsyncConnection[Any], now: datetime) -> None:
+        self._connection = connection
+        self.now = now
+
+    async def fetch(self, sql: LiteralString, params: Params, row: type[T]) -> list[T]:
+        """All rows, each as a `row`."""
+        async with self._connection.cursor(row_factory=class_row(row)) as cursor:
+            await cursor.execute(sql, params)
+            return await cursor.fetchall()
+
+    async def maybe(self, sql: LiteralString, params: Params, row: type[T]) -> T | None:
+        """The only row or None. Raises Broken when there are more."""
+        rows = await self.fetch(sql, params, row)
+        if len(rows) > 1:
+            raise Broken("row-count", f"Expected at most one row, found {len(rows)}.")
+        return rows[0] if rows else None
+
+    async def tuples(self, sql: LiteralString, params: Params = None) -> list[tuple[Any, ...]]:
+        """All rows as plain tuples, for aggregates and id lists."""
+        cursor = await self._connection.execute(sql, params)
+        return await cursor.fetchall()
+
+    async def value(self, sql: LiteralString, params: Params = None) -> Any:
+        """The first column of the first row, or None."""
+        cursor = await self._connection.execute(sql, params)
+        found = await cursor.fetchone()
+        return found[0] if found else None
+
+
+class ControlRead(ReadTx):
+    """Reads the directory."""
+
+
+class CellRead(ReadTx):
+    """Reads one cell. `time_zone` is the environment's, for business days."""
+
+    def __init__(
+        self, connection: AsyncConnection[Any], now: datetime, cell: int, time_zone: str
+    ) -> None:
+        super().__init__(connection, now)
+        self.cell = cell
+        self.time_zone = time_zone
+
+
+class Writes(ReadTx):
+    """What a writing transaction adds."""
+
+    def __init__(
+        self,
+        connection: AsyncConnection[Any],
+        now: datetime,
+        actor: Actor,
+        trace_id: str,
+        make_ids: Callable[[int], list[int]],
+    ) -> None:
+        ReadTx.__init__(self, connection, now)
+        self.actor = actor
+        self.trace_id = trace_id
+        self._make_ids = make_ids
+        self._commit_id: int | None = None
+        self._appended = 0
+
+    def ids(self, count: int) -> list[int]:
+        """New ids of this schema, growing."""
+        return self._make_ids(count)
+
+    def id(self) -> int:
+        """One new id."""
+        return self._make_ids(1)[0]
+
+    @property
+    def commit_id(self) -> int:
+        """The id of this transaction's row in `commit`."""
+        if self._commit_id is None:
+            self._commit_id = self.id()
+        return self._commit_id
+
+    def append(self, count: int = 1) -> int:
+        """Take `count` places in the order of this transaction; returns the first ordinal."""
+        first = self._appended
+        self._appended += count
+        return first
+
+    async def execute(self, sql: LiteralString, params: Params = None) -> int:
+        """Run a statement; the number of rows it touched."""
+        cursor = await self._connection.execute(sql, params)
+        return cursor.rowcount
+
+    async def seal(self) -> None:
+        """Take the place in the order of commits; the database calls it right before COMMIT."""
+        if not self._appended:
+            return
+        await self._connection.execute(
+            """
+            WITH moved AS (
+                UPDATE head SET seq = seq + %(n)s, recorded_at = greatest(recorded_at, %(now)s)
+                WHERE id = 1 RETURNING seq, recorded_at
+            )
+            INSERT INTO commit (id, first_seq, last_seq, recorded_at, actor, trace_id)
+            SELECT %(id)s, seq - %(n)s + 1, seq, recorded_at, %(actor)s, %(trace)s FROM moved
+            """,
+            {
+                "n": self._appended,
+                "now": self.now,
+                "id": self.commit_id,
+                "actor": self.actor.name,
+                "trace": self.trace_id,
+            },
+        )
+
+
+class ControlTx(Writes, ControlRead):
+    """Writes to the directory."""
+
+
+class CellTx(Writes, CellRead):
+    """Writes to one cell."""
+
+    def __init__(
+        self,
+        connection: AsyncConnection[Any],
+        now: datetime,
+        actor: Actor,
+        trace_id: str,
+        make_ids: Callable[[int], list[int]],
+        cell: int,
+        time_zone: str,
+    ) -> None:
+        Writes.__init__(self, connection, now, actor, trace_id, make_ids)
+        self.cell = cell
+        self.time_zone = time_zone
+
+
+def json(value: object) -> Jsonb:
+    """A JSON parameter."""
+    return Jsonb(value)

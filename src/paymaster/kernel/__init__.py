@@ -1,0 +1,1 @@
+"""Pure values without I/O: everything else stands on them."""

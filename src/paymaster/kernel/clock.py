@@ -1,0 +1,74 @@
+"""Time comes from one place, so that a test or a simulation can own it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+
+class Clock(Protocol):
+    """Says what time it is, in UTC."""
+
+    def now(self) -> datetime:
+        """The moment, timezone-aware, in UTC, to the microsecond."""
+        ...
+
+
+class WallClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """The moment, in UTC."""
+        return datetime.now(UTC)
+
+
+class ManualClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start.astimezone(UTC)
+
+    def now(self) -> datetime:
+        """The moment it was last set to."""
+        return self._now
+
+    def advance(self, step: timedelta) -> None:
+        """Move on; never back."""
+        if step < timedelta(0):
+            raise ValueError("a clock does not run backwards")
+        self._now += step
+
+
+def milliseconds(moment: datetime) -> int:
+    """Milliseconds since 1970."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def business_day(moment: datetime, zone: str) -> date:
+    """The calendar day of a moment in a time zone (IANA name)."""
+    return moment.astimezone(ZoneInfo(zone)).date()
+
+
+def start_of_day(day: date, zone: str) -> datetime:
+    """The first moment of a day in a time zone, in UTC."""
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def rfc3339(moment: datetime) -> str:
+    """RFC 3339 in UTC with Z, milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_rfc3339(text: str) -> datetime:
+    """Read RFC 3339 with an offset. Raises ValueError when it has none."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("the time has no offset")
+    return moment.astimezone(UTC)
+
+
+def monotonic_seconds() -> float:
+    """For measuring durations only."""
+    return time.monotonic()

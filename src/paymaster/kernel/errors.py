@@ -1,0 +1,133 @@
+"""The error taxonomy: a class says what its reader must do.
+
+    PaymasterError
+      Refusal      the caller's business: correct the request (4xx)
+        Unauthenticated / Forbidden / NotFound / Unprocessable
+      Conflict     somebody was there first: read again, or use another key (409)
+      Busy         nothing happened: come again after `retry_after_seconds` (503)
+      RailError    from a provider; never reaches a client
+        NeverSent    proof that nothing left this machine
+        RailRefused  the provider said no, definitely
+        RailUnknown  no proof either way
+      Broken       an invariant does not hold: stop this lane and call a person
+
+Every error carries a `slug`: the stable, documented name (docs/reference/errors.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault in an input: where (a JSON pointer, or `line:N`) and what to do about it."""
+
+    pointer: str
+    detail: str
+
+
+class PaymasterError(Exception):
+    """Root of all errors that Paymaster raises on purpose."""
+
+    status: int = 500
+    title: str = "Internal error"
+    retryable: bool = False
+
+    def __init__(
+        self,
+        slug: str,
+        detail: str,
+        *,
+        problems: Sequence[Problem] = (),
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.detail = detail
+        self.problems = tuple(problems)
+        self.extra = dict(extra or {})
+
+    def __str__(self) -> str:
+        return f"{self.slug}: {self.detail}"
+
+
+class Refusal(PaymasterError):
+    """The request cannot be done as it stands; nothing was changed."""
+
+    status = 400
+    title = "Refused"
+
+
+class Unauthenticated(Refusal):
+    """No valid credential came with the request."""
+
+    status = 401
+    title = "Not authenticated"
+
+
+class Forbidden(Refusal):
+    """The credential is valid but lacks the scope."""
+
+    status = 403
+    title = "Not allowed"
+
+
+class NotFound(Refusal):
+    """There is no such thing for this credential."""
+
+    status = 404
+    title = "Not found"
+
+
+class Unprocessable(Refusal):
+    """Well formed, but the business rules say no."""
+
+    status = 422
+    title = "Cannot be done"
+
+
+class Conflict(PaymasterError):
+    """Another state or request stands in the way; read again before you retry."""
+
+    status = 409
+    title = "Conflict"
+
+
+class Busy(PaymasterError):
+    """Nothing happened; the same request may be sent again after a while."""
+
+    status = 503
+    title = "Busy"
+    retryable = True
+
+    def __init__(self, slug: str, detail: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(slug, detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RailError(PaymasterError):
+    """Something about a provider. Caught by dispatch and settle, never shown to a client."""
+
+    status = 502
+    title = "Provider error"
+
+
+class NeverSent(RailError):
+    """Proof that no byte of the payment order left this machine: sending again is safe."""
+
+
+class RailRefused(RailError):
+    """The provider's definite no."""
+
+
+class RailUnknown(RailError):
+    """The order may or may not have been executed: only a query or a report can tell."""
+
+
+class Broken(PaymasterError):
+    """An invariant does not hold. The lane stops and a person is called."""
+
+    status = 500
+    title = "Invariant broken"

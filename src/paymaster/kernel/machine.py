@@ -1,0 +1,72 @@
+"""A lifecycle as a table: states, events, moves, and the ledger recipe that each move posts.
+
+One `Machine` gives the code its guard, SQL its `legal_move` rows, the docs their diagram and the
+tests their questions. Nothing else in the project decides what may follow what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from paymaster.kernel.errors import Conflict
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """From `source`, on `event`, to `target`; `recipe` names the posting made with it."""
+
+    source: StrEnum
+    event: StrEnum
+    target: StrEnum
+    recipe: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """All moves of one kind of thing."""
+
+    name: str
+    initial: StrEnum
+    moves: tuple[Move, ...]
+
+    def find(self, source: str, event: str) -> Move:
+        """The move of `event` out of `source`. Raises Conflict `illegal-move`."""
+        for move in self.moves:
+            if move.source == source and move.event == event:
+                return move
+        raise Conflict("illegal-move", f"A {self.name} that is {source} cannot be {event}.")
+
+    def allows(self, source: str, event: str) -> bool:
+        """Whether `event` may happen in `source`."""
+        return any(move.source == source and move.event == event for move in self.moves)
+
+    def sources(self, event: str) -> tuple[str, ...]:
+        """The states in which `event` may happen."""
+        return tuple(move.source.value for move in self.moves if move.event == event)
+
+    def states(self) -> frozenset[str]:
+        """Every state that the table names."""
+        named = [self.initial, *(m.source for m in self.moves), *(m.target for m in self.moves)]
+        return frozenset(state.value for state in named)
+
+    def terminal(self) -> frozenset[str]:
+        """States without a way out."""
+        return self.states() - {move.source.value for move in self.moves}
+
+    def rows(self) -> Iterable[tuple[str, str, str, str]]:
+        """`(machine, source, event, target)` for the table of legal moves."""
+        for move in self.moves:
+            yield self.name, move.source.value, move.event.value, move.target.value
+
+    def mermaid(self) -> str:
+        """The diagram for the docs."""
+        lines = ["stateDiagram-v2", f"    [*] --> {self.initial.value}"]
+        for move in self.moves:
+            money = f" / {move.recipe}" if move.recipe else ""
+            lines.append(
+                f"    {move.source.value} --> {move.target.value}: {move.event.value}{money}"
+            )
+        lines.extend(f"    {state} --> [*]" for state in sorted(self.terminal()))
+        return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""Balances, read from the account rows by key: no cache stands between a write and a read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paymaster.db.tx import CellRead, ReadTx
+from paymaster.kernel.money import Money
+from paymaster.ledger import store
+from paymaster.ledger.chart import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A user's money in one currency. `debt` is shown apart; `available` never is negative."""
+
+    currency: str
+    available: Money
+    vesting: Money
+    held: Money
+    debt: Money
+    as_of_seq: int
+
+    @property
+    def withdrawable(self) -> Money:
+        """What may be withdrawn: nothing while something is owed."""
+        return Money.zero(self.currency) if self.debt else self.available
+
+
+async def balances(tx: CellRead, user_id: int) -> list[Balance]:
+    """All currencies of a user, from the snapshot of `tx`."""
+    rows = await tx.tuples(
+        "SELECT asset, kind, balance FROM account WHERE owner_id = %s"
+        " AND kind IN ('available', 'vesting', 'held', 'debt') ORDER BY asset",
+        (user_id,),
+    )
+    seq = int(await tx.value("SELECT seq FROM head WHERE id = 1") or 0)
+    found: dict[str, dict[str, int]] = {}
+    for asset, kind, balance in rows:
+        found.setdefault(asset, {})[kind] = balance
+    return [
+        Balance(
+            asset,
+            Money(kinds.get("available", 0), asset),
+            Money(kinds.get("vesting", 0), asset),
+            Money(kinds.get("held", 0), asset),
+            Money(-kinds.get("debt", 0), asset),
+            seq,
+        )
+        for asset, kinds in found.items()
+    ]
+
+
+async def account_balance(tx: ReadTx, account: Account) -> int:
+    """What came in minus what went out, in minor units; 0 for an account not opened yet."""
+    row = await store.find_account(tx, account)
+    return row.balance if row else 0
+
+
+async def owing(tx: ReadTx, user_ids: Sequence[int], asset: str) -> frozenset[int]:
+    """Those of the users who owe something in this currency."""
+    rows = await tx.tuples(
+        "SELECT owner_id FROM account WHERE kind = 'debt' AND asset = %s AND balance < 0"
+        " AND owner_id = ANY(%s)",
+        (asset, list(user_ids)),
+    )
+    return frozenset(row[0] for row in rows)

@@ -1,0 +1,195 @@
+"""Which postings each business fact makes. Named here once; machines and docs refer to the names.
+
+fund       cash -> budget                     a sponsor's payment arrived
+opening    cash -> equity                     what was on an account when it was taken on
+reward     budget -> vesting | available      (and available -> debt, up to what is owed)
+mature     vesting -> available
+reverse    vesting, then available -> budget, the rest debt -> budget
+request    available -> held
+release    held -> available
+paid       held -> clearing (and held -> fee revenue)
+returned   clearing -> available
+booked     clearing -> intercell | intercell -> cash       a payout on the statement
+unbooked   cash -> intercell | intercell -> clearing       a return on the statement
+lease      budget -> intercell | intercell -> budget       a slice of a budget for another cell
+topup      transit -> cash (bank) | cash (rail) -> transit
+rail_fee   rail fees -> cash
+suspend    cash <-> suspense                   a line nobody can explain yet
+write_off  loss -> debt
+"""
+
+from __future__ import annotations
+
+from paymaster.kernel.money import Money
+from paymaster.ledger.chart import HOUSE, Account
+from paymaster.ledger.entry import Mode, Posting
+
+Postings = tuple[Posting, ...]
+
+
+def fund(rail_account_id: int, campaign_id: int, amount: Money) -> Postings:
+    """A sponsor's payment arrived on one of our accounts."""
+    asset = amount.currency
+    return (
+        Posting(
+            Account("cash", rail_account_id, asset), Account("budget", campaign_id, asset), amount
+        ),
+    )
+
+
+def opening(rail_account_id: int, amount: Money) -> Postings:
+    """What was on an account when it was taken on (negative: it was overdrawn)."""
+    cash = Account("cash", rail_account_id, amount.currency)
+    equity = Account("equity", HOUSE, amount.currency)
+    if amount.minor < 0:
+        return (Posting(equity, cash, -amount),)
+    return (Posting(cash, equity, amount),)
+
+
+def reward(
+    campaign_id: int, user_id: int, amount: Money, *, vests: bool, owes: bool, commission: Money
+) -> Postings:
+    """Credit a user from a campaign's budget; matured earnings first pay back what is owed."""
+    asset = amount.currency
+    budget = Account("budget", campaign_id, asset)
+    target = Account("vesting" if vests else "available", user_id, asset)
+    postings = [Posting(budget, target, amount)]
+    if commission:
+        postings.append(Posting(budget, Account("commission", HOUSE, asset), commission))
+    if owes and not vests:
+        postings.append(recover(user_id, amount))
+    return tuple(postings)
+
+
+def mature(user_id: int, amount: Money, *, owes: bool) -> Postings:
+    """Vested earnings become available; what is owed is paid back first."""
+    vesting = Account("vesting", user_id, amount.currency)
+    available = Account("available", user_id, amount.currency)
+    postings = [Posting(vesting, available, amount)]
+    if owes:
+        postings.append(recover(user_id, amount))
+    return tuple(postings)
+
+
+def recover(user_id: int, most: Money) -> Posting:
+    """Pay back debt from what has just become available, at most `most`."""
+    return Posting(
+        Account("available", user_id, most.currency),
+        Account("debt", user_id, most.currency),
+        most,
+        Mode.UP_TO,
+    )
+
+
+def reverse(campaign_id: int, user_id: int, amount: Money, still_vesting: Money) -> Postings:
+    """Take a reward back: from what of it still vests, then from available, the rest is owed."""
+    asset = amount.currency
+    budget = Account("budget", campaign_id, asset)
+    postings: list[Posting] = []
+    if still_vesting:
+        postings.append(
+            Posting(Account("vesting", user_id, asset), budget, still_vesting, Mode.UP_TO)
+        )
+    if still_vesting < amount:
+        postings.append(Posting(Account("available", user_id, asset), budget, amount, Mode.UP_TO))
+        postings.append(Posting(Account("debt", user_id, asset), budget, amount, Mode.REST))
+    return tuple(postings)
+
+
+def request(user_id: int, total: Money) -> Postings:
+    """Set aside amount and fee of a withdrawal."""
+    asset = total.currency
+    return (Posting(Account("available", user_id, asset), Account("held", user_id, asset), total),)
+
+
+def release(user_id: int, total: Money) -> Postings:
+    """Give back what was set aside."""
+    asset = total.currency
+    return (Posting(Account("held", user_id, asset), Account("available", user_id, asset), total),)
+
+
+def paid(user_id: int, rail_account_id: int, amount: Money, fee: Money) -> Postings:
+    """The rail paid: the amount is in clearing until a statement shows it, the fee is ours."""
+    asset = amount.currency
+    held = Account("held", user_id, asset)
+    postings = [Posting(held, Account("clearing", rail_account_id, asset), amount)]
+    if fee:
+        postings.append(Posting(held, Account("fee_revenue", HOUSE, asset), fee))
+    return tuple(postings)
+
+
+def returned(user_id: int, rail_account_id: int, amount: Money) -> Postings:
+    """Money came back after it was paid."""
+    asset = amount.currency
+    clearing = Account("clearing", rail_account_id, asset)
+    return (Posting(clearing, Account("available", user_id, asset), amount),)
+
+
+def booked_out(rail_account_id: int, treasury_cell: int, amount: Money) -> Postings:
+    """In the payout's cell: a statement shows the payment."""
+    clearing = Account("clearing", rail_account_id, amount.currency)
+    return (Posting(clearing, Account("intercell", treasury_cell, amount.currency), amount),)
+
+
+def booked_cash(rail_account_id: int, payout_cell: int, amount: Money) -> Postings:
+    """In the treasury cell: the same payment leaves the account."""
+    cash = Account("cash", rail_account_id, amount.currency)
+    return (Posting(Account("intercell", payout_cell, amount.currency), cash, amount),)
+
+
+def unbooked_out(rail_account_id: int, treasury_cell: int, amount: Money) -> Postings:
+    """In the payout's cell: a statement shows the payment coming back."""
+    clearing = Account("clearing", rail_account_id, amount.currency)
+    return (Posting(Account("intercell", treasury_cell, amount.currency), clearing, amount),)
+
+
+def unbooked_cash(rail_account_id: int, payout_cell: int, amount: Money) -> Postings:
+    """In the treasury cell: the returned payment is on the account again."""
+    cash = Account("cash", rail_account_id, amount.currency)
+    return (Posting(cash, Account("intercell", payout_cell, amount.currency), amount),)
+
+
+def lease_out(campaign_id: int, cell: int, amount: Money) -> Postings:
+    """In the home cell: a slice of a budget goes to another cell."""
+    budget = Account("budget", campaign_id, amount.currency)
+    return (Posting(budget, Account("intercell", cell, amount.currency), amount),)
+
+
+def lease_in(campaign_id: int, home_cell: int, amount: Money) -> Postings:
+    """In the other cell: the slice arrives."""
+    budget = Account("budget", campaign_id, amount.currency)
+    return (Posting(Account("intercell", home_cell, amount.currency), budget, amount),)
+
+
+def topup_out(from_rail_account_id: int, amount: Money) -> Postings:
+    """Money left one of our accounts for another one."""
+    cash = Account("cash", from_rail_account_id, amount.currency)
+    return (Posting(Account("transit", HOUSE, amount.currency), cash, amount),)
+
+
+def topup_in(to_rail_account_id: int, amount: Money) -> Postings:
+    """Money arrived from another of our accounts."""
+    cash = Account("cash", to_rail_account_id, amount.currency)
+    return (Posting(cash, Account("transit", HOUSE, amount.currency), amount),)
+
+
+def rail_fee(rail_account_id: int, amount: Money) -> Postings:
+    """The rail took a fee from our account."""
+    asset = amount.currency
+    expense = Account("rail_fees", rail_account_id, asset)
+    return (Posting(expense, Account("cash", rail_account_id, asset), amount),)
+
+
+def suspend(rail_account_id: int, amount: Money) -> Postings:
+    """A line that nobody can explain yet; positive came in, negative went out."""
+    cash = Account("cash", rail_account_id, amount.currency)
+    suspense = Account("suspense", rail_account_id, amount.currency)
+    if amount.minor < 0:
+        return (Posting(suspense, cash, -amount),)
+    return (Posting(cash, suspense, amount),)
+
+
+def write_off(user_id: int, amount: Money) -> Postings:
+    """Give up what a user owes."""
+    asset = amount.currency
+    return (Posting(Account("loss", HOUSE, asset), Account("debt", user_id, asset), amount),)

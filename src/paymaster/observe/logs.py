@@ -1,0 +1,126 @@
+"""Logs: one line an event, with a constant name and fields, in JSON or for a terminal.
+
+Lines of libraries (uvicorn, asyncssh, httpx, psycopg) take the same way and the same redaction.
+Everything goes to standard error; standard output belongs to the answers of commands.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from contextlib import AbstractContextManager
+from typing import Any, TextIO, cast
+
+import structlog
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+from structlog.typing import Processor
+
+from paymaster.observe.redact import redact_event
+
+_QUIET = {
+    "uvicorn.access": logging.WARNING,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "asyncssh": logging.WARNING,
+    "psycopg.pool": logging.WARNING,
+    "asyncio": logging.WARNING,
+}
+"""Libraries whose lines on INFO repeat ours, or hold addresses with query strings."""
+
+_OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncssh", "httpx")
+
+
+def configure_logs(
+    level: str = "info",
+    format: str = "json",  # noqa: A002 - the name of the setting
+    stream: TextIO | None = None,
+) -> None:
+    """Set up all logging of this process; may be called again.
+
+    `level` is debug, info, warning or error; `format` is json or console. Uvicorn must be started
+    with `log_config=None`, or it puts its own handlers back.
+    """
+    shared = _shared()
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                redact_event,
+                _renderer(format == "json", handler.stream),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in _OWN_HANDLERS:
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
+    logging.captureWarnings(capture=True)
+
+
+def get_logger(name: str) -> BoundLogger:
+    """A logger. The first argument of its calls is a constant: what happened, in snake_case."""
+    return cast("BoundLogger", structlog.get_logger(name))
+
+
+def context(
+    *,
+    trace_id: str | None = None,
+    actor: str | None = None,
+    environment: str | None = None,
+    cell: int | None = None,
+) -> AbstractContextManager[None]:
+    """Put these on every line that is logged inside the `with`, in this task and its children.
+
+    `actor` is an id of ours (credential, staff, role), never a person's name.
+    """
+    given = {"trace_id": trace_id, "actor": actor, "environment": environment, "cell": cell}
+    return structlog.contextvars.bound_contextvars(
+        **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+
+
+def _renderer(json: bool, stream: TextIO) -> Processor:
+    if json:
+        return _json
+    return structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+
+
+_json_line = structlog.processors.JSONRenderer(ensure_ascii=False)
+
+
+def _json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """One JSON object a line, the event's name first."""
+    ordered = {"event": event.pop("event", ""), **event}
+    return cast("str", _json_line(logger, method, ordered))

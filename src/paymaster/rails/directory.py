@@ -1,0 +1,128 @@
+"""Bank files through a folder of this machine: for banks' own clients that pick files up there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from paymaster.kernel.errors import NeverSent, RailUnknown
+from paymaster.rails.transport import (
+    MAX_FILE_BYTES,
+    MAX_LISTED,
+    Listed,
+    checked_name,
+    is_ours_to_read,
+    part_name,
+)
+
+
+class DirectoryTransport:
+    """Two folders on a local file system that has hard links (a link never overwrites)."""
+
+    def __init__(self, outgoing: Path, incoming: Path) -> None:
+        self._outgoing = outgoing
+        self._incoming = incoming
+
+    async def put(self, name: str, body: bytes) -> None:
+        """See FileTransport: write, fsync, link under the final name, fsync the folder."""
+        await asyncio.to_thread(self._put, checked_name(name), body)
+
+    async def list(self) -> Sequence[Listed]:
+        """See FileTransport."""
+        return await asyncio.to_thread(self._list)
+
+    async def get(self, name: str) -> bytes | None:
+        """See FileTransport."""
+        return await asyncio.to_thread(self._get, name) if is_ours_to_read(name) else None
+
+    def _put(self, name: str, body: bytes) -> None:
+        final, part = self._outgoing / name, self._outgoing / part_name(name)
+        if self._delivered(final, body):
+            return
+        try:
+            with part.open("wb") as handle:
+                handle.write(body)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise NeverSent(
+                "transport-refused", f"The file cannot be written there: {error.strerror}."
+            ) from error
+        try:
+            os.link(part, final)
+        except FileExistsError:
+            if not self._delivered(final, body):
+                raise RailUnknown(
+                    "transport-unproven", f"{name} was there and is gone: it may be picked up."
+                ) from None
+        except OSError as error:
+            raise NeverSent(
+                "transport-refused", f"The file cannot be linked there: {error.strerror}."
+            ) from error
+        self._tidy(part)
+
+    def _delivered(self, final: Path, body: bytes) -> bool:
+        try:
+            there = final.read_bytes()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise RailUnknown(
+                "transport-unproven", f"{final.name} cannot be read back: {error.strerror}."
+            ) from error
+        if there != body:
+            raise RailUnknown(
+                "transport-name-taken", f"Another file is already called {final.name}."
+            )
+        return True
+
+    def _tidy(self, part: Path) -> None:
+        # The file is delivered: failing to sweep up must not say otherwise.
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder = os.open(self._outgoing, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _list(self) -> Sequence[Listed]:
+        found: list[Listed] = []
+        try:
+            with os.scandir(self._incoming) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) and is_ours_to_read(entry.name):
+                        moment = datetime.fromtimestamp(int(status.st_mtime), UTC)
+                        found.append(Listed(entry.name, status.st_size, moment))
+                    if len(found) > MAX_LISTED:
+                        raise NeverSent(
+                            "transport-refused", f"More than {MAX_LISTED} files wait there."
+                        )
+        except OSError as error:
+            raise NeverSent(
+                "transport-unreachable", f"The folder cannot be read: {error.strerror}."
+            ) from error
+        return sorted(found, key=lambda file: (file.modified_at, file.name))
+
+    def _get(self, name: str) -> bytes | None:
+        path = self._incoming / name
+        try:
+            before = path.stat()
+            if before.st_size > MAX_FILE_BYTES:
+                return None
+            body = path.read_bytes()
+            grown = path.stat().st_size != before.st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise NeverSent(
+                "transport-unreachable", f"{name} cannot be read: {error.strerror}."
+            ) from error
+        return None if grown or len(body) != before.st_size else body

@@ -1,0 +1,122 @@
+"""HTTP to providers: one client, and every failure sorted into never sent or unknown.
+
+The rule (httpx 0.28 exception tree): what fails before a connection stands has sent nothing; what
+fails later may have been executed, whatever the error says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import httpx
+
+from paymaster.kernel.errors import Broken, NeverSent, RailUnknown
+from paymaster.kernel.guard import forbid_network
+
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
+MAX_ANSWER_BYTES = 1024 * 1024
+
+_NOTHING_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete HTTP answer. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    def json_object(self) -> dict[str, object]:
+        """The body as a JSON object. Raises ValueError when it is anything else."""
+        found: object = json.loads(self.body)
+        if not isinstance(found, dict):
+            raise ValueError("the answer is not a JSON object")  # noqa: TRY004 - one class to catch
+        return cast("dict[str, object]", found)
+
+
+async def _refuse_inside_transaction(_request: httpx.Request) -> None:
+    forbid_network()
+
+
+def new_client(
+    transport: httpx.AsyncBaseTransport | None = None, *, proxy: str | None = None
+) -> httpx.AsyncClient:
+    """The client that all HTTP rails share: it refuses to run while a transaction is open.
+
+    No redirects (an order is never sent to another address), no proxies from the environment.
+    """
+    return httpx.AsyncClient(
+        transport=transport,
+        proxy=proxy,
+        timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
+        follow_redirects=False,
+        trust_env=False,
+        event_hooks={"request": [_refuse_inside_transaction]},
+    )
+
+
+async def call(
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+    max_bytes: int = MAX_ANSWER_BYTES,
+) -> Answer:
+    """Make one call and read the whole answer, of whatever status.
+
+    Raises NeverSent `provider-unreachable`, RailUnknown `provider-silent` (nothing or not all came
+    back) or `provider-answer-too-large`, Broken `network-inside-transaction`.
+    """
+    forbid_network()
+    try:
+        request = client.build_request(method, url, headers=dict(headers), content=body)
+    except (httpx.InvalidURL, ValueError, TypeError) as error:
+        raise NeverSent("provider-unreachable", f"The request is not valid HTTP: {error}") from None
+    try:
+        answer = await client.send(request, stream=True)
+        try:
+            content = await _read(answer, max_bytes)
+        finally:
+            await answer.aclose()
+    except Broken:
+        raise
+    except _NOTHING_SENT as error:
+        raise NeverSent(
+            "provider-unreachable", f"No connection to {request.url.host}: {_kind(error)}."
+        ) from error
+    except httpx.HTTPError as error:
+        raise RailUnknown(
+            "provider-silent", f"{request.url.host} did not answer completely: {_kind(error)}."
+        ) from error
+    return Answer(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
+
+
+async def _read(answer: httpx.Response, max_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in answer.aiter_bytes():
+        size += len(part)
+        if size > max_bytes:
+            raise RailUnknown(
+                "provider-answer-too-large", f"The answer is larger than {max_bytes} bytes."
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _kind(error: Exception) -> str:
+    return type(error).__name__

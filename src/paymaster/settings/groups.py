@@ -1,0 +1,164 @@
+"""The settings, group by group. The description of each field is its documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import NoDecode
+
+SecretStoreKind = Literal["environment", "file"]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Group(BaseModel):
+    """What all groups have in common: unknown names are faults, inputs are not echoed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Database(Group):
+    """PostgreSQL: embedded by default, any server by address."""
+
+    url: str | None = Field(
+        default=None,
+        repr=False,
+        description="Address of the main PostgreSQL server, as the role `app`: "
+        "`postgresql://app@host/paymaster`. Without it the embedded server is started.",
+    )
+    owner_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="The same server as the role `owner`; only migrations and partition upkeep "
+        "use it, no other process should have it.",
+    )
+    data_dir: Path = Field(
+        default=Path(".paymaster"),
+        description="Folder of the embedded server and of the generated local keys.",
+    )
+    pool_size: int = Field(
+        default=8, ge=1, le=200, description="Most connections of one process to one server."
+    )
+    statement_timeout_seconds: int = Field(
+        default=30, ge=1, le=3600, description="A statement that runs longer is cancelled."
+    )
+    servers: dict[str, str] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Further servers that hold cells: name to address (role `app`).",
+    )
+
+    @field_validator("servers")
+    @classmethod
+    def _main_is_url(cls, servers: dict[str, str]) -> dict[str, str]:
+        if "main" in servers:
+            raise ValueError("the main server is database.url")
+        return servers
+
+
+class Api(Group):
+    """The HTTP API for apps, users and operators."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Port = Field(default=8080, description="Port to listen on.")
+    public_url: str = Field(
+        default="http://127.0.0.1:8080",
+        pattern=r"^https?://[^\s/]+(/[^\s]*[^\s/])?$",
+        description="How clients reach the API, without a final slash.",
+    )
+    errors_url: str = Field(
+        default="/docs/errors",
+        min_length=1,
+        description="Page of the error reference; problem types are `<errors_url>#<slug>`.",
+    )
+    body_limit_bytes: int = Field(
+        default=1_048_576,
+        ge=1024,
+        le=1 << 30,
+        description="A larger request body is refused (413).",
+    )
+    page_limit: int = Field(
+        default=100, ge=1, le=1000, description="Most items of one page of a list."
+    )
+
+
+class Hooks(Group):
+    """Where providers deliver their webhooks."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Port = Field(default=8081, description="Port to listen on.")
+    body_limit_bytes: int = Field(
+        default=1_048_576, ge=1024, le=1 << 26, description="A larger webhook is refused (413)."
+    )
+
+
+class Roles(Group):
+    """The background processes."""
+
+    health_base_port: Port = Field(
+        default=8100,
+        description="Each role answers `/healthz`, `/readyz` and `/metrics` on this port plus its "
+        "number.",
+    )
+    poll_interval_seconds: float = Field(
+        default=0.5, ge=0.01, le=60, description="Pause of a role that found nothing due."
+    )
+    batch_items: int = Field(
+        default=200, ge=1, le=10_000, description="Most items that a role claims at once."
+    )
+    lease_seconds: int = Field(
+        default=60, ge=5, le=3600, description="How long a claim holds without a sign of life."
+    )
+    stop_timeout_seconds: int = Field(
+        default=20,
+        ge=1,
+        le=600,
+        description="How long a stopping process may finish what it began.",
+    )
+
+
+class SecretSettings(Group):
+    """Where keys and passwords come from."""
+
+    stores: Annotated[tuple[SecretStoreKind, ...], NoDecode] = Field(
+        default=("environment", "file"),
+        min_length=1,
+        description="Stores in the order in which they are asked: `environment`, `file` "
+        "(in the environment variable separated by commas).",
+    )
+    directory: Path | None = Field(
+        default=None,
+        description="Folder of the file store. Default: `secrets` in `database.data_dir`.",
+    )
+
+    @field_validator("stores", mode="before")
+    @classmethod
+    def _split(cls, stores: object) -> object:
+        return re.split(r"\s*,\s*", stores.strip()) if isinstance(stores, str) else stores
+
+
+class Log(Group):
+    """Structured logs, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is written."
+    )
+    format: Literal["json", "console"] = Field(
+        default="json", description="`json` for machines, `console` for a terminal."
+    )
+
+
+class Limits(Group):
+    """What one caller may ask for."""
+
+    requests_per_minute: int = Field(
+        default=6000, ge=1, le=10_000_000, description="Requests of one credential; above it 429."
+    )
+    event_batch_items: int = Field(
+        default=1000, ge=1, le=100_000, description="Most events of one intake request."
+    )
+    withdrawal_batch_items: int = Field(
+        default=100, ge=1, le=10_000, description="Most withdrawals of one request."
+    )

@@ -1,0 +1,1 @@
+"""What every simulated provider stands on."""

@@ -1,0 +1,172 @@
+"""Durable notices to the outside: sent until acknowledged, through restarts, with every fault.
+
+An event is stored with its exact bytes; each copy of it is a delivery with its own schedule. A
+copy counts as delivered once the receiver answered 2xx; if the sandbox dies before it could write
+that down it sends again, as real providers do.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from paymaster_sandbox.chassis import faults, journal
+from paymaster_sandbox.chassis.base import Chassis
+from paymaster_sandbox.chassis.clock import SECOND
+from paymaster_sandbox.chassis.store import Tx
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS notice (
+    id TEXT PRIMARY KEY, channel TEXT NOT NULL, body BLOB NOT NULL, created INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS delivery (
+    id INTEGER PRIMARY KEY, notice TEXT NOT NULL, genuine INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, due INTEGER NOT NULL, state TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS delivery_due ON delivery (due) WHERE state = 'pending';
+"""
+
+_TOGETHER = 32
+_MAX_ATTEMPTS = 40
+_MAX_BACKOFF = 600 * SECOND
+_SHUFFLE_SPREAD = SECOND // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One copy of a notice that is due. `genuine` is False for a planted forgery."""
+
+    delivery: int
+    notice: str
+    channel: str
+    body: bytes
+    genuine: bool
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """Where a copy goes and under which headers."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+Address = Callable[[Tx, Outgoing], Addressed | None]
+
+
+class Courier:
+    """Keeps notices and delivers them. `address` says where one goes; None if nobody listens."""
+
+    def __init__(self, chassis: Chassis, address: Address) -> None:
+        self._chassis = chassis
+        self._address = address
+        self._woken = asyncio.Event()
+
+    def send(self, tx: Tx, notice: str, channel: str, body: bytes) -> None:
+        """Queue a notice in as many copies as the knobs say, late or not at all."""
+        self._store(tx, notice, channel, body)
+        if faults.strikes(tx, "webhook_lose"):
+            journal.note(tx, "webhook.lost", event=notice)
+            return
+        late = faults.setting(tx, "late_seconds") if faults.strikes(tx, "webhook_late") else 0
+        for _ in range(max(1, faults.setting(tx, "webhook_copies"))):
+            self._queue(tx, notice, genuine=True, after=late + self._spread(tx))
+
+    def plant(self, tx: Tx, notice: str, channel: str, body: bytes) -> None:
+        """Queue a forged notice: sent once, with a signature that cannot be right."""
+        self._store(tx, notice, channel, body)
+        self._queue(tx, notice, genuine=False, after=0)
+
+    def shift(self, tx: Tx, by: int) -> None:
+        """Keep every delivery's distance from now when the clock moved backwards."""
+        tx.run("UPDATE delivery SET due = due + ? WHERE state = 'pending'", by)
+
+    def wake(self) -> None:
+        """Look at the queue again."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Deliver as notices fall due, until cancelled."""
+        limits = httpx.Limits(max_connections=_TOGETHER, max_keepalive_connections=_TOGETHER)
+        async with httpx.AsyncClient(timeout=5.0, limits=limits, trust_env=False) as client:
+            while True:
+                self._woken.clear()
+                while await self._round(client):
+                    pass
+                await self._pause()
+
+    async def _round(self, client: httpx.AsyncClient) -> int:
+        """One batch of deliveries at the same time; how many were tried."""
+        with self._chassis.tx() as tx:
+            due = [
+                Outgoing(row[0], row[1], row[2], row[3], bool(row[4]), row[5])
+                for row in tx.all(
+                    "SELECT d.id, n.id, channel, body, genuine, attempts"
+                    " FROM delivery d JOIN notice n ON n.id = d.notice"
+                    " WHERE state = 'pending' AND due <= ? ORDER BY due, d.id LIMIT ?",
+                    tx.now, _TOGETHER,
+                )
+            ]  # fmt: skip
+            addressed = [(out, self._address(tx, out)) for out in due]
+        answers = await asyncio.gather(*(_post(client, out, to) for out, to in addressed))
+        if due:
+            with self._chassis.tx() as tx:
+                for out, answer in zip(due, answers, strict=True):
+                    self._record(tx, out, answer)
+        return len(due)
+
+    def _record(self, tx: Tx, out: Outgoing, answer: int | str) -> None:
+        delivered = isinstance(answer, int) and 200 <= answer < 300
+        if delivered or not out.genuine:
+            state = "delivered" if delivered else "refused"
+        else:
+            state = "dead" if out.attempts + 1 >= _MAX_ATTEMPTS else "pending"
+        backoff = min(_MAX_BACKOFF, SECOND // 2 << min(out.attempts, 20))
+        tx.run(
+            "UPDATE delivery SET attempts = attempts + 1, state = ?, due = ? WHERE id = ?",
+            state, tx.now + backoff, out.delivery,
+        )  # fmt: skip
+        journal.note(
+            tx, "webhook.sent", event=out.notice, attempt=out.attempts + 1, answer=answer,
+            genuine=out.genuine,
+        )  # fmt: skip
+
+    async def _pause(self) -> None:
+        with self._chassis.tx() as tx:
+            due = tx.value("SELECT min(due) FROM delivery WHERE state = 'pending'")
+            wait = None if due is None else max(0, due - tx.now) / SECOND
+        try:
+            await asyncio.wait_for(self._woken.wait(), wait)
+        except TimeoutError:
+            return
+
+    def _store(self, tx: Tx, notice: str, channel: str, body: bytes) -> None:
+        tx.run(
+            "INSERT INTO notice (id, channel, body, created) VALUES (?, ?, ?, ?)",
+            notice, channel, body, tx.now,
+        )  # fmt: skip
+
+    def _queue(self, tx: Tx, notice: str, *, genuine: bool, after: int) -> None:
+        tx.run(
+            "INSERT INTO delivery (notice, genuine, attempts, due, state)"
+            " VALUES (?, ?, 0, ?, 'pending')",
+            notice, genuine, tx.now + after,
+        )  # fmt: skip
+
+    def _spread(self, tx: Tx) -> int:
+        if not faults.setting(tx, "webhook_shuffle"):
+            return 0
+        return self._chassis.seed.below(tx, "shuffle", _SHUFFLE_SPREAD)
+
+
+async def _post(client: httpx.AsyncClient, out: Outgoing, to: Addressed | None) -> int | str:
+    """The answer's status, or the name of what went wrong."""
+    if to is None:
+        return "no receiver"
+    try:
+        answer = await client.post(to.url, content=out.body, headers=to.headers)
+    except httpx.HTTPError as error:
+        return type(error).__name__
+    return answer.status_code
