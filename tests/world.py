@@ -26,6 +26,8 @@ ACTOR = Actor("test")
 class PostgresServer(Protocol):
     """What the `postgres` fixture gives."""
 
+    app_role: str
+
     def owner_dsn(self, database: str) -> str: ...
     def app_dsn(self, database: str) -> str: ...
     def create_database(self, name: str) -> None: ...
@@ -76,10 +78,10 @@ async def make_world(
     owner = postgres.owner_dsn(database)
     clock = ManualClock(START)
     legal = legal_moves() if moves is None else moves
-    migrate(owner, "control", "control", app_role="app", now=START)
+    migrate(owner, "control", "control", app_role=postgres.app_role, now=START)
     numbers = range(1, cells + 1)
     for number in numbers:
-        migrate(owner, f"cell_{number}", "cell", app_role="app", now=START, legal_moves=legal)
+        migrate(owner, f"cell_{number}", "cell", app_role=postgres.app_role, now=START, legal_moves=legal)
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute("SET search_path TO control")
         connection.execute(

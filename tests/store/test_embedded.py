@@ -4,66 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from paymaster.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_binaries
+from paymaster.db.embedded import EmbeddedPostgres, find_binaries
 from paymaster.db.embedded.folder import SOCKET_PATH_BYTES, Folder
 
 QUICK = {"fsync": "off"}
-SOURCES = Path(__file__).resolve().parents[2] / "src"
-
-RUN_IT = """
-import sys, time
-from pathlib import Path
-from paymaster.db.embedded import EmbeddedPostgres
-server = EmbeddedPostgres(
-    Path(sys.argv[1]), settings={"fsync": "off"}, exit_with_owner=sys.argv[2] == "owned"
-)
-server.start()
-server.create_database("books")
-print(server.owner_dsn("books"), flush=True)
-if sys.argv[3] == "stay":
-    sys.stdin.read()
-"""
-
 MakeServer = Callable[..., EmbeddedPostgres]
 
 
-@pytest.fixture
-def make_server(tmp_path: Path) -> Generator[MakeServer]:
-    """Makes servers below a temporary directory and leaves none of them running."""
-    made: list[EmbeddedPostgres] = []
-
-    def make(name: str = "data", **options: object) -> EmbeddedPostgres:
-        options.setdefault("settings", QUICK)
-        server = EmbeddedPostgres(tmp_path / name, **options)  # type: ignore[arg-type]
-        made.append(server)
-        return server
-
-    yield make
-    for server in made:
-        server.stop(even_if_attached=True)
-
-
-def another_process(folder: Path, owned: str = "free", stay: str = "stay") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN_IT, str(folder), owned, stay],
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+Spawn = Callable[..., subprocess.Popen[str]]
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -127,8 +90,10 @@ def test_restart_keeps_data_and_the_roles_differ(make_server: MakeServer) -> Non
         connection.execute("DELETE FROM entry")
 
 
-def test_three_processes_at_once_share_one_server(tmp_path: Path, make_server: MakeServer) -> None:
-    processes = [another_process(tmp_path / "data", stay="leave") for _ in range(3)]
+def test_three_processes_at_once_share_one_server(
+    tmp_path: Path, make_server: MakeServer, spawn: Spawn
+) -> None:
+    processes = [spawn(stay="leave") for _ in range(3)]
     told = {ended(process) for process in processes}
     assert len(told) == 1
     server = make_server()
@@ -172,8 +137,10 @@ def test_killed_server_recovers_what_was_committed(tmp_path: Path, make_server: 
     assert "was not properly shut down" in successor.log_file.read_text()
 
 
-def test_whole_tree_killed_with_its_owner(tmp_path: Path, make_server: MakeServer) -> None:
-    owner = another_process(tmp_path / "data", owned="owned")
+def test_whole_tree_killed_with_its_owner(
+    tmp_path: Path, make_server: MakeServer, spawn: Spawn
+) -> None:
+    owner = spawn(owned="owned")
     assert owner.stdout
     dsn = owner.stdout.readline().strip()
     with psycopg.connect(dsn) as connection:
@@ -182,7 +149,8 @@ def test_whole_tree_killed_with_its_owner(tmp_path: Path, make_server: MakeServe
     victims = Folder(tmp_path / "data").users()
     assert postmaster(tmp_path / "data") in victims
     for victim in [owner.pid, *victims]:
-        os.kill(victim, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
     owner.communicate()
     server = make_server()
     server.start()
@@ -214,7 +182,8 @@ def test_reused_process_id_in_a_stale_status_file(tmp_path: Path, make_server: M
     status = tmp_path / "data" / "postgres" / "postmaster.pid"
     kept = status.read_text().split("\n", 1)
     for victim in Folder(tmp_path / "data").users():
-        os.kill(victim, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
     sleeper = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=-1)
     try:
         status.write_text(f"{sleeper.pid}\n{kept[1]}")
@@ -227,8 +196,8 @@ def test_reused_process_id_in_a_stale_status_file(tmp_path: Path, make_server: M
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_exit_with_owner(tmp_path: Path, how: signal.Signals) -> None:
-    owner = another_process(tmp_path / "data", owned="owned")
+def test_exit_with_owner(tmp_path: Path, spawn: Spawn, how: signal.Signals) -> None:
+    owner = spawn(owned="owned")
     assert owner.stdout
     assert owner.stdout.readline()
     folder = Folder(tmp_path / "data")
@@ -240,11 +209,11 @@ def test_exit_with_owner(tmp_path: Path, how: signal.Signals) -> None:
 
 
 def test_server_outlives_its_owner_unless_told_otherwise(
-    tmp_path: Path, make_server: MakeServer
+    make_server: MakeServer, spawn: Spawn
 ) -> None:
-    dsn = ended(another_process(tmp_path / "data", stay="leave"))
+    dsn = ended(spawn(stay="leave"))
+    assert make_server().is_running
     assert one(dsn, "SELECT 1") == 1
-    make_server()
 
 
 def test_long_data_directory(make_server: MakeServer) -> None:
@@ -256,17 +225,6 @@ def test_long_data_directory(make_server: MakeServer) -> None:
     assert where.stat().st_mode & 0o777 == 0o700
     server.stop()
     where.rmdir()
-
-
-def test_another_major_version_is_refused(tmp_path: Path, make_server: MakeServer) -> None:
-    server = make_server()
-    server.start()
-    server.stop()
-    (tmp_path / "data" / "postgres" / "PG_VERSION").write_text("14\n")
-    with pytest.raises(EmbeddedPostgresError, match=r"written by PostgreSQL 14.*PAYMASTER_PG_BIN"):
-        server.start()
-    (tmp_path / "data" / "postgres" / "PG_VERSION").write_text(f"{find_binaries().major}\n")
-    server.start()
 
 
 def test_modes(tmp_path: Path, make_server: MakeServer) -> None:
@@ -310,15 +268,6 @@ def test_lost_application_password_is_replaced(tmp_path: Path, make_server: Make
     assert one(server.app_dsn("postgres"), "SELECT current_user") == "app"
 
 
-def test_lost_owner_password_is_named(tmp_path: Path, make_server: MakeServer) -> None:
-    server = make_server()
-    server.start()
-    server.stop()
-    (tmp_path / "data" / "secrets" / "postgres_owner").unlink()
-    with pytest.raises(EmbeddedPostgresError, match="restore .*postgres_owner"):
-        make_server().start()
-
-
 def test_listens_on_its_socket_only(tmp_path: Path, make_server: MakeServer) -> None:
     server = make_server()
     server.start()
@@ -326,7 +275,7 @@ def test_listens_on_its_socket_only(tmp_path: Path, make_server: MakeServer) -> 
     inodes = set()
     for process in Folder(tmp_path / "data").users():
         for handle in Path(f"/proc/{process}/fd").iterdir():
-            target = os.readlink(handle)
+            target = str(handle.readlink())
             inodes.add(target.removeprefix("socket:[").removesuffix("]"))
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         assert not inodes & {line.split()[9] for line in table.read_text().splitlines()[1:]}
@@ -346,19 +295,6 @@ def test_tcp_on_the_loopback_when_asked_for(make_server: MakeServer) -> None:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-@pytest.mark.parametrize("option", ["port", "listen_addresses", "unix_socket_directories"])
-def test_settings_that_are_not_the_callers(tmp_path: Path, option: str) -> None:
-    with pytest.raises(EmbeddedPostgresError, match=option):
-        EmbeddedPostgres(tmp_path, settings={option: "x"})
-
-
-def test_a_setting_postgres_refuses_is_reported(make_server: MakeServer) -> None:
-    server = make_server(settings={"shared_buffers": "many"})
-    with pytest.raises(EmbeddedPostgresError, match="shared_buffers"):
-        server.start()
-    assert not server.is_running
-
-
 def test_interrupted_initdb_is_begun_anew(tmp_path: Path, make_server: MakeServer) -> None:
     leaving = tmp_path / "data" / "postgres.new" / "base"
     leaving.mkdir(parents=True)
@@ -366,49 +302,27 @@ def test_interrupted_initdb_is_begun_anew(tmp_path: Path, make_server: MakeServe
     assert not leaving.exists()
 
 
-def test_folder_that_is_no_cluster_is_left_alone(tmp_path: Path, make_server: MakeServer) -> None:
-    precious = tmp_path / "data" / "postgres" / "precious"
-    precious.mkdir(parents=True)
-    with pytest.raises(EmbeddedPostgresError, match="no PG_VERSION"):
-        make_server().start()
-    assert precious.is_dir()
-
-
-def test_database_names(make_server: MakeServer) -> None:
-    server = make_server()
-    server.start()
-    with pytest.raises(EmbeddedPostgresError, match="database name"):
-        server.create_database('x"; DROP')
-    server.create_database("one")
-    server.create_database("two", template="one")
-    server.drop_database("two")
-    server.drop_database("two")
-    with pytest.raises(psycopg.OperationalError, match="does not exist"):
-        psycopg.connect(server.owner_dsn("two"))
-
-
-def test_binaries_named_by_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = find_binaries()
-    monkeypatch.setenv("PAYMASTER_PG_BIN", str(found.bin_dir))
-    assert find_binaries().origin == "$PAYMASTER_PG_BIN"
-    monkeypatch.setenv("PAYMASTER_PG_BIN", str(tmp_path))
-    with pytest.raises(EmbeddedPostgresError, match="PAYMASTER_PG_BIN"):
-        find_binaries()
-
-
-def test_connection_string_before_start(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "data")
-    assert not server.is_running
-    with pytest.raises(EmbeddedPostgresError, match="start"):
-        server.owner_dsn("postgres")
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand the data to another user")
-def test_without_user_namespaces_root_hands_the_data_over(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_server: MakeServer
-) -> None:
-    """As in a container whose rules forbid unshare: refused by name, or run as another user."""
-    monkeypatch.setattr("paymaster.db.embedded.launch._namespace_identity", lambda: None)
-    tmp_path.chmod(0o700)
-    with pytest.raises(EmbeddedPostgresError, match="who cannot enter"):
-        make_server().start()
+def test_handed_over_data_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs and data where everybody may pass; afterwards namespaces would be allowed again."""
+    found = find_binaries()
+    package = found.bin_dir.parents[1]
+    with tempfile.TemporaryDirectory(prefix="paymaster-") as made:
+        root = Path(made)
+        root.chmod(0o711)
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            if part.is_dir():
+                shutil.copytree(part, root / part.name)
+        programs = root / found.bin_dir.relative_to(package.parent)
+        monkeypatch.setenv("PAYMASTER_PG_BIN", str(programs))
+        server = EmbeddedPostgres(root / "data", settings=QUICK, exit_with_owner=True)
+        with monkeypatch.context() as forbidden:
+            forbidden.setattr("paymaster.db.embedded.launch._namespace_identity", lambda: None)
+            with server:
+                server.create_database("books")
+                (process,) = {postmaster(root / "data")}
+                assert Path(f"/proc/{process}").stat().st_uid != 0
+        with server:
+            assert one(server.app_dsn("books"), "SELECT 1") == 1
+            assert (root / "data" / "postgres").stat().st_uid != 0
+            assert (root / "data" / "secrets").stat().st_uid == 0

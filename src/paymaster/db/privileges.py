@@ -42,12 +42,14 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "batch": ("state", "tries", "due_at", "lease_token", "sent_at", "detail", "version"),
     "attempt": (
         "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",
-        "booked_on", "returned_on", "version",
+        "booked_on", "booked_line", "returned_on", "returned_line", "version",
     ),
     "payout_window": ("due_at", "lease_token", "version"),
     "transfer": ("state", "number", "due_at", "lease_token", "version"),
     "rail_file": ("state", "slug", "detail"),
-    "statement_line": ("state", "matched", "due_at", "lease_token", "version"),
+    "statement_line": (
+        "state", "posted_id", "accepted", "matched", "given_reference", "due_at", "version",
+    ),
     "break": (
         "found", "expected", "detail", "state", "owner", "resolution", "resolved_by",
         "resolved_at", "version",

@@ -5,6 +5,7 @@
         Unauthenticated / Forbidden / NotFound / Unprocessable
       Conflict     somebody was there first: read again, or use another key (409)
       Busy         nothing happened: come again after `retry_after_seconds` (503)
+        RateLimited  too many requests of this caller (429)
       RailError    from a provider; never reaches a client
         NeverSent    proof that nothing left this machine
         RailRefused  the provider said no, definitely
@@ -105,6 +106,13 @@ class Busy(PaymasterError):
     def __init__(self, slug: str, detail: str, *, retry_after_seconds: int = 1) -> None:
         super().__init__(slug, detail)
         self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(Busy):
+    """This caller asked too often; nothing happened."""
+
+    status = 429
+    title = "Too many requests"
 
 
 class RailError(PaymasterError):

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from paymaster.kernel.errors import NeverSent, RailUnknown
+from paymaster.kernel.guard import forbid_network
 from paymaster.rails.transport import (
     MAX_FILE_BYTES,
     MAX_LISTED,
@@ -22,7 +23,10 @@ from paymaster.rails.transport import (
 
 
 class DirectoryTransport:
-    """Two folders on a local file system that has hard links (a link never overwrites)."""
+    """Two folders on a file system that has hard links (a link never overwrites).
+
+    A file in such a folder is as good as sent, so it too is forbidden inside a transaction.
+    """
 
     def __init__(self, outgoing: Path, incoming: Path) -> None:
         self._outgoing = outgoing
@@ -30,14 +34,17 @@ class DirectoryTransport:
 
     async def put(self, name: str, body: bytes) -> None:
         """See FileTransport: write, fsync, link under the final name, fsync the folder."""
+        forbid_network()
         await asyncio.to_thread(self._put, checked_name(name), body)
 
     async def list(self) -> Sequence[Listed]:
         """See FileTransport."""
+        forbid_network()
         return await asyncio.to_thread(self._list)
 
     async def get(self, name: str) -> bytes | None:
         """See FileTransport."""
+        forbid_network()
         return await asyncio.to_thread(self._get, name) if is_ours_to_read(name) else None
 
     def _put(self, name: str, body: bytes) -> None:

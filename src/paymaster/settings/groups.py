@@ -50,6 +50,27 @@ class Database(Group):
         description="Further servers that hold cells: name to address (role `app`).",
     )
 
+    server_owner_urls: dict[str, str] = Field(
+        default_factory=dict,
+        repr=False,
+        description="The further servers as the role `owner`, for migrations: name to address.",
+    )
+    embedded_servers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names of further embedded servers that hold cells, in the data directory "
+        "(in the environment variable separated by commas).",
+    )
+    app_role: str = Field(
+        default="app",
+        pattern=r"^[a-z_][a-z0-9_]*$",
+        description="Role of `database.url`, to which migrations grant rights.",
+    )
+
+    @field_validator("embedded_servers", mode="before")
+    @classmethod
+    def _split(cls, names: object) -> object:
+        return [n for n in re.split(r"[\s,]+", names) if n] if isinstance(names, str) else names
+
     @field_validator("servers")
     @classmethod
     def _main_is_url(cls, servers: dict[str, str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+from paymaster.kernel.errors import Broken
 from paymaster.kernel.machine import Machine, Move
 
 
@@ -87,10 +88,6 @@ class Event(StrEnum):
     RELEASE = "release"
 
 
-RELEASE: Final = "release"
-PAID: Final = "paid"
-RETURNED: Final = "returned"
-
 MACHINE: Final = Machine(
     "withdrawal",
     State.REQUESTED,
@@ -117,36 +114,36 @@ MACHINE: Final = Machine(
         Move(State.SENDING, Event.ACCEPT, State.SENT),
         Move(State.SENDING, Event.AWAIT, State.AWAITING_PAYEE),
         Move(State.SENDING, Event.LOSE, State.UNKNOWN),
-        Move(State.SENDING, Event.SETTLE, State.PAID, PAID),
-        Move(State.SENDING, Event.REJECT, State.FAILED, RELEASE),
+        Move(State.SENDING, Event.SETTLE, State.PAID, "paid"),
+        Move(State.SENDING, Event.REJECT, State.FAILED, "release"),
         Move(State.UNKNOWN, Event.ACCEPT, State.SENT),
         Move(State.UNKNOWN, Event.AWAIT, State.AWAITING_PAYEE),
-        Move(State.UNKNOWN, Event.SETTLE, State.PAID, PAID),
-        Move(State.UNKNOWN, Event.REJECT, State.FAILED, RELEASE),
+        Move(State.UNKNOWN, Event.SETTLE, State.PAID, "paid"),
+        Move(State.UNKNOWN, Event.REJECT, State.FAILED, "release"),
         Move(State.SENT, Event.AWAIT, State.AWAITING_PAYEE),
         Move(State.SENT, Event.LOSE, State.UNKNOWN),
-        Move(State.SENT, Event.SETTLE, State.PAID, PAID),
-        Move(State.SENT, Event.REJECT, State.FAILED, RELEASE),
+        Move(State.SENT, Event.SETTLE, State.PAID, "paid"),
+        Move(State.SENT, Event.REJECT, State.FAILED, "release"),
         Move(State.AWAITING_PAYEE, Event.ACCEPT, State.SENT),
         Move(State.AWAITING_PAYEE, Event.LOSE, State.UNKNOWN),
-        Move(State.AWAITING_PAYEE, Event.SETTLE, State.PAID, PAID),
-        Move(State.AWAITING_PAYEE, Event.REJECT, State.FAILED, RELEASE),
-        Move(State.PAID, Event.RETURN, State.RETURNED, RETURNED),
+        Move(State.AWAITING_PAYEE, Event.SETTLE, State.PAID, "paid"),
+        Move(State.AWAITING_PAYEE, Event.REJECT, State.FAILED, "release"),
+        Move(State.PAID, Event.RETURN, State.RETURNED, "returned"),
         # Stopped by the user, while nothing has left this machine.
-        Move(State.REQUESTED, Event.CANCEL, State.CANCELLED, RELEASE),
-        Move(State.SCREENING, Event.CANCEL, State.CANCELLED, RELEASE),
-        Move(State.IN_REVIEW, Event.CANCEL, State.CANCELLED, RELEASE),
-        Move(State.CHALLENGED, Event.CANCEL, State.CANCELLED, RELEASE),
-        Move(State.APPROVED, Event.CANCEL, State.CANCELLED, RELEASE),
-        Move(State.QUEUED, Event.CANCEL, State.CANCELLED, RELEASE),
+        Move(State.REQUESTED, Event.CANCEL, State.CANCELLED, "release"),
+        Move(State.SCREENING, Event.CANCEL, State.CANCELLED, "release"),
+        Move(State.IN_REVIEW, Event.CANCEL, State.CANCELLED, "release"),
+        Move(State.CHALLENGED, Event.CANCEL, State.CANCELLED, "release"),
+        Move(State.APPROVED, Event.CANCEL, State.CANCELLED, "release"),
+        Move(State.QUEUED, Event.CANCEL, State.CANCELLED, "release"),
         # Stopped by us.
-        Move(State.REQUESTED, Event.DENY, State.DENIED, RELEASE),
-        Move(State.SCREENING, Event.DENY, State.DENIED, RELEASE),
-        Move(State.IN_REVIEW, Event.DENY, State.DENIED, RELEASE),
-        Move(State.CHALLENGED, Event.DENY, State.DENIED, RELEASE),
-        Move(State.APPROVED, Event.DENY, State.DENIED, RELEASE),
-        Move(State.QUEUED, Event.DENY, State.DENIED, RELEASE),
-        Move(State.HELD, Event.DENY, State.DENIED, RELEASE),
+        Move(State.REQUESTED, Event.DENY, State.DENIED, "release"),
+        Move(State.SCREENING, Event.DENY, State.DENIED, "release"),
+        Move(State.IN_REVIEW, Event.DENY, State.DENIED, "release"),
+        Move(State.CHALLENGED, Event.DENY, State.DENIED, "release"),
+        Move(State.APPROVED, Event.DENY, State.DENIED, "release"),
+        Move(State.QUEUED, Event.DENY, State.DENIED, "release"),
+        Move(State.HELD, Event.DENY, State.DENIED, "release"),
         # Frozen and lifted. Lifting it starts the judgement anew, on the facts of that day.
         Move(State.REQUESTED, Event.HOLD, State.HELD),
         Move(State.SCREENING, Event.HOLD, State.HELD),
@@ -159,8 +156,17 @@ MACHINE: Final = Machine(
 )
 """The table."""
 
-TOWARDS_THE_RAIL: Final = frozenset({Event.APPROVE, Event.QUEUE, Event.SEND})
+TOWARDS_THE_RAIL: Final = frozenset({Event.APPROVE, Event.SEND})
 """Never for a user who is not active or to a destination that is closed: those go to review."""
+
+CHOOSES_RAIL: Final = frozenset({Event.QUEUE, Event.SEND})
+"""Events that may name a rail account; any other one must come from the account chosen then."""
+
+BY_PEOPLE: Final = frozenset({
+    Event.APPROVE, Event.REVIEW, Event.CHALLENGE, Event.DENY, Event.CANCEL, Event.HOLD,
+    Event.RELEASE, Event.RETURN,
+})  # fmt: skip
+"""What a user or an operator may ask for; the rest only happens in the course of paying."""
 
 REASONED: Final = frozenset({
     Event.REVIEW, Event.DENY, Event.REJECT, Event.RETURN, Event.HOLD, Event.RELEASE,
@@ -180,8 +186,36 @@ LEASED: Final = frozenset({
 DUE_AT_ONCE: Final = frozenset({State.REQUESTED, State.APPROVED, State.QUEUED})
 """States in which a worker has something to do right away, unless the step names another time."""
 
-OPEN: Final = frozenset(MACHINE.states() - {"paid", "failed", "returned", "denied", "cancelled"})
-"""States in which the money is still held."""
+
+def posted(state: str) -> frozenset[str]:
+    """The recipes that every way into this state has posted, besides `request`.
+
+    It is the same set on every way (checked when this module is loaded), so the state alone says
+    where the money is.
+    """
+    return _POSTED[state]
+
+
+def holds_money(state: str) -> bool:
+    """Whether the money is still set aside in this state."""
+    return not posted(state)
+
+
+def _walk() -> dict[str, frozenset[str]]:
+    found = {MACHINE.initial.value: frozenset[str]()}
+    waiting = [MACHINE.initial.value]
+    while waiting:
+        state = waiting.pop()
+        for move in MACHINE.moves:
+            if move.source != state:
+                continue
+            recipes = found[state].union([move.recipe] if move.recipe else [])
+            if move.target.value not in found:
+                found[move.target.value] = recipes
+                waiting.append(move.target.value)
+            elif found[move.target.value] != recipes:
+                raise Broken("machine-ambiguous", f"Two ways into {move.target} post differently.")
+    return found
 
 
 def needs_reason(state: str, event: str) -> bool:
@@ -192,3 +226,6 @@ def needs_reason(state: str, event: str) -> bool:
 def entered_by(state: str) -> str | None:
     """The one event that leads into a state; None for one that no move leads into."""
     return next((move.event.value for move in MACHINE.moves if move.target == state), None)
+
+
+_POSTED: Final = _walk()

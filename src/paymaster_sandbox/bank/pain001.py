@@ -62,7 +62,6 @@ class Block:
 
     id: str
     debtor_iban: str
-    count: int
     control_sum: str | None
     transfers: tuple[Transfer, ...]
 
@@ -151,7 +150,7 @@ def _block(node: Node, version: str) -> Block:
         raise FileRejected("FF01", f"{name} has no CdtTrfTxInf")
     count, control_sum = node.read("NbOfTxs"), node.read("CtrlSum")
     _check_totals(name, count or str(len(transfers)), control_sum, transfers)
-    return Block(name, debtor, len(transfers), control_sum, transfers)
+    return Block(name, debtor, control_sum, transfers)
 
 
 def _transfer(node: Node) -> Transfer:
@@ -219,10 +218,11 @@ def _check_totals(
 
 
 def _need(node: Node, path: str) -> str:
-    found = node.read(path)
-    if found is None or (not found and not node.find(path).children):  # pyright: ignore[reportOptionalMemberAccess]
+    """The text at a path; raises FileRejected if there is nothing there."""
+    found = node.find(path)
+    if found is None or not (found.text or found.children):
         raise FileRejected("FF01", f"{node.name}/{path} is missing")
-    return found
+    return found.text
 
 
 def _in_order(node: Node, known: tuple[str, ...]) -> None:

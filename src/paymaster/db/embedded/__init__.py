@@ -1,6 +1,7 @@
 """PostgreSQL without set-up: a small supervisor over the programs of a wheel or of the system.
 
     server      EmbeddedPostgres: start, attach, stop, databases, connection strings
+    roles       what the owner does inside it: the application's role, databases
     folder      what lies in the data directory: locks, secrets, the server's own status file
     launch      under which identity PostgreSQL's programs run
     shim        the program that takes that identity on and becomes PostgreSQL

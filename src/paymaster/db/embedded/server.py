@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import threading
@@ -15,8 +14,8 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
 
+from paymaster.db.embedded import roles
 from paymaster.db.embedded.binaries import BINARIES_VARIABLE, PostgresBinaries, find_binaries
 from paymaster.db.embedded.failure import EmbeddedPostgresError
 from paymaster.db.embedded.folder import Folder, ServerStatus, Waiting
@@ -40,7 +39,6 @@ _DEFAULT_SETTINGS = {
     "timezone": "UTC",
     "unix_socket_permissions": "0700",
 }
-_DATABASE_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -152,33 +150,13 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedPostgresError: the name is not lower case letters, digits and underscores.
         """
-        if not _DATABASE_NAME.fullmatch(name):
-            raise EmbeddedPostgresError(
-                f"{name!r} is no database name: use at most 63 of a-z, 0-9 and _"
-            )
         with self._connect() as connection:
-            connection.execute("SELECT pg_advisory_lock(hashtextextended('create database', 0))")
-            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
-            if found.fetchone():
-                return
-            names = {
-                "database": sql.Identifier(name),
-                "template": sql.Identifier(template),
-                "app": sql.Identifier(APP_ROLE),
-            }
-            for statement in (
-                "CREATE DATABASE {database} TEMPLATE {template}",
-                "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
-                "GRANT CONNECT ON DATABASE {database} TO {app}",
-            ):
-                connection.execute(sql.SQL(statement).format(**names))
+            roles.create_database(connection, name, template, APP_ROLE)
 
     def drop_database(self, name: str) -> None:
         """Drop a database and end the connections to it; nothing happens when it is not there."""
         with self._connect() as connection:
-            connection.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
+            roles.drop_database(connection, name)
 
     def _start_and_connect(self, deadline: float) -> None:
         """Start over when the server that looked ready was just dying."""
@@ -340,21 +318,7 @@ class EmbeddedPostgres:
         """Make the application's role, or give it the password on disk when that is new."""
         fresh = self._folder.make_secret(APP_ROLE)
         with self._connect() as connection:
-            found = connection.execute(
-                "SELECT 1 FROM pg_roles WHERE rolname = %s", (APP_ROLE,)
-            ).fetchone()
-            if found and not fresh:
-                return
-            verifier = connection.pgconn.encrypt_password(
-                self._folder.secret(APP_ROLE).encode(), APP_ROLE.encode(), b"scram-sha-256"
-            ).decode()
-            verb = sql.SQL("ALTER" if found else "CREATE")
-            connection.execute(
-                sql.SQL(
-                    "{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
-                    " PASSWORD {}"
-                ).format(verb, sql.Identifier(APP_ROLE), sql.Literal(verifier))
-            )
+            roles.ensure_role(connection, APP_ROLE, self._folder.secret(APP_ROLE), renew=fresh)
 
     def _shut_down(self, started: int | None, *, anyone: bool) -> None:
         running = self._folder.postmaster()

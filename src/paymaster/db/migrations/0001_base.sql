@@ -81,6 +81,8 @@ CREATE TABLE inbox (
     PRIMARY KEY (source, message_id)
 );
 CREATE INDEX inbox_due ON inbox (due_at) WHERE due_at IS NOT NULL;
+-- What could not be applied, with its reason: somebody has to look.
+CREATE INDEX inbox_refused ON inbox (received_at) WHERE result ->> 'slug' IS NOT NULL;
 
 -- Callers' keys with the answer they got, written in the transaction of the effect.
 CREATE TABLE idempotency (

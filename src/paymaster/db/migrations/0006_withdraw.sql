@@ -28,6 +28,7 @@ CREATE INDEX withdrawal_user ON withdrawal (user_id, id);
 CREATE INDEX withdrawal_due ON withdrawal (state, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX withdrawal_destination ON withdrawal (destination_id, id);
 CREATE INDEX withdrawal_state ON withdrawal (state, id);
+CREATE INDEX withdrawal_queued ON withdrawal (rail_account_id, due_at) WHERE state = 'queued';
 
 CREATE TABLE withdrawal_move (
     withdrawal_id bigint NOT NULL,
@@ -76,7 +77,8 @@ CREATE TABLE batch (
     items integer NOT NULL,
     total bigint NOT NULL,
     asset text NOT NULL,
-    state text NOT NULL CHECK (state IN ('prepared', 'sent', 'unknown', 'refused', 'answered')),
+    state text NOT NULL CHECK (state IN
+        ('prepared', 'sending', 'sent', 'unknown', 'refused', 'answered')),
     tries integer NOT NULL,
     due_at timestamptz,
     lease_token bigint NOT NULL,
@@ -86,10 +88,11 @@ CREATE TABLE batch (
     trace_id text NOT NULL,
     version integer NOT NULL
 );
-CREATE INDEX batch_due ON batch (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX batch_due ON batch (rail_account_id, due_at) WHERE due_at IS NOT NULL;
 
 -- What one order holds for one withdrawal or one treasury transfer. `key` is the reference by
--- which the provider, its webhooks and its statements name the payment.
+-- which the provider, its webhooks and its statements name the payment; `booked_line` and
+-- `returned_line` are the statement lines that proved it out and back.
 CREATE TABLE attempt (
     id bigint PRIMARY KEY,
     withdrawal_id bigint REFERENCES withdrawal,
@@ -110,16 +113,25 @@ CREATE TABLE attempt (
     created_at timestamptz NOT NULL,
     resolved_at timestamptz,
     booked_on date,
+    booked_line text,
     returned_on date,
+    returned_line text,
     trace_id text NOT NULL,
     version integer NOT NULL,
     CHECK ((withdrawal_id IS NULL) <> (transfer_id IS NULL))
 );
 CREATE UNIQUE INDEX attempt_withdrawal ON attempt (withdrawal_id, number) WHERE withdrawal_id IS NOT NULL;
 CREATE UNIQUE INDEX attempt_transfer ON attempt (transfer_id, number) WHERE transfer_id IS NOT NULL;
-CREATE INDEX attempt_due ON attempt (due_at) WHERE due_at IS NOT NULL;
+-- At most one order for a thing may be alive: a second one needs proof that the first is dead.
+CREATE UNIQUE INDEX attempt_withdrawal_live ON attempt (withdrawal_id)
+    WHERE withdrawal_id IS NOT NULL AND state <> 'rejected';
+CREATE UNIQUE INDEX attempt_transfer_live ON attempt (transfer_id)
+    WHERE transfer_id IS NOT NULL AND state <> 'rejected';
+CREATE INDEX attempt_due ON attempt (rail_account_id, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX attempt_batch ON attempt (batch_id);
 CREATE INDEX attempt_unbooked ON attempt (rail_account_id, id) WHERE booked_on IS NULL;
+CREATE INDEX attempt_unreturned ON attempt (rail_account_id, id)
+    WHERE state = 'returned' AND returned_on IS NULL;
 
 -- When the next file of a rail account leaves.
 CREATE TABLE payout_window (

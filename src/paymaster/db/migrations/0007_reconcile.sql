@@ -53,6 +53,8 @@ CREATE TABLE rail_file (
     UNIQUE (rail_account_id, name, digest)
 );
 
+-- A statement that says the same as an earlier one of its day and more restates it; its own lines
+-- are then only the additional ones.
 CREATE TABLE statement (
     id bigint PRIMARY KEY,
     rail_account_id bigint NOT NULL,
@@ -61,13 +63,19 @@ CREATE TABLE statement (
     opening bigint NOT NULL,
     closing bigint NOT NULL,
     asset text NOT NULL,
+    lines integer NOT NULL,
+    digest bytea NOT NULL,
+    restates_id bigint UNIQUE REFERENCES statement,
     file_id bigint NOT NULL REFERENCES rail_file,
     entry_opening bigint NOT NULL,
     received_at timestamptz NOT NULL,
     UNIQUE (rail_account_id, statement_id)
 );
-CREATE INDEX statement_day ON statement (rail_account_id, day);
+CREATE INDEX statement_day ON statement (rail_account_id, day, id);
 
+-- `asked`: the payout's cell was asked about it. `posted_id`: the entry that moved the account's
+-- cash for it; set on a line that is not matched, that entry went to suspense. `given_reference`
+-- is a person's correction. `sealed` holds the remittance text and the other party's name.
 CREATE TABLE statement_line (
     id bigint PRIMARY KEY,
     statement_id bigint NOT NULL REFERENCES statement,
@@ -79,19 +87,23 @@ CREATE TABLE statement_line (
     asset text NOT NULL,
     booked_on date NOT NULL,
     reference text,
-    remittance text,
+    given_reference text,
     code text,
-    state text NOT NULL CHECK (state IN ('open', 'matched', 'break')),
+    sealed bytea,
+    state text NOT NULL CHECK (state IN ('open', 'asked', 'matched', 'break')),
+    posted_id bigint,
+    accepted boolean NOT NULL,
     matched text,
     entry_id bigint NOT NULL,
     entry_fee bigint NOT NULL,
     due_at timestamptz,
-    lease_token bigint NOT NULL,
     version integer NOT NULL,
     UNIQUE (rail_account_id, line_id)
 );
 CREATE INDEX statement_line_due ON statement_line (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX statement_line_statement ON statement_line (statement_id);
+CREATE INDEX statement_line_statement ON statement_line (statement_id, id);
+CREATE INDEX statement_line_unsettled ON statement_line (rail_account_id, id)
+    WHERE state <> 'matched';
 
 CREATE TABLE recon_run (
     id bigint PRIMARY KEY,
@@ -131,7 +143,8 @@ CREATE TABLE break (
     version integer NOT NULL,
     UNIQUE (kind, subject)
 );
-CREATE INDEX break_open ON break (day) WHERE state = 'open';
+CREATE INDEX break_open ON break (day, id) WHERE state = 'open';
+CREATE INDEX break_subject ON break (subject);
 
 CREATE TABLE day_close (
     day date PRIMARY KEY,

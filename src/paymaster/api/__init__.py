@@ -1,0 +1,1 @@
+"""HTTP to apps, users and operators."""

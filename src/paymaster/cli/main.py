@@ -1,0 +1,61 @@
+"""`paymaster`: run everything, one role, the demo; look after an installation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paymaster.cli import cells, doctor, keys, ledger, run, screen
+from paymaster.cli.demo import command as demo_command
+from paymaster.db.embedded import EmbeddedPostgresError
+from paymaster.kernel.errors import PaymasterError
+
+app = typer.Typer(
+    name="paymaster",
+    help="The self-hosted backend of an app that pays its users.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("up")(run.up)
+app.command("role")(run.role)
+app.command("setup")(run.setup)
+app.command("upgrade")(run.upgrade)
+app.command("stop-database")(run.stop_database)
+app.command("demo")(demo_command.demo)
+app.command("doctor")(doctor.doctor)
+app.command("openapi")(run.openapi)
+app.add_typer(keys.app, name="keys")
+app.add_typer(cells.app, name="cells")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(screen.app, name="screen")
+
+
+@app.callback()
+def options(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of the embedded database and the local keys."),
+    ] = None,
+) -> None:
+    """Options before the command hold for every command."""
+    if data is not None:
+        os.environ["PAYMASTER__DATABASE__DATA_DIR"] = str(data)
+
+
+def main() -> None:
+    """Entry point: an expected error is one line on standard error and exit code 1."""
+    try:
+        app()
+    except PaymasterError as error:
+        print(f"paymaster: {error}", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  {problem.pointer}: {problem.detail}", file=sys.stderr)
+        sys.exit(1)
+    except EmbeddedPostgresError as error:
+        print(f"paymaster: database: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,122 @@
+"""Commands that run or prepare the installation."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import Annotated
+
+import typer
+
+from paymaster.installation import (
+    NewCell,
+    add_environment,
+    ensure_partitions,
+    start_embedded,
+    stop_embedded,
+)
+from paymaster.installation import upgrade as upgrade_schemas
+from paymaster.kernel.clock import WallClock
+from paymaster.observe import configure_logs
+from paymaster.settings import load_settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def up(
+    copies: Annotated[int, typer.Option(min=1, max=8, help="Copies of each background role.")] = 1,
+    exit_with_parent: Annotated[
+        bool, typer.Option(help="Stop when the process that started this one ends.")
+    ] = False,
+) -> None:
+    """Start the embedded database, migrate, and run every role until SIGTERM."""
+    from paymaster.roles.process import ROLES, WEB_ROLES
+    from paymaster.roles.supervisor import Supervisor
+
+    settings, clock = load_settings(), WallClock()
+    configure_logs(settings.log.level, settings.log.format)
+    start_embedded(settings)
+    try:
+        upgrade_schemas(settings, clock)
+        supervisor = Supervisor(settings, ROLES, copies=copies, single=WEB_ROLES)
+        if exit_with_parent:
+            _stop_with_parent(supervisor.request_stop)
+        supervisor.every(6 * 3600.0, lambda: ensure_partitions(settings, clock))
+        supervisor.run()
+    finally:
+        stop_embedded(settings)
+
+
+def _stop_with_parent(stop: object) -> None:
+    parent = os.getppid()
+
+    def watch() -> None:
+        wait = threading.Event()
+        while os.getppid() == parent:
+            wait.wait(0.5)
+        if callable(stop):
+            stop()
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def role(
+    name: Annotated[str, typer.Argument(help="api, hooks, intake, screen, dispatch, ...")],
+    health_port: Annotated[
+        int | None, typer.Option(help="Port of /healthz, /readyz and /metrics (background roles).")
+    ] = None,
+    exit_with_parent: Annotated[
+        bool, typer.Option(help="Stop when the process that started this one ends.")
+    ] = False,
+) -> None:
+    """Run one role until SIGTERM. The database must run and be migrated."""
+    from paymaster.roles.process import ROLES, run_role
+
+    settings = load_settings()
+    number = ROLES.index(name) if name in ROLES else 0
+    port = health_port or settings.roles.health_base_port + number
+    run_role(settings, name, health_port=port, exit_with_parent=exit_with_parent)
+
+
+def setup(
+    tenant: Annotated[str, typer.Option(help="Name of the app or legal entity.")] = "default",
+    mode: Annotated[str, typer.Option(help="live or test")] = "test",
+    time_zone: Annotated[str, typer.Option(help="IANA time zone of its business day.")] = "UTC",
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="Server of each cell, the first is the treasury; repeat for more."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an environment with its cells; safe to repeat."""
+    settings, clock = load_settings(), WallClock()
+    start_embedded(settings)
+    upgrade_schemas(settings, clock)
+    servers = [NewCell(server) for server in cell or ["main"]]
+    environment = add_environment(settings, clock, tenant, mode, time_zone, servers)
+    shown = {"tenant": environment.tenant, "mode": environment.mode, "cells": len(servers)}
+    typer.echo(json.dumps(shown) if as_json else f"{tenant}/{mode}: {len(servers)} cell(s)")
+
+
+def upgrade(as_json: Json = False) -> None:
+    """Migrate the directory and every cell, and make missing partitions."""
+    settings, clock = load_settings(), WallClock()
+    start_embedded(settings)
+    applied = upgrade_schemas(settings, clock) + ensure_partitions(settings, clock)
+    if as_json:
+        typer.echo(json.dumps({"applied": applied}))
+    else:
+        typer.echo("\n".join(applied) or "Everything is up to date.")
+
+
+def stop_database() -> None:
+    """Stop the embedded database servers of the data folder."""
+    stop_embedded(load_settings())
+
+
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    from paymaster.api.app import openapi_document
+
+    typer.echo(json.dumps(openapi_document(), indent=2, sort_keys=True))

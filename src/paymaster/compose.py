@@ -1,0 +1,71 @@
+"""The composition root: the one place where concrete parts are chosen and wired together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from paymaster.db.cells import Databases
+from paymaster.db.servers import app_dsns
+from paymaster.dispatch.machine import ATTEMPT, TRANSFER
+from paymaster.earn.machine import REWARD, TASK
+from paymaster.kernel.clock import Clock, WallClock
+from paymaster.kernel.machine import Machine
+from paymaster.observe import Metrics
+from paymaster.rails.base import Rail
+from paymaster.rails.deps import RailDeps
+from paymaster.rails.http import new_client
+from paymaster.rails.registry import Registry
+from paymaster.secrets.generated import ensure_generated
+from paymaster.secrets.opening import Secrets, open_secrets, secrets_directory
+from paymaster.settings import Settings
+from paymaster.withdraw.machine import WITHDRAWAL
+
+MACHINES: tuple[Machine, ...] = (TASK, REWARD, WITHDRAWAL, ATTEMPT, TRANSFER)
+"""Every lifecycle of the project, in money order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """Everything a process works with."""
+
+    settings: Settings
+    clock: Clock
+    dbs: Databases
+    secrets: Secrets
+    rails: Mapping[str, Rail]
+    http: httpx.AsyncClient
+    metrics: Metrics
+
+
+def legal_moves() -> list[tuple[str, str, str, str]]:
+    """The rows of `legal_move` for all machines."""
+    return [row for machine in MACHINES for row in machine.rows()]
+
+
+@asynccontextmanager
+async def build(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Deps]:
+    """Open everything, and close it again. The database servers must run and be migrated."""
+    clock = clock or WallClock()
+    if "file" in settings.secrets.stores:
+        ensure_generated(secrets_directory(settings))
+    secrets = open_secrets(settings)
+    http = new_client()
+    dbs = Databases(
+        app_dsns(settings),
+        clock,
+        connections=settings.database.pool_size,
+        statement_seconds=settings.database.statement_timeout_seconds,
+    )
+    try:
+        await dbs.open()
+        rail_deps = RailDeps(http=http, secret=secrets.text, clock=clock)
+        registry = Registry.installed()
+        rails = {name: registry.build(name, rail_deps) for name in registry.names()}
+        yield Deps(settings, clock, dbs, secrets, rails, http, Metrics())
+    finally:
+        await dbs.close()
+        await http.aclose()

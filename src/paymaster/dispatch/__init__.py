@@ -1,0 +1,15 @@
+"""Sending it: an approved withdrawal becomes an order to a provider, once.
+
+    accounts   our accounts at providers, as the directory has them
+    route      which of them pays a withdrawal
+    window     when the next file of an account leaves
+    batch      tx 1: the intent, with the exact bytes, committed before the network is touched
+    send       the network, outside any transaction; then tx 2: what the provider said
+    resolve    what nobody answered: ask again, or send the same bytes under the same key
+    outcome    the one place where an answer changes an attempt and what it pays
+    transfer   the company's own money between two of its accounts
+    failures   what a provider's code means, to the earner and to the operator
+    run        the loop, with a lane for each account so that one sick rail delays no other
+
+Three answers come from the outside: yes, no, unknown. Unknown is a state, never a guess.
+"""

@@ -1,0 +1,220 @@
+"""Our accounts at providers: rows of the directory, read by everything that pays or reconciles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from paymaster.db import audit
+from paymaster.db.cells import Databases
+from paymaster.db.tx import ControlRead, ControlTx, json
+from paymaster.dispatch.window import window_fault
+from paymaster.kernel.errors import Conflict, NotFound, Problem, Unprocessable
+from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import EXPONENTS
+from paymaster.rails.base import ChecksAccounts, Rail, RailAccount
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutAccount:
+    """A rail account with what dispatch must know of it.
+
+    `payout_window` is `always`, `manual` or a time of day `HH:MM` in `time_zone` (IANA name).
+    """
+
+    rail: RailAccount
+    environment_id: int
+    time_zone: str
+    payout_window: str
+    state: str
+    version: int
+
+    @property
+    def id(self) -> int:
+        """The account's id."""
+        return self.rail.id
+
+    @property
+    def active(self) -> bool:
+        """Whether new orders may leave through it; a paused one still gets its answers."""
+        return self.state == "active"
+
+    @property
+    def cost(self) -> int:
+        """What a payment costs, in minor units, for the choice of the cheaper account."""
+        return self.number("cost", 0)
+
+    def number(self, name: str, default: int) -> int:
+        """A setting that is a whole number; the default when it is missing or is none."""
+        written = self.rail.settings.get(name, "")
+        return int(written) if written.isascii() and written.isdigit() else default
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    id: int
+    environment_id: int
+    name: str
+    rail: str
+    currency: str
+    time_zone: str
+    settings: dict[str, str]
+    secrets: dict[str, str]
+    payout_window: str
+    state: str
+    version: int
+
+
+def _account(row: _Row) -> PayoutAccount:
+    return PayoutAccount(
+        RailAccount(row.id, row.name, row.rail, row.currency, row.settings, row.secrets),
+        row.environment_id,
+        row.time_zone,
+        row.payout_window,
+        row.state,
+        row.version,
+    )
+
+
+async def load(dbs: Databases, environment_id: int) -> dict[int, PayoutAccount]:
+    """All accounts of an environment by id, in order of name."""
+
+    async def work(tx: ControlRead) -> list[_Row]:
+        return await tx.fetch(
+            """
+            SELECT id, environment_id, name, rail, currency, time_zone, settings, secrets,
+                payout_window, state, version
+            FROM rail_account WHERE environment_id = %s ORDER BY name
+            """,
+            (environment_id,),
+            _Row,
+        )
+
+    return {row.id: _account(row) for row in await dbs.control.read(work)}
+
+
+async def find(dbs: Databases, environment_id: int, name: str) -> PayoutAccount:
+    """An account by its name in an environment. Raises NotFound `rail-account-unknown`."""
+    for account in (await load(dbs, environment_id)).values():
+        if account.rail.name == name:
+            return account
+    raise NotFound("rail-account-unknown", "There is no rail account of this name here.")
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account to take on. `settings` hold no secrets; `secrets` name them in the store."""
+
+    name: str
+    rail: str
+    currency: str
+    settings: Mapping[str, str]
+    secrets: Mapping[str, str]
+    time_zone: str = "UTC"
+    payout_window: str = "always"
+
+
+async def add(
+    tx: ControlTx,
+    environment_id: int,
+    treasury_cell: int,
+    new: NewAccount,
+    rails: Mapping[str, Rail],
+) -> PayoutAccount:
+    """Take an account on, audited; the same one again changes nothing.
+
+    Raises Unprocessable `rail-account-invalid` with a problem for each fault, Conflict
+    `rail-account-exists` when another account has the name.
+    """
+    _refuse_faults(new, rails)
+    created = await tx.execute(
+        """
+        INSERT INTO rail_account (id, environment_id, name, rail, currency, time_zone, settings,
+            secrets, payout_window, state, version, created_at)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 'active', 1, %s)
+        ON CONFLICT (environment_id, name) DO NOTHING
+        """,
+        (
+            tx.id(),
+            environment_id,
+            new.name,
+            new.rail,
+            new.currency,
+            new.time_zone,
+            json(dict(new.settings)),
+            json(dict(new.secrets)),
+            new.payout_window,
+            tx.now,
+        ),
+    )
+    account = await _locked(tx, environment_id, new.name)
+    if created:
+        subject = text_id("ra", treasury_cell, account.id)
+        await audit.record(tx, [audit.Act("rail_account.add", subject, None, {"name": new.name})])
+    elif (account.rail.rail, account.rail.currency) != (new.rail, new.currency):
+        raise Conflict("rail-account-exists", f"Another account is called {new.name!r}.")
+    return account
+
+
+async def set_state(
+    tx: ControlTx, environment_id: int, treasury_cell: int, name: str, state: str, reason: str
+) -> PayoutAccount:
+    """Pause an account (`paused`: no new order leaves through it) or take it up again (`active`).
+
+    Raises NotFound `rail-account-unknown`, Unprocessable `rail-account-invalid`.
+    """
+    if state not in {"active", "paused"}:
+        raise _invalid([Problem("/state", "An account is active or paused.")])
+    account = await _locked(tx, environment_id, name)
+    if account.state != state:
+        await tx.execute(
+            "UPDATE rail_account SET state = %s, version = version + 1 WHERE id = %s",
+            (state, account.id),
+        )
+        subject = text_id("ra", treasury_cell, account.id)
+        await audit.record(tx, [audit.Act(f"rail_account.{state}", subject, reason)])
+    return await _locked(tx, environment_id, name)
+
+
+async def _locked(tx: ControlTx, environment_id: int, name: str) -> PayoutAccount:
+    row = await tx.maybe(
+        """
+        SELECT id, environment_id, name, rail, currency, time_zone, settings, secrets,
+            payout_window, state, version
+        FROM rail_account WHERE environment_id = %s AND name = %s FOR UPDATE
+        """,
+        (environment_id, name),
+        _Row,
+    )
+    if row is None:
+        raise NotFound("rail-account-unknown", "There is no rail account of this name here.")
+    return _account(row)
+
+
+def _refuse_faults(new: NewAccount, rails: Mapping[str, Rail]) -> None:
+    problems: list[Problem] = []
+    if not _NAME.match(new.name):
+        problems.append(Problem("/name", "Use a-z, 0-9 and -, at most 40 characters."))
+    if new.currency not in EXPONENTS:
+        problems.append(Problem("/currency", "Write an ISO 4217 code such as EUR."))
+    fault = window_fault(new.payout_window, new.time_zone)
+    if fault is not None:
+        problems.append(fault)
+    rail = rails.get(new.rail)
+    if rail is None:
+        problems.append(Problem("/rail", f"Rails are: {', '.join(sorted(rails))}."))
+    if problems:
+        raise _invalid(problems)
+    if isinstance(rail, ChecksAccounts):
+        rail.check_account(
+            RailAccount(0, new.name, new.rail, new.currency, new.settings, new.secrets)
+        )
+
+
+def _invalid(problems: list[Problem]) -> Unprocessable:
+    return Unprocessable(
+        "rail-account-invalid", "This rail account cannot be used as it stands.", problems=problems
+    )

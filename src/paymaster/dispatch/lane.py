@@ -1,0 +1,66 @@
+"""One lane for each rail account: how many orders at once, how fast, and whether at all.
+
+Lanes share nothing, so a provider that hangs or refuses fills its own lane and no other. What a
+lane knows is in memory only: a restarted process finds out again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.kernel.retry import Circuit
+
+DEFAULT_CONCURRENCY = 8
+DEFAULT_RATE_PER_SECOND = 100
+
+
+@dataclass(slots=True)
+class Lane:
+    """The way to one account. `concurrency` orders at once, `rate` calls a second."""
+
+    concurrency: int = DEFAULT_CONCURRENCY
+    rate: int = DEFAULT_RATE_PER_SECOND
+    circuit: Circuit = field(default_factory=Circuit)
+    busy: int = 0
+    _tokens: float = field(default=0.0, init=False)
+    _filled_at: datetime | None = field(default=None, init=False)
+
+    def configure(self, account: PayoutAccount) -> None:
+        """Take over the account's settings `concurrency` and `rate_per_second`."""
+        self.concurrency = max(1, account.number("concurrency", DEFAULT_CONCURRENCY))
+        self.rate = max(1, account.number("rate_per_second", DEFAULT_RATE_PER_SECOND))
+
+    def healthy(self, now: datetime) -> bool:
+        """Whether the provider answered lately, or may be tried again."""
+        return self.circuit.allows(now)
+
+    def room(self, now: datetime) -> int:
+        """How many calls may begin now; after a pause a single one, to find out."""
+        if not self.circuit.allows(now):
+            return 0
+        limit = 1 if self.circuit.open_until is not None else self.concurrency
+        self._fill(now)
+        return max(0, min(limit - self.busy, int(self._tokens)))
+
+    def begin(self, calls: int) -> None:
+        """Calls that were given room begin."""
+        self.busy += calls
+        self._tokens -= calls
+
+    def end(self, calls: int = 1) -> None:
+        """Calls are over, however they went."""
+        self.busy -= calls
+
+    def record(self, *, success: bool, now: datetime) -> None:
+        """Whether a call got an answer: yes and no both count as one."""
+        self.circuit = self.circuit.after(success=success, now=now)
+
+    def _fill(self, now: datetime) -> None:
+        if self._filled_at is None:
+            self._tokens = float(self.rate)
+        elif now > self._filled_at:
+            gained = (now - self._filled_at) / timedelta(seconds=1) * self.rate
+            self._tokens = min(float(self.rate), self._tokens + gained)
+        self._filled_at = now if self._filled_at is None else max(now, self._filled_at)

@@ -1,0 +1,164 @@
+"""Making and changing an installation: servers, schemas, environments, cells.
+
+Everything here is idempotent and uses the owner's rights; no running role needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from paymaster.compose import legal_moves
+from paymaster.db import partitions
+from paymaster.db.cells import CONTROL_SCHEMA, CONTROL_SERVER, Cell, Environment
+from paymaster.db.migrate import migrate
+from paymaster.db.servers import DATABASE, app_role, embedded, owner_dsns
+from paymaster.kernel.clock import Clock, milliseconds
+from paymaster.kernel.errors import Refusal
+from paymaster.kernel.ids import MAX_CELL, IdMaker
+from paymaster.secrets.generated import ensure_generated
+from paymaster.secrets.opening import secrets_directory
+from paymaster.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class NewCell:
+    """Where a cell shall be."""
+
+    server: str = CONTROL_SERVER
+    schema_name: str | None = None
+
+
+def start_embedded(settings: Settings) -> list[str]:
+    """Start (or attach to) the embedded servers; returns their names."""
+    if "file" in settings.secrets.stores:
+        ensure_generated(secrets_directory(settings))
+    servers = embedded(settings)
+    for server in servers.values():
+        server.start()
+        server.create_database(DATABASE)
+    return list(servers)
+
+
+def stop_embedded(settings: Settings) -> None:
+    """Stop the embedded servers, also those that another process started."""
+    for server in embedded(settings).values():
+        if server.is_running:
+            server.stop(even_if_attached=True)
+
+
+def upgrade(settings: Settings, clock: Clock) -> list[str]:
+    """Migrate the directory and every cell; returns what was applied, as `schema:file`."""
+    owners, role, now = owner_dsns(settings), app_role(settings), clock.now()
+    applied = [
+        f"{CONTROL_SCHEMA}:{name}"
+        for name in migrate(
+            owners[CONTROL_SERVER], CONTROL_SCHEMA, "control", app_role=role, now=now
+        )
+    ]
+    for cell in _cells(owners[CONTROL_SERVER]):
+        dsn = owners[cell.server]
+        applied += [
+            f"{cell.schema_name}:{name}"
+            for name in migrate(
+                dsn,
+                cell.schema_name,
+                "cell",
+                app_role=role,
+                now=now,
+                legal_moves=legal_moves(),
+            )
+        ]
+    return applied
+
+
+def _control(owner_dsn: str) -> psycopg.Connection[tuple[object, ...]]:
+    connection = psycopg.connect(owner_dsn, autocommit=True)
+    connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(CONTROL_SCHEMA)))
+    return connection
+
+
+def _cells(owner_dsn: str) -> list[Cell]:
+    with _control(owner_dsn) as connection, connection.cursor(row_factory=class_row(Cell)) as rows:
+        return rows.execute(
+            "SELECT number, environment_id, server, schema_name, treasury, open_for_users"
+            " FROM cell ORDER BY number"
+        ).fetchall()
+
+
+def add_environment(
+    settings: Settings,
+    clock: Clock,
+    tenant: str,
+    mode: str,
+    time_zone: str,
+    cells: list[NewCell],
+) -> Environment:
+    """An environment with its cells, the first being its treasury; what exists is kept.
+
+    Raises Refusal `cells-exhausted` when the installation has used all cell numbers.
+    """
+    owners, now = owner_dsns(settings), clock.now()
+    with _control(owners[CONTROL_SERVER]) as connection:
+        new_id = IdMaker(63, 0, lambda: milliseconds(clock.now())).next()[0]
+        connection.execute(
+            "INSERT INTO environment (id, tenant, mode, time_zone, created_at)"
+            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (tenant, mode) DO NOTHING",
+            (new_id, tenant, mode, time_zone, now),
+        )
+        with connection.cursor(row_factory=class_row(Environment)) as rows:
+            environment = rows.execute(
+                "SELECT id, tenant, mode, time_zone FROM environment"
+                " WHERE tenant = %s AND mode = %s",
+                (tenant, mode),
+            ).fetchone()
+    if environment is None:
+        raise Refusal("environment-unknown", f"{tenant}/{mode} could not be made.")
+    existing = [c for c in _cells(owners[CONTROL_SERVER]) if c.environment_id == environment.id]
+    for cell in cells[len(existing) :]:
+        add_cell(settings, clock, environment.id, cell)
+    return environment
+
+
+def add_cell(settings: Settings, clock: Clock, environment_id: int, cell: NewCell) -> int:
+    """Make a cell for an environment; its first one is its treasury. Returns the number."""
+    owners, now = owner_dsns(settings), clock.now()
+    if cell.server not in owners:
+        raise Refusal("server-unknown", f"There is no server named {cell.server!r}.")
+    existing = _cells(owners[CONTROL_SERVER])
+    number = max((c.number for c in existing), default=0) + 1
+    if number > MAX_CELL:
+        raise Refusal("cells-exhausted", "All cell numbers have been used.")
+    schema = cell.schema_name or f"cell_{number}"
+    migrate(
+        owners[cell.server],
+        schema,
+        "cell",
+        app_role=app_role(settings),
+        now=now,
+        legal_moves=legal_moves(),
+    )
+    treasury = all(c.environment_id != environment_id for c in existing)
+    with _control(owners[CONTROL_SERVER]) as connection:
+        connection.execute(
+            "INSERT INTO cell (number, environment_id, server, schema_name, treasury,"
+            " open_for_users, created_at) VALUES (%s, %s, %s, %s, %s, true, %s)",
+            (number, environment_id, cell.server, schema, treasury, now),
+        )
+    return number
+
+
+def ensure_partitions(settings: Settings, clock: Clock) -> list[str]:
+    """Make missing monthly partitions in every cell."""
+    owners, made = owner_dsns(settings), list[str]()
+    for cell in _cells(owners[CONTROL_SERVER]):
+        with psycopg.connect(owners[cell.server], autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("SET search_path TO {}").format(sql.Identifier(cell.schema_name))
+            )
+            connection.execute("SET lock_timeout TO '5s'")
+            made += partitions.ensure(connection, clock.now())
+    return made

@@ -1,0 +1,266 @@
+"""API keys of the app's servers: `pk_test_1a2b3c4d_<secret>`.
+
+Only the SHA-256 of the secret is stored. It has 256 random bits, so a slow hash would protect
+nothing. The part before the last underscore is public: it names the key in audit and logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+from paymaster.db import audit
+from paymaster.db.cells import Databases
+from paymaster.db.tx import Actor, ControlRead, ControlTx
+from paymaster.kernel.errors import (
+    Broken,
+    Forbidden,
+    NotFound,
+    Problem,
+    Refusal,
+    Unauthenticated,
+    Unprocessable,
+)
+from paymaster.kernel.ids import text_id
+from paymaster.people.views import CredentialView
+
+SCOPES: dict[str, str] = {
+    "read": "read everything of the environment that is not personal",
+    "users": "make and change users and their destinations",
+    "campaigns": "make and change sponsors, campaigns, tasks and gold answers",
+    "events:write": "send events",
+    "withdrawals": "request and cancel withdrawals",
+    "operate": "review, hold, reverse, reconcile",
+}
+"""What a key may do."""
+
+_KEY = re.compile(r"(pk_(?:test|live)_[0-9a-f]{8})_([A-Za-z0-9_-]{43})\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A verified key."""
+
+    id: int
+    environment_id: int
+    name: str
+    prefix: str
+    scopes: frozenset[str]
+
+    @property
+    def actor(self) -> str:
+        """Names the key as an actor."""
+        return f"key:{self.prefix}"
+
+    def require(self, scope: str) -> None:
+        """Raises Forbidden `scope-missing`."""
+        if scope not in self.scopes:
+            raise Forbidden("scope-missing", f"The key lacks the scope {scope!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A new key. `key` is shown once and cannot be had again."""
+
+    view: CredentialView
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    id: int
+    environment_id: int
+    prefix: str
+    secret_hash: bytes
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_on: date | None
+
+    def view(self) -> CredentialView:
+        return CredentialView(
+            self.id,
+            self.environment_id,
+            self.prefix,
+            self.name,
+            tuple(self.scopes),
+            self.created_at,
+            self.expires_at,
+            self.revoked_at,
+            self.last_used_on,
+        )
+
+
+async def issue(
+    tx: ControlTx,
+    environment_id: int,
+    name: str,
+    scopes: Sequence[str],
+    expires_at: datetime | None = None,
+) -> Issued:
+    """Make a key. Raises Unprocessable `credential-invalid`."""
+    problems = [
+        Problem(f"/scopes/{index}", f"Scopes are: {', '.join(SCOPES)}.")
+        for index, scope in enumerate(scopes)
+        if scope not in SCOPES
+    ]
+    if not scopes:
+        problems.append(Problem("/scopes", "Name at least one scope."))
+    if not 1 <= len(name) <= 100 or not name.isprintable():
+        problems.append(Problem("/name", "Write 1 to 100 printable characters."))
+    if expires_at is not None and expires_at <= tx.now:
+        problems.append(Problem("/expires_at", "Choose a moment in the future."))
+    if problems:
+        raise Unprocessable("credential-invalid", "No such key can be made.", problems=problems)
+    mode = await tx.value("SELECT mode FROM environment WHERE id = %s", (environment_id,))
+    if mode is None:
+        raise Broken("environment-unknown", f"No environment {environment_id}.")
+    prefix = f"pk_{mode}_{secrets.token_hex(4)}"
+    secret = secrets.token_urlsafe(32)
+    row = _Row(
+        tx.id(),
+        environment_id,
+        prefix,
+        _hash(secret),
+        name,
+        sorted(set(scopes)),
+        tx.now,
+        expires_at,
+        None,
+        None,
+    )
+    await tx.execute(
+        "INSERT INTO credential (id, environment_id, prefix, secret_hash, name, scopes,"
+        " created_at, expires_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+        (
+            row.id,
+            environment_id,
+            prefix,
+            row.secret_hash,
+            name,
+            row.scopes,
+            tx.now,
+            expires_at,
+        ),
+    )
+    await audit.record(
+        tx, [audit.Act("credential.issue", prefix, detail={"scopes": row.scopes, "name": name})]
+    )
+    return Issued(row.view(), f"{prefix}_{secret}")
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+async def verify(dbs: Databases, key: str) -> Credential:
+    """Who this key is. Notes its use, at most once a day.
+
+    Raises Unauthenticated `credential-invalid` (unknown or mistyped), `credential-expired` or
+    `credential-revoked`.
+    """
+    now = dbs.clock.now()
+    row = await dbs.control.read(lambda tx: _find(tx, key))
+    if row is None:
+        raise Unauthenticated("credential-invalid", "This is not a valid API key.")
+    if row.revoked_at is not None:
+        raise Unauthenticated("credential-revoked", "This API key was revoked.")
+    if row.expires_at is not None and row.expires_at <= now:
+        raise Unauthenticated("credential-expired", "This API key has expired.")
+    found = Credential(row.id, row.environment_id, row.name, row.prefix, frozenset(row.scopes))
+    if row.last_used_on is None or row.last_used_on < now.date():
+
+        async def touch(tx: ControlTx) -> int:
+            return await tx.execute(
+                "UPDATE credential SET last_used_on = %s WHERE id = %s"
+                " AND (last_used_on IS NULL OR last_used_on < %s)",
+                (now.date(), row.id, now.date()),
+            )
+
+        await dbs.control.run(Actor(found.actor), "", touch)
+    return found
+
+
+async def _find(tx: ControlRead, key: str) -> _Row | None:
+    match = _KEY.match(key)
+    if match is None:
+        return None
+    row = await tx.maybe(
+        "SELECT id, environment_id, prefix, secret_hash, name, scopes, created_at, expires_at,"
+        " revoked_at, last_used_on FROM credential WHERE prefix = %s",
+        (match[1],),
+        _Row,
+    )
+    if row is None or not hmac.compare_digest(row.secret_hash, _hash(match[2])):
+        return None
+    return row
+
+
+async def revoke(tx: ControlTx, environment_id: int, prefix: str, reason: str) -> CredentialView:
+    """Stop a key at once; a revoked one stays as it is. Raises NotFound `credential-unknown`."""
+    row = await _lock(tx, environment_id, prefix)
+    if row.revoked_at is None:
+        await tx.execute("UPDATE credential SET revoked_at = %s WHERE id = %s", (tx.now, row.id))
+        await audit.record(tx, [audit.Act("credential.revoke", prefix, reason)])
+        row = await _lock(tx, environment_id, prefix)
+    return row.view()
+
+
+async def rotate(tx: ControlTx, environment_id: int, prefix: str, overlap: timedelta) -> Issued:
+    """A new key with the same name and scopes; the old one stops working after `overlap`.
+
+    The new key expires when the old one would have. Raises NotFound `credential-unknown`,
+    Unprocessable `credential-revoked` or `credential-expired`, Refusal `overlap-negative`.
+    """
+    if overlap < timedelta(0):
+        raise Refusal("overlap-negative", "The overlap is a duration from zero on.")
+    row = await _lock(tx, environment_id, prefix)
+    if row.revoked_at is not None:
+        raise Unprocessable("credential-revoked", "A revoked key cannot be rotated.")
+    if row.expires_at is not None and row.expires_at <= tx.now:
+        raise Unprocessable("credential-expired", "An expired key cannot be rotated.")
+    issued = await issue(tx, environment_id, row.name, row.scopes, row.expires_at)
+    ends = tx.now + overlap
+    if row.expires_at is not None:
+        ends = min(ends, row.expires_at)
+    await tx.execute("UPDATE credential SET expires_at = %s WHERE id = %s", (ends, row.id))
+    await audit.record(
+        tx, [audit.Act("credential.rotate", prefix, detail={"successor": issued.view.prefix})]
+    )
+    return issued
+
+
+async def _lock(tx: ControlTx, environment_id: int, prefix: str) -> _Row:
+    row = await tx.maybe(
+        "SELECT id, environment_id, prefix, secret_hash, name, scopes, created_at, expires_at,"
+        " revoked_at, last_used_on FROM credential WHERE environment_id = %s AND prefix = %s"
+        " FOR UPDATE",
+        (environment_id, prefix),
+        _Row,
+    )
+    if row is None:
+        raise NotFound("credential-unknown", "There is no key of this prefix.")
+    return row
+
+
+async def listing(tx: ControlRead, environment_id: int) -> list[CredentialView]:
+    """All keys of an environment, oldest first."""
+    rows = await tx.fetch(
+        "SELECT id, environment_id, prefix, secret_hash, name, scopes, created_at, expires_at,"
+        " revoked_at, last_used_on FROM credential WHERE environment_id = %s ORDER BY id",
+        (environment_id,),
+        _Row,
+    )
+    return [row.view() for row in rows]
+
+
+def credential_id(treasury_cell: int, number: int) -> str:
+    """The text id of a key."""
+    return text_id("cr", treasury_cell, number)

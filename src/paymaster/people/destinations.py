@@ -1,0 +1,249 @@
+"""Where a user's money goes: checked, sealed, shown masked, found when many users share one.
+
+Adding one takes two steps: `claim` in the directory (which user uses which destination is a fact
+of the whole environment), then `add` in the user's cell. Both are harmless to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import msgspec
+
+from paymaster.db import audit, outbox
+from paymaster.db.cells import Databases
+from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
+from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.errors import NotFound, Unprocessable
+from paymaster.kernel.ids import Ref, text_id
+from paymaster.kernel.money import exponent
+from paymaster.people import store, users
+from paymaster.people.machine import DESTINATION, Act, DestinationState
+from paymaster.people.views import DestinationView
+from paymaster.rails.base import Payee
+from paymaster.rails.destinations import Checked, check
+from paymaster.secrets.sealing import Sealer, place
+
+REGISTRY = "destination"
+COOLING_OFF = timedelta(hours=24)
+"""How long a new destination must wait before money goes there, unless a setting says otherwise."""
+
+_DETAILS = msgspec.json.Decoder(dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A destination and how many users of the environment use it."""
+
+    destination_id: int
+    users: int
+
+
+async def register(
+    dbs: Databases,
+    sealer: Sealer,
+    actor: Actor,
+    trace_id: str,
+    user: Ref,
+    kind: str,
+    currency: str,
+    details: Mapping[str, str],
+    *,
+    cooling: timedelta = COOLING_OFF,
+) -> DestinationView:
+    """Both steps at once. Raises what `claim` and `add` raise."""
+    environment = dbs.environment_of(user.cell)
+
+    async def first(tx: ControlTx) -> int:
+        return await claim(tx, sealer, environment.id, user, kind, currency, details)
+
+    await dbs.control.run(actor, trace_id, first)
+
+    async def second(tx: CellTx) -> DestinationView:
+        return await add(tx, sealer, user.id, kind, currency, details, cooling=cooling)
+
+    return await dbs.cell(user.cell).run(actor, trace_id, second)
+
+
+async def claim(
+    tx: ControlTx,
+    sealer: Sealer,
+    environment_id: int,
+    user: Ref,
+    kind: str,
+    currency: str,
+    details: Mapping[str, str],
+) -> int:
+    """Register that the user uses this destination; how many users now do.
+
+    Raises Unprocessable `destination-invalid`, Refusal `currency-unknown`.
+    """
+    exponent(currency)
+    checked = check(kind, details)
+    fingerprints = list(sealer.fingerprints(kind, checked.fingerprint_source))
+    await store.register_fingerprints(
+        tx, environment_id, REGISTRY, fingerprints, user.cell, user.id
+    )
+    [count] = await store.count_users(tx, environment_id, REGISTRY, [fingerprints])
+    return count
+
+
+async def add(
+    tx: CellTx,
+    sealer: Sealer,
+    user_id: int,
+    kind: str,
+    currency: str,
+    details: Mapping[str, str],
+    *,
+    cooling: timedelta = COOLING_OFF,
+) -> DestinationView:
+    """Store a destination of a user; the same again returns the one that is there.
+
+    Money may go there after `cooling`. Raises Unprocessable `destination-invalid`,
+    `destination-closed` (it was closed once; a closed one is not opened again), `user-suspended`,
+    `user-closed` or `user-erased`, NotFound `user-unknown`, Refusal `currency-unknown`.
+    """
+    exponent(currency)
+    checked = check(kind, details)
+    await users.require_active(tx, user_id)
+    fingerprints = list(sealer.fingerprints(kind, checked.fingerprint_source))
+    known = await store.same_destination(tx, user_id, kind, currency, fingerprints)
+    if known is not None:
+        return _again(tx, known)
+    row = store.DestinationRow(
+        id=tx.id(),
+        user_id=user_id,
+        kind=kind,
+        currency=currency,
+        mask=checked.mask,
+        fingerprint=fingerprints[0],
+        state=DESTINATION.initial.value,
+        closed_reason=None,
+        usable_at=tx.now + cooling,
+        created_at=tx.now,
+        version=1,
+    )
+    if not await store.insert_destination(tx, row, await _sealed(tx, sealer, row, checked)):
+        # Another transaction has just stored the same one and committed.
+        known = await store.same_destination(tx, user_id, kind, currency, fingerprints)
+        if known is not None:
+            return _again(tx, known)
+    view = _view(tx, row, created=True)
+    await audit.record(
+        tx, [audit.Act("destination.add", view.id, detail={"kind": kind, "currency": currency})]
+    )
+    await _tell(tx, "destination.added", view)
+    return view
+
+
+async def _sealed(tx: CellTx, sealer: Sealer, row: store.DestinationRow, checked: Checked) -> bytes:
+    key = await users.require_key(tx, sealer, row.user_id)
+    return sealer.seal(key, msgspec.json.encode(checked.details), place("destination", row.id))
+
+
+def _again(tx: CellRead, row: store.DestinationRow) -> DestinationView:
+    if row.state == DestinationState.CLOSED:
+        raise Unprocessable(
+            "destination-closed",
+            f"This destination of the user was closed ({row.closed_reason}); use another one.",
+        )
+    return _view(tx, row)
+
+
+def _view(tx: CellRead, row: store.DestinationRow, *, created: bool = False) -> DestinationView:
+    return DestinationView(
+        Ref(tx.cell, row.id),
+        row.user_id,
+        row.kind,
+        row.currency,
+        row.mask,
+        row.state,
+        row.closed_reason,
+        row.usable_at,
+        row.created_at,
+        created,
+    )
+
+
+async def _tell(tx: CellTx, topic: str, view: DestinationView) -> None:
+    user = text_id("us", tx.cell, view.user_id)
+    payload = {
+        "destination": view.id,
+        "user": user,
+        "kind": view.kind,
+        "currency": view.currency,
+        "state": view.state,
+        "usable_at": rfc3339(view.usable_at),
+    }
+    await outbox.put(tx, [outbox.Message(topic, user, payload)])
+
+
+async def listing(tx: CellRead, user_id: int) -> list[DestinationView]:
+    """All destinations of a user, oldest first, closed ones too."""
+    return [_view(tx, row) for row in await store.destinations_of(tx, user_id)]
+
+
+async def get(tx: CellRead, destination_id: int) -> DestinationView:
+    """One destination. Raises NotFound `destination-unknown`."""
+    rows = await store.destinations(tx, [destination_id])
+    if not rows:
+        raise NotFound("destination-unknown", "There is no such destination.")
+    return _view(tx, rows[0])
+
+
+async def get_many(tx: CellRead, destination_ids: Iterable[int]) -> dict[int, DestinationView]:
+    """Destinations by id; unknown ones are missing."""
+    return {row.id: _view(tx, row) for row in await store.destinations(tx, destination_ids)}
+
+
+async def close(tx: CellTx, destination_id: int, reason: str) -> DestinationView:
+    """Close for good; closing a closed one changes nothing. Raises NotFound."""
+    row = await store.lock_destination(tx, destination_id)
+    if row is None:
+        raise NotFound("destination-unknown", "There is no such destination.")
+    if DESTINATION.allows(row.state, Act.CLOSE):
+        move = DESTINATION.find(row.state, Act.CLOSE)
+        await store.close_destination(tx, destination_id, move.target.value, reason)
+        view = await get(tx, destination_id)
+        await audit.record(tx, [audit.Act("destination.close", view.id, reason)])
+        await _tell(tx, "destination.closed", view)
+        return view
+    return _view(tx, row)
+
+
+async def open_payees(
+    tx: CellRead, sealer: Sealer, destination_ids: Iterable[int]
+) -> dict[int, Payee]:
+    """The opened destinations, to be paid to at once and never kept; erased ones are missing."""
+    opened: dict[int, Payee] = {}
+    for row in await store.payees(tx, destination_ids):
+        key = sealer.data_key(row.wrapped, row.kek_id)
+        details = _DETAILS.decode(sealer.open(key, row.sealed, place("destination", row.id)))
+        opened[row.id] = Payee(row.kind, details)
+    return opened
+
+
+async def fingerprints_of(
+    tx: CellRead, sealer: Sealer, destination_ids: Iterable[int]
+) -> dict[int, list[bytes]]:
+    """The fingerprints of destinations under every version of the key, for `shared_by`."""
+    return {
+        destination_id: list(
+            sealer.fingerprints(payee.kind, check(payee.kind, payee.details).fingerprint_source)
+        )
+        for destination_id, payee in (await open_payees(tx, sealer, destination_ids)).items()
+    }
+
+
+async def shared_by(
+    tx: ControlRead, environment_id: int, fingerprints: Mapping[int, Sequence[bytes]]
+) -> dict[int, int]:
+    """How many users of the environment use each destination, as `fingerprints_of` gave them."""
+    ids = list(fingerprints)
+    counts = await store.count_users(
+        tx, environment_id, REGISTRY, [fingerprints[one] for one in ids]
+    )
+    return dict(zip(ids, counts, strict=True))

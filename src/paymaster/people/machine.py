@@ -1,0 +1,57 @@
+"""The life of a user and of a payout destination."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from paymaster.kernel.machine import Machine, Move
+
+
+class Status(StrEnum):
+    """What a user may do."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    """Earns nothing and withdraws nothing until resumed; what was earned stays."""
+    CLOSED = "closed"
+    """For good."""
+
+
+class Act(StrEnum):
+    """What changes a user's status or a destination's state."""
+
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    CLOSE = "close"
+
+
+class DestinationState(StrEnum):
+    """Whether money may go there."""
+
+    ACTIVE = "active"
+    CLOSED = "closed"
+
+
+USER = Machine(
+    "user",
+    Status.ACTIVE,
+    (
+        Move(Status.ACTIVE, Act.SUSPEND, Status.SUSPENDED),
+        Move(Status.SUSPENDED, Act.RESUME, Status.ACTIVE),
+        Move(Status.ACTIVE, Act.CLOSE, Status.CLOSED),
+        Move(Status.SUSPENDED, Act.CLOSE, Status.CLOSED),
+    ),
+)
+
+DESTINATION = Machine(
+    "destination",
+    DestinationState.ACTIVE,
+    (Move(DestinationState.ACTIVE, Act.CLOSE, DestinationState.CLOSED),),
+)
+
+TOWARDS: dict[Status, Act] = {
+    Status.ACTIVE: Act.RESUME,
+    Status.SUSPENDED: Act.SUSPEND,
+    Status.CLOSED: Act.CLOSE,
+}
+"""The act that leads to a status."""

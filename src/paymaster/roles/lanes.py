@@ -1,0 +1,79 @@
+"""Lanes: the loops of the background roles.
+
+A lane calls its step again and again: at once while there was something to do, after a pause when
+there was not, after a growing pause when it failed. A failing lane never stops its neighbours. A
+lane whose step found an invariant broken says so on `/readyz` until a step succeeds again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+
+from paymaster.kernel.errors import Broken, Busy, PaymasterError
+from paymaster.kernel.retry import Backoff
+from paymaster.observe import get_logger
+
+Step = Callable[[], Awaitable[int]]
+_BACKOFF = Backoff(first=timedelta(milliseconds=250), most=timedelta(seconds=15))
+log = get_logger("paymaster.roles")
+
+
+@dataclass(slots=True)
+class Lane:
+    """`step` does one portion of work and says how many items it was; 0 means nothing is due."""
+
+    name: str
+    step: Step
+    pause_seconds: float
+    failures: int = 0
+    broken: str | None = field(default=None)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; the step under way is finished."""
+        random = Random()  # noqa: S311 - jitter
+        while not stop.is_set():
+            pause = self.pause_seconds
+            try:
+                if await self.step() > 0:
+                    pause = 0.0
+                self.failures, self.broken = 0, None
+            except Busy as error:
+                log.warning("lane_busy", lane=self.name, slug=error.slug)
+                pause = self._failed(random)
+            except Broken as error:
+                self.broken = error.slug
+                log.exception("lane_broken", lane=self.name, slug=error.slug, detail=error.detail)
+                pause = self._failed(random)
+            except PaymasterError as error:
+                log.exception("lane_refused", lane=self.name, slug=error.slug)
+                pause = self._failed(random)
+            except Exception:  # the lane must outlive any fault of one step
+                log.exception("lane_failed", lane=self.name)
+                pause = self._failed(random)
+            if pause:
+                await _wait(stop, pause)
+            else:
+                await asyncio.sleep(0)
+
+    def _failed(self, random: Random) -> float:
+        self.failures += 1
+        return _BACKOFF.delay(self.failures, random).total_seconds()
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+async def run_lanes(lanes: list[Lane], stop: asyncio.Event) -> None:
+    """Run all lanes until `stop`."""
+    async with asyncio.TaskGroup() as group:
+        for lane in lanes:
+            group.create_task(lane.run(stop), name=lane.name)

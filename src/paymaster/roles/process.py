@@ -1,0 +1,115 @@
+"""One role as one process: start, serve health, work, drain on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from paymaster.api.app import build_api, build_hooks
+from paymaster.compose import Deps, build
+from paymaster.kernel.errors import Refusal
+from paymaster.observe import configure_logs, get_logger
+from paymaster.roles.health import health_app
+from paymaster.roles.lanes import Lane, run_lanes
+from paymaster.roles.work import LANES
+from paymaster.settings import Settings
+
+log = get_logger("paymaster.roles")
+
+WEB_ROLES = ("api", "hooks")
+ROLES: tuple[str, ...] = (*WEB_ROLES, *LANES)
+"""Every role, in the order in which `paymaster up` starts them."""
+
+
+def run_role(settings: Settings, role: str, *, health_port: int, exit_with_parent: bool) -> None:
+    """Run one role until SIGTERM or SIGINT. Raises Refusal `role-unknown`."""
+    if role not in ROLES:
+        raise Refusal("role-unknown", f"There is no role {role!r}: {', '.join(ROLES)}.")
+    configure_logs(settings.log.level, settings.log.format)
+    asyncio.run(_run(settings, role, health_port, exit_with_parent))
+
+
+async def _run(settings: Settings, role: str, health_port: int, exit_with_parent: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    watch = asyncio.create_task(_watch_parent(stop)) if exit_with_parent else None
+    async with build(settings) as deps:
+        log.info("role_started", role=role, pid=os.getpid())
+        if role in WEB_ROLES:
+            await _serve_web(deps, role, stop)
+        else:
+            await _work(deps, role, health_port, stop)
+        log.info("role_stopped", role=role, pid=os.getpid())
+    if watch is not None:
+        watch.cancel()
+
+
+async def _watch_parent(stop: asyncio.Event) -> None:
+    """A process whose supervisor was killed must not go on by itself."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(0.5)
+    log.warning("parent_gone")
+    stop.set()
+
+
+async def _serve_web(deps: Deps, role: str, stop: asyncio.Event) -> None:
+    settings = deps.settings
+    if role == "api":
+        app, host, port = build_api(deps), settings.api.host, settings.api.port
+    else:
+        app, host, port = build_hooks(deps), settings.hooks.host, settings.hooks.port
+    async with _server(app, host, port, settings.roles.stop_timeout_seconds):
+        await stop.wait()
+
+
+async def _work(deps: Deps, role: str, health_port: int, stop: asyncio.Event) -> None:
+    lanes: list[Lane] = LANES[role](deps)
+    app = health_app(deps, role, lanes)
+    async with _server(app, "127.0.0.1", health_port, 1):
+        work = asyncio.create_task(run_lanes(lanes, stop))
+        await stop.wait()
+        try:
+            async with asyncio.timeout(deps.settings.roles.stop_timeout_seconds):
+                await work
+        except TimeoutError:
+            log.warning("drain_timed_out", role=role)
+            work.cancel()
+
+
+@asynccontextmanager
+async def _server(
+    app: ASGIApp, host: str, port: int, drain_seconds: int
+) -> AsyncIterator[uvicorn.Server]:
+    """Serve while inside; on leaving, finish the requests under way."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=drain_seconds,
+    )
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[method-assign,attr-defined]
+    task = asyncio.create_task(server._serve())  # noqa: SLF001 - without its signal handlers
+    try:
+        while not server.started and not task.done():
+            await asyncio.sleep(0.01)
+        if task.done():
+            task.result()
+            raise Refusal("port-in-use", f"Nothing can listen on {host}:{port}; is it in use?")
+        yield server
+    finally:
+        server.should_exit = True
+        await task

@@ -1,0 +1,300 @@
+"""A user asks for money: everything is checked, the money is set aside, the row exists - at once.
+
+`request` takes a batch and answers each command with a value. `request_once` is what the API
+calls: the caller's Idempotency-Key, the request and the stored answer are one transaction, so the
+first answer is also every later one, byte for byte, whether it was a yes or a no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from paymaster.db import audit, idempotency, outbox
+from paymaster.db.idempotency import Answer, Key
+from paymaster.db.tx import CellTx
+from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.errors import Broken
+from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
+from paymaster.ledger import recipes
+from paymaster.ledger.balance import owing
+from paymaster.ledger.entry import Entry, Verdict
+from paymaster.ledger.hold import Reserve, reserve
+from paymaster.withdraw import store
+from paymaster.withdraw.machine import MACHINE
+
+BATCH_LIMIT = 1000
+"""Commands in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestWithdrawal:
+    """Pay `amount` to a destination of the user; `fee` is taken on top of it."""
+
+    user_id: int
+    destination_id: int
+    amount: Money
+    fee: Money | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The smallest and the largest amount of one request, in one currency."""
+
+    minimum: Money | None = None
+    maximum: Money | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """The withdrawal, or `slug` and `detail` that say why there is none."""
+
+    command: RequestWithdrawal
+    withdrawal_id: int | None
+    requested_at: datetime
+    slug: str | None = None
+    detail: str | None = None
+
+
+async def request(
+    tx: CellTx,
+    commands: Sequence[RequestWithdrawal],
+    *,
+    limits: Mapping[str, Limits] | None = None,
+) -> list[Requested]:
+    """Check each command and set its money aside; refusals are values.
+
+    `limits` by currency, from the rule set in force. Slugs: `user-not-found`, `user-suspended`,
+    `user-closed`, `destination-not-found`, `destination-closed`, `destination-not-usable-yet`,
+    `currency-mismatch`, `amount-not-positive`, `amount-below-minimum`, `amount-above-maximum`,
+    `debt-open`, `insufficient-funds`, `balance-closed`.
+    """
+    if len(commands) > BATCH_LIMIT:
+        raise Broken("batch-limit", f"{len(commands)} requests in one call; split them.")
+    faults = await _faults(tx, commands, limits or {})
+    sound = [c for c, fault in zip(commands, faults, strict=True) if fault is None]
+    made = iter(await _reserve(tx, sound))
+    results: list[Requested] = []
+    rows: list[tuple[RequestWithdrawal, store.NewRow]] = []
+    for command, fault in zip(commands, faults, strict=True):
+        if fault is not None:
+            results.append(Requested(command, None, tx.now, *fault))
+            continue
+        row, refused = next(made)
+        if refused is not None:
+            results.append(Requested(command, None, tx.now, *refused))
+            continue
+        results.append(Requested(command, row.id, tx.now))
+        rows.append((command, row))
+    if rows:
+        await store.insert(tx, MACHINE.initial.value, [row for _, row in rows])
+        await outbox.put(tx, [_message(tx, row) for _, row in rows])
+        await audit.record(tx, [_act(tx, command, row) for command, row in rows])
+    return results
+
+
+_Fault = tuple[str, str]
+
+
+async def _faults(
+    tx: CellTx, commands: Sequence[RequestWithdrawal], limits: Mapping[str, Limits]
+) -> list[_Fault | None]:
+    """What stands against each command, apart from its balance."""
+    users = await store.user_statuses(tx, sorted({c.user_id for c in commands}))
+    targets = await store.destinations(tx, sorted({c.destination_id for c in commands}))
+    indebted: set[tuple[int, str]] = set()
+    for asset in sorted({c.amount.currency for c in commands}):
+        asking = sorted({c.user_id for c in commands if c.amount.currency == asset})
+        indebted.update((user, asset) for user in await owing(tx, asking, asset))
+    return [
+        _user_fault(users.get(c.user_id))
+        or _destination_fault(c, targets.get(c.destination_id), tx.now)
+        or _amount_fault(c, limits.get(c.amount.currency))
+        or (_DEBT if (c.user_id, c.amount.currency) in indebted else None)
+        for c in commands
+    ]
+
+
+_DEBT = ("debt-open", "Something is owed in this currency; later earnings pay it back first.")
+
+
+def _user_fault(status: str | None) -> _Fault | None:
+    if status is None:
+        return "user-not-found", "There is no such user."
+    if status != "active":
+        return f"user-{status}", f"The user is {status} and cannot withdraw."
+    return None
+
+
+def _destination_fault(
+    command: RequestWithdrawal, found: store.Destination | None, now: datetime
+) -> _Fault | None:
+    if found is None or found.user_id != command.user_id:
+        return "destination-not-found", "The user has no such payout destination."
+    if found.state != "active":
+        return "destination-closed", "The payout destination is closed; add another one."
+    if found.currency != command.amount.currency:
+        return (
+            "currency-mismatch",
+            f"The destination takes {found.currency}, the request is in {command.amount.currency}.",
+        )
+    if found.usable_at > now:
+        return (
+            "destination-not-usable-yet",
+            f"The destination is new; it can be used from {rfc3339(found.usable_at)}.",
+        )
+    return None
+
+
+def _amount_fault(command: RequestWithdrawal, limits: Limits | None) -> _Fault | None:
+    amount = command.amount
+    if amount.minor <= 0 or (command.fee is not None and command.fee.minor < 0):
+        return "amount-not-positive", "Ask for an amount above zero."
+    if limits and limits.minimum is not None and amount < limits.minimum:
+        return "amount-below-minimum", f"The smallest withdrawal is {limits.minimum}."
+    if limits and limits.maximum is not None and amount > limits.maximum:
+        return "amount-above-maximum", f"The largest withdrawal is {limits.maximum}."
+    return None
+
+
+_REFUSED: dict[Verdict, _Fault] = {
+    Verdict.INSUFFICIENT: ("insufficient-funds", "The available balance does not cover this."),
+    Verdict.CLOSED: ("balance-closed", "The user's balance in this currency is closed."),
+    Verdict.OVERFLOW: ("insufficient-funds", "The available balance does not cover this."),
+}
+
+
+async def _reserve(
+    tx: CellTx, commands: Sequence[RequestWithdrawal]
+) -> list[tuple[store.NewRow, _Fault | None]]:
+    """Set the money of each aside, in order; the row to insert, or why the books said no."""
+    if not commands:
+        return []
+    ids = iter(tx.ids(6 * len(commands)))
+    rows: list[store.NewRow] = []
+    holds: list[Reserve] = []
+    for command in commands:
+        amount = command.amount
+        fee = command.fee or Money.zero(amount.currency)
+        row = store.NewRow(
+            id=next(ids),
+            user_id=command.user_id,
+            destination_id=command.destination_id,
+            amount=amount.minor,
+            fee=fee.minor,
+            asset=amount.currency,
+            hold_id=next(ids),
+            entry_request=next(ids),
+            entry_release=next(ids),
+            entry_paid=next(ids),
+            entry_returned=next(ids),
+        )
+        subject = text_id("wd", tx.cell, row.id)
+        postings = recipes.request(command.user_id, amount + fee)
+        entry = Entry(row.entry_request, "request", subject, postings)
+        rows.append(row)
+        holds.append(Reserve(row.hold_id, entry, "withdrawal", subject))
+    verdicts = await reserve(tx, holds)
+    answers: list[tuple[store.NewRow, _Fault | None]] = []
+    for row, posted in zip(rows, verdicts, strict=True):
+        if posted.verdict is Verdict.POSTED:
+            answers.append((row, None))
+        elif posted.verdict in _REFUSED:
+            answers.append((row, _REFUSED[posted.verdict]))
+        else:
+            raise Broken("withdrawal-hold", f"A new hold was answered {posted.verdict}.")
+    return answers
+
+
+def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
+    user = text_id("us", tx.cell, row.user_id)
+    return outbox.Message(
+        f"withdrawal.{MACHINE.initial.value}",
+        user,
+        {
+            "id": text_id("wd", tx.cell, row.id),
+            "user": user,
+            "destination": text_id("de", tx.cell, row.destination_id),
+            "amount": _wire(Money(row.amount, row.asset)),
+            "fee": _wire(Money(row.fee, row.asset)),
+            "state": MACHINE.initial.value,
+            "previous_state": None,
+            "number": 0,
+            "reason": None,
+            "at": rfc3339(tx.now),
+        },
+    )
+
+
+def _act(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> audit.Act:
+    return audit.Act(
+        "withdrawal.request",
+        text_id("wd", tx.cell, row.id),
+        detail={
+            "user": text_id("us", tx.cell, row.user_id),
+            "destination": text_id("de", tx.cell, row.destination_id),
+            "amount": _wire(command.amount),
+        },
+    )
+
+
+def _wire(money: Money) -> dict[str, str]:
+    return {"amount": money.text(), "currency": money.currency}
+
+
+Render = Callable[[CellTx, Requested], Answer]
+"""Makes the stored answer out of an outcome."""
+
+
+def render(tx: CellTx, outcome: Requested) -> Answer:
+    """202 with the new withdrawal, or 422 problem+json; ids and amounts only, nothing personal."""
+    if outcome.withdrawal_id is None:
+        problem = {
+            "type": f"urn:paymaster:error:{outcome.slug}",
+            "title": "Cannot be done",
+            "status": 422,
+            "slug": outcome.slug,
+            "detail": outcome.detail,
+            "trace_id": tx.trace_id,
+        }
+        return Answer(422, msgspec.json.encode(problem))
+    command = outcome.command
+    body = {
+        "id": text_id("wd", tx.cell, outcome.withdrawal_id),
+        "user": text_id("us", tx.cell, command.user_id),
+        "destination": text_id("de", tx.cell, command.destination_id),
+        "amount": _wire(command.amount),
+        "fee": _wire(command.fee or Money.zero(command.amount.currency)),
+        "state": MACHINE.initial.value,
+        "requested_at": rfc3339(outcome.requested_at),
+        "trace_id": tx.trace_id,
+    }
+    return Answer(202, msgspec.json.encode(body))
+
+
+async def request_once(
+    tx: CellTx,
+    key: Key,
+    command: RequestWithdrawal,
+    *,
+    limits: Mapping[str, Limits] | None = None,
+    render: Render = render,
+) -> Answer:
+    """One request under a caller's key: the first answer, and the same bytes ever after.
+
+    A copy that races its original waits for it on the key's unique index, so it never sees the
+    balance that the original has just set aside.
+
+    Raises Unprocessable `idempotency-key-reused`, Conflict `in-progress`.
+    """
+    stored = await idempotency.begin(tx, key)
+    if stored is not None:
+        return stored
+    (outcome,) = await request(tx, [command], limits=limits)
+    answer = render(tx, outcome)
+    await idempotency.finish(tx, key, answer)
+    return answer

@@ -1,0 +1,69 @@
+"""Embedded servers, and processes that start them, for the tests of the embedded server itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from paymaster.db.embedded import EmbeddedPostgres
+
+QUICK = {"fsync": "off"}
+SOURCES = Path(__file__).resolve().parents[2] / "src"
+
+MakeServer = Callable[..., EmbeddedPostgres]
+Spawn = Callable[..., subprocess.Popen[str]]
+
+RUN_IT = """
+import sys, time
+from pathlib import Path
+from paymaster.db.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(
+    Path(sys.argv[1]), settings={"fsync": "off"}, exit_with_owner=sys.argv[2] == "owned"
+)
+server.start()
+server.create_database("books")
+print(server.owner_dsn("books"), flush=True)
+if sys.argv[3] == "stay":
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Generator[MakeServer]:
+    """Makes servers below a temporary directory and leaves none of them running."""
+    made: list[EmbeddedPostgres] = []
+
+    def make(name: str = "data", **options: object) -> EmbeddedPostgres:
+        options.setdefault("settings", QUICK)
+        server = EmbeddedPostgres(tmp_path / name, **options)  # type: ignore[arg-type]
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        server.stop(even_if_attached=True)
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Generator[Spawn]:
+    """Starts processes that start a server, and ends them after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(owned: str = "free", stay: str = "stay") -> subprocess.Popen[str]:
+            return stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", RUN_IT, str(tmp_path / "data"), owned, stay],
+                    env={**os.environ, "PYTHONPATH": str(SOURCES)},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+
+        yield start
