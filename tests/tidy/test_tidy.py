@@ -75,8 +75,8 @@ def kept_files() -> tuple[Path, ...]:
         text=True,
         check=True,
     ).stdout
-    files = tuple(PROJECT / name for name in listed.split("\0") if name)
-    return tuple(file for file in files if file.is_file())
+    files = {PROJECT / name for name in listed.split("\0") if name}
+    return tuple(sorted(file for file in files if file.is_file()))
 
 
 def python_files(below: str = "") -> Iterator[Path]:

@@ -44,7 +44,7 @@ class Cursors:
         return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
     def read(self, route: str, filters: Mapping[str, Part], cursor: str) -> tuple[Part, ...]:
-        """The position. Raises Refusal `cursor-invalid` for what `make` did not make for this list."""
+        """The position. Raises Refusal `cursor-invalid` if `make` did not make it for this list."""
         raw = _decoded(cursor)
         payload, signature = raw[1:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
         if raw[:1] != _VERSION or not self._signer.verify(

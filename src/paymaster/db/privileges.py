@@ -9,7 +9,7 @@ from __future__ import annotations
 
 APPEND_ONLY = frozenset({
     "commit", "outbox", "audit", "entry", "posting", "account_day", "legal_move",
-    "event", "progress", "dead_letter", "task_move", "reward_move", "withdrawal_move",
+    "event", "answer", "progress", "dead_letter", "task_move", "reward_move", "withdrawal_move",
     "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run", "day_close",
     "environment", "cell", "rule_set", "registry", "directory",
 })  # fmt: skip
@@ -33,7 +33,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "data_key": ("wrapped", "kek_id"),
     "pii": ("sealed", "updated_at"),
     "destination": ("state", "closed_reason", "usable_at", "version"),
-    "task_state": ("state", "number", "updated_at", "version"),
+    "task_state": ("state", "number", "rewards", "expires_at", "updated_at", "version"),
     "reward": ("state", "remaining", "due_at", "lease_token", "version"),
     "slice": ("granted", "state", "answered_at"),
     "withdrawal": (

@@ -55,3 +55,6 @@ TOWARDS: dict[Status, Act] = {
     Status.CLOSED: Act.CLOSE,
 }
 """The act that leads to a status."""
+
+MACHINES = (USER, DESTINATION)
+"""All machines of this package, for the table of legal moves and the docs."""

@@ -152,7 +152,9 @@ class StatementLine:
 class Statement:
     """An account's statement of one day.
 
-    The reader has checked that opening + sum of amounts - sum of fees = closing.
+    Opening + sum of amounts - sum of fees = closing. A bank's statement for which that is not so
+    is refused by its reader; a provider's settlement is still evidence line by line, and
+    `difference` says by how much its own sums are wrong: a break for reconciliation.
     """
 
     statement_id: str
@@ -161,6 +163,12 @@ class Statement:
     opening: Money
     closing: Money
     lines: tuple[StatementLine, ...]
+
+    @property
+    def difference(self) -> Money:
+        """What the closing balance has beyond opening balance and lines; zero when they agree."""
+        moved = sum(line.amount.minor - line.fee.minor for line in self.lines)
+        return Money(self.closing.minor - self.opening.minor - moved, self.closing.currency)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ class SecretSettings(Group):
     @field_validator("stores", mode="before")
     @classmethod
     def _split(cls, stores: object) -> object:
-        return re.split(r"\s*,\s*", stores.strip()) if isinstance(stores, str) else stores
+        return re.findall(r"[^\s,]+", stores) if isinstance(stores, str) else stores
 
 
 class Log(Group):

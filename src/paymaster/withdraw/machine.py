@@ -88,15 +88,17 @@ class Event(StrEnum):
     RELEASE = "release"
 
 
-MACHINE: Final = Machine(
+WITHDRAWAL: Final = Machine(
     "withdrawal",
     State.REQUESTED,
     (
-        # Judged: by the rules, then where they say so by a person or by the user's own proof.
+        # Judged by the rules and, where they say so, by a person; a proof given by the user
+        # makes the rules judge again.
         Move(State.REQUESTED, Event.SCREEN, State.SCREENING),
         Move(State.SCREENING, Event.APPROVE, State.APPROVED),
         Move(State.SCREENING, Event.REVIEW, State.IN_REVIEW),
         Move(State.SCREENING, Event.CHALLENGE, State.CHALLENGED),
+        Move(State.CHALLENGED, Event.SCREEN, State.SCREENING),
         Move(State.CHALLENGED, Event.APPROVE, State.APPROVED),
         Move(State.CHALLENGED, Event.REVIEW, State.IN_REVIEW),
         Move(State.IN_REVIEW, Event.APPROVE, State.APPROVED),
@@ -144,7 +146,7 @@ MACHINE: Final = Machine(
         Move(State.APPROVED, Event.DENY, State.DENIED, "release"),
         Move(State.QUEUED, Event.DENY, State.DENIED, "release"),
         Move(State.HELD, Event.DENY, State.DENIED, "release"),
-        # Frozen and lifted. Lifting it starts the judgement anew, on the facts of that day.
+        # Frozen and lifted. Lifting it starts the judgement anew, whoever had approved before.
         Move(State.REQUESTED, Event.HOLD, State.HELD),
         Move(State.SCREENING, Event.HOLD, State.HELD),
         Move(State.IN_REVIEW, Event.HOLD, State.HELD),
@@ -202,11 +204,11 @@ def holds_money(state: str) -> bool:
 
 
 def _walk() -> dict[str, frozenset[str]]:
-    found = {MACHINE.initial.value: frozenset[str]()}
-    waiting = [MACHINE.initial.value]
+    found = {WITHDRAWAL.initial.value: frozenset[str]()}
+    waiting = [WITHDRAWAL.initial.value]
     while waiting:
         state = waiting.pop()
-        for move in MACHINE.moves:
+        for move in WITHDRAWAL.moves:
             if move.source != state:
                 continue
             recipes = found[state].union([move.recipe] if move.recipe else [])
@@ -225,7 +227,7 @@ def needs_reason(state: str, event: str) -> bool:
 
 def entered_by(state: str) -> str | None:
     """The one event that leads into a state; None for one that no move leads into."""
-    return next((move.event.value for move in MACHINE.moves if move.target == state), None)
+    return next((move.event.value for move in WITHDRAWAL.moves if move.target == state), None)
 
 
 _POSTED: Final = _walk()

@@ -25,7 +25,7 @@ from paymaster.ledger.entry import Entry
 from paymaster.ledger.hold import Settle, settle
 from paymaster.ledger.post import post
 from paymaster.withdraw import machine, store
-from paymaster.withdraw.machine import MACHINE, Event, State
+from paymaster.withdraw.machine import WITHDRAWAL, Event, State
 from paymaster.withdraw.store import Change, Withdrawal
 
 __all__ = [
@@ -128,7 +128,7 @@ async def _wave(
     changes = [_change(tx, plan) for plan in done]
     if changes:
         await store.write_states(tx, changes)
-        await store.write_moves(tx, MACHINE.name, changes)
+        await store.write_moves(tx, WITHDRAWAL.name, changes)
         await outbox.put(
             tx, [_message(tx, p.row, c) for p, c in zip(done, changes, strict=True)]
         )
@@ -157,7 +157,7 @@ def _judge(index: int, row: Withdrawal | None, step: Step, fault: str | None) ->
         return "not-found"
     if step.lease_token is not None and step.lease_token != row.lease_token:
         return "lease-lost"
-    if not MACHINE.allows(row.state, step.event):
+    if not WITHDRAWAL.allows(row.state, step.event):
         been = row.number > 0 and machine.entered_by(row.state) == step.event
         return "already" if been else "illegal-move"
     if (row.state, step.event) in machine.LEASED and step.lease_token is None:
@@ -165,15 +165,15 @@ def _judge(index: int, row: Withdrawal | None, step: Step, fault: str | None) ->
     if machine.needs_reason(row.state, step.event) and not (step.reason or "").strip():
         return "reason-missing"
     if step.event in machine.TOWARDS_THE_RAIL and fault is not None:
-        if not MACHINE.allows(row.state, Event.REVIEW):
+        if not WITHDRAWAL.allows(row.state, Event.REVIEW):
             return fault
-        return _Plan(index, row, step, MACHINE.find(row.state, Event.REVIEW), fault, fault)
+        return _Plan(index, row, step, WITHDRAWAL.find(row.state, Event.REVIEW), fault, fault)
     if step.event not in machine.CHOOSES_RAIL:
         if step.rail_account_id not in (None, row.rail_account_id):
             return "rail-account-differs"
     elif step.event == Event.SEND and step.rail_account_id is None and row.rail_account_id is None:
         return "rail-account-missing"
-    return _Plan(index, row, step, MACHINE.find(row.state, step.event), step.reason)
+    return _Plan(index, row, step, WITHDRAWAL.find(row.state, step.event), step.reason)
 
 
 async def _book(tx: CellTx, plans: Sequence[_Plan]) -> dict[int, bool]:

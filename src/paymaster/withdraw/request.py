@@ -17,7 +17,7 @@ from paymaster.db import audit, idempotency, outbox
 from paymaster.db.idempotency import Answer, Key
 from paymaster.db.tx import CellTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Broken
+from paymaster.kernel.errors import Broken, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
@@ -25,7 +25,7 @@ from paymaster.ledger.balance import owing
 from paymaster.ledger.entry import Entry, Verdict
 from paymaster.ledger.hold import Reserve, reserve
 from paymaster.withdraw import store
-from paymaster.withdraw.machine import MACHINE
+from paymaster.withdraw.machine import WITHDRAWAL
 
 BATCH_LIMIT = 1000
 """Commands in one call."""
@@ -91,7 +91,7 @@ async def request(
         results.append(Requested(command, row.id, tx.now))
         rows.append((command, row))
     if rows:
-        await store.insert(tx, MACHINE.initial.value, [row for _, row in rows])
+        await store.insert(tx, WITHDRAWAL.initial.value, [row for _, row in rows])
         await outbox.put(tx, [_message(tx, row) for _, row in rows])
         await audit.record(tx, [_act(tx, command, row) for command, row in rows])
     return results
@@ -213,7 +213,7 @@ async def _reserve(
 def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
     user = text_id("us", tx.cell, row.user_id)
     return outbox.Message(
-        f"withdrawal.{MACHINE.initial.value}",
+        f"withdrawal.{WITHDRAWAL.initial.value}",
         user,
         {
             "id": text_id("wd", tx.cell, row.id),
@@ -221,7 +221,7 @@ def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
             "destination": text_id("de", tx.cell, row.destination_id),
             "amount": _wire(Money(row.amount, row.asset)),
             "fee": _wire(Money(row.fee, row.asset)),
-            "state": MACHINE.initial.value,
+            "state": WITHDRAWAL.initial.value,
             "previous_state": None,
             "number": 0,
             "reason": None,
@@ -254,14 +254,15 @@ def render(tx: CellTx, outcome: Requested) -> Answer:
     """202 with the new withdrawal, or 422 problem+json; ids and amounts only, nothing personal."""
     if outcome.withdrawal_id is None:
         problem = {
-            "type": f"urn:paymaster:error:{outcome.slug}",
-            "title": "Cannot be done",
-            "status": 422,
-            "slug": outcome.slug,
+            "type": f"/docs/errors#{outcome.slug}",
+            "title": Unprocessable.title,
+            "status": Unprocessable.status,
             "detail": outcome.detail,
+            "code": outcome.slug,
+            "retryable": False,
             "trace_id": tx.trace_id,
         }
-        return Answer(422, msgspec.json.encode(problem))
+        return Answer(Unprocessable.status, msgspec.json.encode(problem))
     command = outcome.command
     body = {
         "id": text_id("wd", tx.cell, outcome.withdrawal_id),
@@ -269,7 +270,7 @@ def render(tx: CellTx, outcome: Requested) -> Answer:
         "destination": text_id("de", tx.cell, command.destination_id),
         "amount": _wire(command.amount),
         "fee": _wire(command.fee or Money.zero(command.amount.currency)),
-        "state": MACHINE.initial.value,
+        "state": WITHDRAWAL.initial.value,
         "requested_at": rfc3339(outcome.requested_at),
         "trace_id": tx.trace_id,
     }

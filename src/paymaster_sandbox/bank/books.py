@@ -67,7 +67,7 @@ class Origin:
     block_id: str
 
 
-class Conflict(Exception):
+class ConflictError(Exception):
     """The same id was used before for something else."""
 
 
@@ -84,11 +84,11 @@ class BankBooks:
         self._wallets = wallets
 
     def open_account(self, tx: Tx, iban: str, currency: str, opening: int, holder: str) -> bool:
-        """Open a customer's account; False if it exists. Raises Conflict on another currency."""
+        """Open a customer's account; False if it exists. Raises ConflictError on another currency."""
         known = self.account(tx, iban)
         if known is not None:
             if known.currency != currency:
-                raise Conflict(f"{iban} exists in {known.currency}")
+                raise ConflictError(f"{iban} exists in {known.currency}")
             return False
         tx.run(
             "INSERT INTO bank_account (iban, currency, holder, opening, opened_on)"
@@ -110,9 +110,7 @@ class BankBooks:
         """Execute one transfer that was found in order and funded; the payment's number."""
         treasury = self._wallets.is_treasury(tx, transfer.creditor_iban, transfer.currency)
         payment = self._record(tx, account.iban, transfer, origin, None, treasury=treasury)
-        self._move(
-            tx, account.iban, -transfer.amount, account.currency, "payment", str(payment)
-        )
+        self._move(tx, account.iban, -transfer.amount, account.currency, "payment", str(payment))
         self._enter(
             tx, account.iban, "payment", -transfer.amount, payment=payment,
             end_to_end_id=transfer.end_to_end_id, party_name=transfer.creditor_name,
@@ -147,12 +145,12 @@ class BankBooks:
     def receive(
         self, tx: Tx, account: Account, amount: int, name: str, remittance: str, key: str
     ) -> bool:
-        """Somebody pays in; False if `key` was received before. Raises Conflict if it differed."""
+        """Somebody pays in; False if `key` was received before. Raises ConflictError if not equal."""
         facts = f"{account.iban}|{amount}|{name}|{remittance}"
         known = tx.one("SELECT facts FROM bank_incoming WHERE id = ?", key)
         if known is not None:
             if known[0] != facts:
-                raise Conflict(f"incoming payment {key} was different")
+                raise ConflictError(f"incoming payment {key} was different")
             return False
         tx.run("INSERT INTO bank_incoming (id, facts) VALUES (?, ?)", key, facts)
         self._move(tx, account.iban, amount, account.currency, "incoming", key)

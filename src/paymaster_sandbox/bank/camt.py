@@ -72,7 +72,8 @@ def write_statement(paper: Paper, number: int, opening: int, booked: list[Entry]
         *(_entry(entry, paper) for entry in booked),
     )
     return document(
-        f"{_NAMESPACE}053.001.08", ["<BkToCstmrStmt>", _header(paper), statement, "</BkToCstmrStmt>"]
+        f"{_NAMESPACE}053.001.08",
+        ["<BkToCstmrStmt>", _header(paper), statement, "</BkToCstmrStmt>"],
     )
 
 
@@ -96,9 +97,7 @@ def _header(paper: Paper) -> str:
 
 
 def _period(date: str) -> str:
-    return tag(
-        "FrToDt", leaf("FrDtTm", f"{date}T00:00:00Z"), leaf("ToDtTm", f"{date}T23:59:59Z")
-    )
+    return tag("FrToDt", leaf("FrDtTm", f"{date}T00:00:00Z"), leaf("ToDtTm", f"{date}T23:59:59Z"))
 
 
 def _account(paper: Paper) -> str:

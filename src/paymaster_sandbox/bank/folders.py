@@ -5,9 +5,7 @@ never used again; that name keys its execution. Out: a file is a row in the book
 appears by rename; if the bank dies in between, the row brings it back with the same bytes.
 """
 
-import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,12 +80,10 @@ class Folders:
         for name, body in ready:
             part = self.outgoing / f".{name}.part"
             part.write_bytes(body)
-            os.replace(part, self.outgoing / name)
+            part.replace(self.outgoing / name)
             with self._chassis.tx() as tx:
                 tx.run("UPDATE bank_out SET state = 'written' WHERE name = ?", name)
                 journal.note(tx, "bank.out", name=name, size=len(body))
 
     def _make_ready(self, tx: Tx, name: str) -> None:
         tx.run("UPDATE bank_out SET state = 'ready' WHERE name = ? AND state = 'due'", name)
-
-

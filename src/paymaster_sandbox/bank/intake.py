@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from paymaster_sandbox.bank.books import Account, BankBooks, Origin
 from paymaster_sandbox.bank.folders import Claimed, Folders
-from paymaster_sandbox.bank.pain001 import Block, FileRejected, Order, Transfer, parse
+from paymaster_sandbox.bank.pain001 import Block, FileRejectedError, Order, Transfer, parse
 from paymaster_sandbox.bank.pain002 import Answer, BlockVerdict, Verdict, write
 from paymaster_sandbox.bank.reports import Reports
 from paymaster_sandbox.chassis import faults, journal, oracle
@@ -67,7 +67,9 @@ class Intake:
             self._folders.finish(file)
         return len(claimed)
 
-    def _execute(self, tx: Tx, file: Claimed, body: bytes, order: Order | FileRejected) -> None:
+    def _execute(
+        self, tx: Tx, file: Claimed, body: bytes, order: Order | FileRejectedError
+    ) -> None:
         digest = hashlib.sha256(body).hexdigest()
         refused = self._refusal(tx, order, digest)
         verdicts: tuple[BlockVerdict, ...] = ()
@@ -90,16 +92,18 @@ class Intake:
             status=answer.status, code=answer.code, text=answer.text,
         )  # fmt: skip
 
-    def _refusal(self, tx: Tx, order: Order | FileRejected, digest: str) -> FileRejected | None:
+    def _refusal(
+        self, tx: Tx, order: Order | FileRejectedError, digest: str
+    ) -> FileRejectedError | None:
         """Why the file is refused as a whole, if it is."""
-        if isinstance(order, FileRejected):
+        if isinstance(order, FileRejectedError):
             return order
         earlier = tx.one(
             "SELECT sha256 FROM bank_file WHERE message_id = ? AND counted = 1", order.message_id
         )
         if earlier is not None:
             code = "AM05" if earlier[0] == digest else "DU01"
-            return FileRejected(code, f"MsgId {order.message_id} was used before")
+            return FileRejectedError(code, f"MsgId {order.message_id} was used before")
         return order.fault
 
     def _block(self, tx: Tx, file: Claimed, order: Order, block: Block) -> BlockVerdict:
@@ -151,7 +155,7 @@ class Intake:
         return delay
 
     def _answer(
-        self, tx: Tx, order: Order | FileRejected, refused: FileRejected | None,
+        self, tx: Tx, order: Order | FileRejectedError, refused: FileRejectedError | None,
         blocks: tuple[BlockVerdict, ...],
     ) -> Answer:  # fmt: skip
         known = isinstance(order, Order)
@@ -171,11 +175,11 @@ class Intake:
 _REFUSING = frozenset({"closed", "reject", "fail"})
 
 
-def _read(body: bytes) -> Order | FileRejected:
+def _read(body: bytes) -> Order | FileRejectedError:
     """The order; or why there is nothing to answer to."""
     try:
         return parse(body)
-    except FileRejected as refused:
+    except FileRejectedError as refused:
         return refused
 
 

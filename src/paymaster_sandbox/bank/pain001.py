@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from datetime import date
 
-from paymaster_sandbox.bank.xml import Node, NotXml, read
+from paymaster_sandbox.bank.xml import Node, NotXmlError, read
 from paymaster_sandbox.chassis.money import exponent, parse_decimal
 
 NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:pain.001.001."
@@ -32,7 +32,7 @@ _TEXT = re.compile(r"[A-Za-z0-9/\-?:().,'+ ]+")
 _IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
 
 
-class FileRejected(Exception):
+class FileRejectedError(Exception):
     """The file as a whole is refused. `code` is an ISO 20022 status reason."""
 
     def __init__(self, code: str, text: str) -> None:
@@ -75,7 +75,7 @@ class Order:
     count: str
     control_sum: str | None
     blocks: tuple[Block, ...]
-    fault: FileRejected | None = None
+    fault: FileRejectedError | None = None
 
 
 def iban_valid(iban: str) -> bool:
@@ -89,28 +89,28 @@ def parse(body: bytes) -> Order:
     """Read an order.
 
     Raises:
-        FileRejected: nothing can be answered to by its MsgId (FF01, CH16).
+        FileRejectedError: nothing can be answered to by its MsgId (FF01, CH16).
     """
     try:
         namespace, root = read(body)
-    except NotXml as error:
-        raise FileRejected("FF01", str(error)) from error
+    except NotXmlError as error:
+        raise FileRejectedError("FF01", str(error)) from error
     version = namespace.removeprefix(NAMESPACE)
     if namespace == version or version not in VERSIONS:
-        raise FileRejected("FF01", f"unknown message {namespace or 'without namespace'}")
+        raise FileRejectedError("FF01", f"unknown message {namespace or 'without namespace'}")
     order = root.find("CstmrCdtTrfInitn") if root.name == "Document" else None
     header = order.find("GrpHdr") if order else None
     message_id = header.read("MsgId") if header else None
     if order is None or header is None or message_id is None:
-        raise FileRejected("FF01", "CstmrCdtTrfInitn/GrpHdr/MsgId is missing")
+        raise FileRejectedError("FF01", "CstmrCdtTrfInitn/GrpHdr/MsgId is missing")
     if _IDENTIFIER.fullmatch(message_id) is None:
-        raise FileRejected("CH16", "MsgId is not 1 to 35 permitted characters")
+        raise FileRejectedError("CH16", "MsgId is not 1 to 35 permitted characters")
     read_order = Order(
         version, message_id, header.read("NbOfTxs") or "0", header.read("CtrlSum"), ()
     )
     try:
         return replace(read_order, blocks=_blocks(read_order, order, header))
-    except FileRejected as fault:
+    except FileRejectedError as fault:
         return replace(read_order, fault=fault)
 
 
@@ -121,9 +121,9 @@ def _blocks(order: Order, node: Node, header: Node) -> tuple[Block, ...]:
         _need(header, needed)
     blocks = tuple(_block(block, order.version) for block in node.each("PmtInf"))
     if not blocks:
-        raise FileRejected("FF01", "there is no PmtInf")
+        raise FileRejectedError("FF01", "there is no PmtInf")
     if len({block.id for block in blocks}) < len(blocks):
-        raise FileRejected("AM05", "PmtInfId is used twice in the file")
+        raise FileRejectedError("AM05", "PmtInfId is used twice in the file")
     transfers = [transfer for block in blocks for transfer in block.transfers]
     _check_totals("GrpHdr", order.count, order.control_sum, transfers)
     return blocks
@@ -133,21 +133,21 @@ def _block(node: Node, version: str) -> Block:
     _in_order(node, _BLOCK)
     name = _need(node, "PmtInfId")
     if _IDENTIFIER.fullmatch(name) is None:
-        raise FileRejected("CH16", "PmtInfId is not 1 to 35 permitted characters")
+        raise FileRejectedError("CH16", "PmtInfId is not 1 to 35 permitted characters")
     if _need(node, "PmtMtd") != "TRF":
-        raise FileRejected("FF01", "PmtMtd must be TRF")
+        raise FileRejectedError("FF01", "PmtMtd must be TRF")
     asked = _need(node, "ReqdExctnDt/Dt" if version == "09" else "ReqdExctnDt")
     try:
         date.fromisoformat(asked)
     except ValueError as error:
-        raise FileRejected("DT01", f"ReqdExctnDt {asked!r} is no date") from error
+        raise FileRejectedError("DT01", f"ReqdExctnDt {asked!r} is no date") from error
     _need(node, "Dbtr")
     if node.find("DbtrAgt/FinInstnId") is None:
-        raise FileRejected("FF01", "DbtrAgt/FinInstnId is missing")
+        raise FileRejectedError("FF01", "DbtrAgt/FinInstnId is missing")
     debtor = _need(node, "DbtrAcct/Id/IBAN")
     transfers = tuple(_transfer(transfer) for transfer in node.each("CdtTrfTxInf"))
     if not transfers:
-        raise FileRejected("FF01", f"{name} has no CdtTrfTxInf")
+        raise FileRejectedError("FF01", f"{name} has no CdtTrfTxInf")
     count, control_sum = node.read("NbOfTxs"), node.read("CtrlSum")
     _check_totals(name, count or str(len(transfers)), control_sum, transfers)
     return Block(name, debtor, control_sum, transfers)
@@ -157,12 +157,12 @@ def _transfer(node: Node) -> Transfer:
     _in_order(node, _TRANSFER)
     payment_id = node.find("PmtId")
     if payment_id is None:
-        raise FileRejected("FF01", "PmtId is missing")
+        raise FileRejectedError("FF01", "PmtId is missing")
     _in_order(payment_id, _PAYMENT_ID)
     end_to_end_id = _need(payment_id, "EndToEndId")
     amount = node.find("Amt/InstdAmt")
     if amount is None or "Ccy" not in amount.attributes:
-        raise FileRejected("FF01", f"Amt/InstdAmt of {end_to_end_id} is missing")
+        raise FileRejectedError("FF01", f"Amt/InstdAmt of {end_to_end_id} is missing")
     currency = amount.attributes["Ccy"]
     try:
         minor = parse_decimal(amount.text, currency)
@@ -200,13 +200,18 @@ def _problem(transfer: Transfer) -> str | None:
 
 
 def _check_totals(
-    where: str, count: str, control_sum: str | None, transfers: list[Transfer] | tuple[Transfer, ...]
+    where: str,
+    count: str,
+    control_sum: str | None,
+    transfers: list[Transfer] | tuple[Transfer, ...],
 ) -> None:
-    """Raises FileRejected AM18 for a wrong number, AM10 for a wrong or missing control sum."""
+    """Raises FileRejectedError AM18 for a wrong number, AM10 for a wrong or missing control sum."""
     if count != str(len(transfers)):
-        raise FileRejected("AM18", f"{where} says {count} transactions, {len(transfers)} found")
+        raise FileRejectedError(
+            "AM18", f"{where} says {count} transactions, {len(transfers)} found"
+        )
     if control_sum is None:
-        raise FileRejected("AM10", f"{where} has no control sum")
+        raise FileRejectedError("AM10", f"{where} has no control sum")
     scale = max(exponent(transfer.currency) for transfer in transfers)
     total = sum(
         transfer.amount * 10 ** (scale - exponent(transfer.currency)) for transfer in transfers
@@ -214,24 +219,24 @@ def _check_totals(
     whole, _, fraction = control_sum.partition(".")
     exact = f"{whole}{fraction.rstrip('0').ljust(scale, '0')}"
     if not exact.isdecimal() or int(exact) != total:
-        raise FileRejected("AM10", f"{where} says a sum of {control_sum}, which is not so")
+        raise FileRejectedError("AM10", f"{where} says a sum of {control_sum}, which is not so")
 
 
 def _need(node: Node, path: str) -> str:
-    """The text at a path; raises FileRejected if there is nothing there."""
+    """The text at a path; raises FileRejectedError if there is nothing there."""
     found = node.find(path)
     if found is None or not (found.text or found.children):
-        raise FileRejected("FF01", f"{node.name}/{path} is missing")
+        raise FileRejectedError("FF01", f"{node.name}/{path} is missing")
     return found.text
 
 
 def _in_order(node: Node, known: tuple[str, ...]) -> None:
-    """Raises FileRejected if a child is unknown or stands in the wrong place."""
+    """Raises FileRejectedError if a child is unknown or stands in the wrong place."""
     place = 0
     for child in node.children:
         if child.name not in known:
-            raise FileRejected("FF01", f"{node.name}/{child.name} is not known")
+            raise FileRejectedError("FF01", f"{node.name}/{child.name} is not known")
         here = known.index(child.name)
         if here < place:
-            raise FileRejected("FF01", f"{node.name}/{child.name} is out of order")
+            raise FileRejectedError("FF01", f"{node.name}/{child.name} is out of order")
         place = here

@@ -97,8 +97,7 @@ class Reports:
         name = f"camt054_{iban}_{day:%Y%m%d}_{paper.message_id[-6:]}.xml"
         self._folders.publish(tx, name, camt.write_notice(paper, booked), 0)
         tx.run(
-            "UPDATE bank_entry SET noticed = 1"
-            " WHERE iban = ? AND kind = 'return' AND noticed = 0",
+            "UPDATE bank_entry SET noticed = 1 WHERE iban = ? AND kind = 'return' AND noticed = 0",
             iban,
         )
         return name

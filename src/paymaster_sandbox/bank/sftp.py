@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import asyncssh
+from asyncssh import constants
 
 from paymaster_sandbox.bank.folders import FINAL_NAME
 from paymaster_sandbox.chassis import faults, journal
@@ -46,12 +47,13 @@ class BankFiles(asyncssh.SFTPServer):
     """One SFTP session, confined to the customer's folders."""
 
     def __init__(self, channel: asyncssh.SSHServerChannel[bytes], counter: Counter) -> None:
-        super().__init__(channel, chroot=str(counter.root).encode())
+        root = str(counter.root).encode()
+        super().__init__(channel, chroot=root)  # pyright: ignore[reportUnknownMemberType]
         self._counter = counter
 
     def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> MaybeAwait[object]:
         """Reading anywhere, writing only to an upload's temporary name."""
-        if pflags & ~asyncssh.FXF_READ:
+        if pflags & ~constants.FXF_READ:
             _require(path, _PART)
         return super().open(path, pflags, attrs)
 
@@ -59,9 +61,9 @@ class BankFiles(asyncssh.SFTPServer):
         self, path: bytes, desired_access: int, flags: int, attrs: asyncssh.SFTPAttrs
     ) -> MaybeAwait[object]:
         """The same for later protocol versions."""
-        reads = asyncssh.ACE4_READ_DATA | asyncssh.ACE4_READ_ATTRIBUTES
-        disposition = flags & asyncssh.FXF_ACCESS_DISPOSITION
-        if desired_access & ~reads or disposition != asyncssh.FXF_OPEN_EXISTING:
+        reads = constants.ACE4_READ_DATA | constants.ACE4_READ_ATTRIBUTES
+        disposition = flags & constants.FXF_ACCESS_DISPOSITION
+        if desired_access & ~reads or disposition != constants.FXF_OPEN_EXISTING:
             _require(path, _PART)
         return super().open56(path, desired_access, flags, attrs)
 
@@ -94,19 +96,19 @@ class BankFiles(asyncssh.SFTPServer):
         """Attributes of unfinished uploads only."""
         return self.setstat(path, attrs)
 
-    def mkdir(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> MaybeAwait[None]:
+    def mkdir(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> MaybeAwait[None]:  # noqa: ARG002
         """The folders are the bank's."""
         raise asyncssh.SFTPPermissionDenied("folders are fixed")
 
-    def rmdir(self, path: bytes) -> MaybeAwait[None]:
+    def rmdir(self, path: bytes) -> MaybeAwait[None]:  # noqa: ARG002
         """The folders are the bank's."""
         raise asyncssh.SFTPPermissionDenied("folders are fixed")
 
-    def symlink(self, oldpath: bytes, newpath: bytes) -> MaybeAwait[None]:
+    def symlink(self, oldpath: bytes, newpath: bytes) -> MaybeAwait[None]:  # noqa: ARG002
         """A link could lead out of the folders."""
         raise asyncssh.SFTPPermissionDenied("links are not allowed")
 
-    def link(self, oldpath: bytes, newpath: bytes) -> MaybeAwait[None]:
+    def link(self, oldpath: bytes, newpath: bytes) -> MaybeAwait[None]:  # noqa: ARG002
         """A link could lead out of the folders."""
         raise asyncssh.SFTPPermissionDenied("links are not allowed")
 
@@ -125,7 +127,7 @@ class _FrontDoor(asyncssh.SSHServer):
     def __init__(self, client_key: asyncssh.SSHKey) -> None:
         self._public = client_key.convert_to_public()
 
-    def begin_auth(self, username: str) -> bool:
+    def begin_auth(self, username: str) -> bool:  # noqa: ARG002
         """Everybody must prove who they are."""
         return True
 
@@ -140,12 +142,16 @@ class _FrontDoor(asyncssh.SSHServer):
 
 async def listen(counter: Counter, keys: Keys, port: int) -> asyncssh.SSHAcceptor:
     """Open the SFTP server on loopback."""
+
+    def session(channel: asyncssh.SSHServerChannel[bytes]) -> BankFiles:
+        return BankFiles(channel, counter)
+
     return await asyncssh.listen(
         "127.0.0.1",
         port,
         server_factory=lambda: _FrontDoor(keys.client_key),
         server_host_keys=[keys.host_key],
-        sftp_factory=lambda channel: BankFiles(channel, counter),
+        sftp_factory=session,
         allow_scp=False,
         allow_pty=False,
         agent_forwarding=False,

@@ -21,7 +21,7 @@ etree = cast("Any", _etree)
 MAX_BYTES = 64 * 1024 * 1024
 
 
-class NotXml(Exception):
+class NotXmlError(Exception):
     """The bytes are not a document that the bank is willing to read."""
 
 
@@ -57,10 +57,10 @@ def read(body: bytes) -> tuple[str, Node]:
     """The namespace of the root and the document.
 
     Raises:
-        NotXml: not well-formed, too large, a document type, or elements of a foreign namespace.
+        NotXmlError: not well-formed, too large, a document type, or elements of a foreign namespace.
     """
     if len(body) > MAX_BYTES:
-        raise NotXml("the file is too large")
+        raise NotXmlError("the file is too large")
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True,
         remove_pis=True,
@@ -68,9 +68,9 @@ def read(body: bytes) -> tuple[str, Node]:
     try:
         root = etree.fromstring(body, parser)
     except etree.XMLSyntaxError as error:
-        raise NotXml(f"not well-formed: {error}") from error
+        raise NotXmlError(f"not well-formed: {error}") from error
     if root.getroottree().docinfo.doctype:
-        raise NotXml("a document type is not allowed")
+        raise NotXmlError("a document type is not allowed")
     namespace, _ = _split(root.tag)
     return namespace, _node(root, namespace)
 
@@ -81,10 +81,10 @@ def _split(tag: str) -> tuple[str, str]:
 
 def _node(element: Any, namespace: str) -> Node:
     if not isinstance(element.tag, str):
-        raise NotXml("entities are not allowed")
+        raise NotXmlError("entities are not allowed")
     found, name = _split(element.tag)
     if found != namespace:
-        raise NotXml(f"{name} belongs to another namespace")
+        raise NotXmlError(f"{name} belongs to another namespace")
     children = tuple(_node(child, namespace) for child in element)
     text = cast("str | None", element.text) or ""
     return Node(name, text.strip(), dict(element.attrib), children)

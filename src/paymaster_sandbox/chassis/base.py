@@ -1,6 +1,6 @@
 """The chassis itself: the shared parts in one object, and the transaction that they live in."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Chassis:
     seed: Seed
 
     @contextmanager
-    def tx(self) -> Iterator[Tx]:
+    def tx(self) -> Generator[Tx]:
         """A transaction at the present virtual time."""
         with self.store.begin(self.clock.now()) as tx:
             yield tx

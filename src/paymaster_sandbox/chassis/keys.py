@@ -42,8 +42,8 @@ def load(directory: Path) -> Keys:
     """Read the keys of a data directory, making those that are missing."""
 
     def ssh(path: Path) -> asyncssh.SSHKey:
-        fresh = asyncssh.generate_private_key("ssh-ed25519").export_private_key()
-        return asyncssh.import_private_key(_keep(path, fresh))
+        fresh = asyncssh.generate_private_key("ssh-ed25519")  # pyright: ignore[reportUnknownMemberType]
+        return asyncssh.import_private_key(_keep(path, fresh.export_private_key()))
 
     def token(path: Path, prefix: str) -> str:
         return _keep(path, (prefix + secrets.token_urlsafe(32)).encode()).decode().strip()

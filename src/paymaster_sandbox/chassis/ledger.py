@@ -14,7 +14,7 @@ CREATE TABLE IF NOT EXISTS ledger_move (
 """
 
 
-class CurrencyMismatch(Exception):
+class CurrencyMismatchError(Exception):
     """The account keeps another currency."""
 
 
@@ -24,7 +24,7 @@ def move(
     """Move minor units from one account to another; accounts appear when first named.
 
     Raises:
-        CurrencyMismatch: one of the accounts keeps another currency.
+        CurrencyMismatchError: one of the accounts keeps another currency.
     """
     tx.run(
         "INSERT INTO ledger_move (source, target, amount, currency, reason, subject, at)"
@@ -39,7 +39,7 @@ def move(
             name, currency, change,
         )  # fmt: skip
         if changed != 1:
-            raise CurrencyMismatch(f"{name} does not keep {currency}")
+            raise CurrencyMismatchError(f"{name} does not keep {currency}")
 
 
 def balance(tx: Tx, name: str) -> int:

@@ -81,9 +81,10 @@ class Schedule:
         """Do jobs as they fall due, until cancelled."""
         while True:
             self._woken.clear()
-            while self.run_batch():
+            if self.run_batch():
                 await asyncio.sleep(0)
-            await self._pause()
+            else:
+                await self._pause()
 
     async def _pause(self) -> None:
         with self._chassis.tx() as tx:

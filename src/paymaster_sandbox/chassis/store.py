@@ -7,7 +7,7 @@ process; only a power cut could lose the newest, and a simulator need not surviv
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 Row = tuple[Any, ...]
 
 
-class DirectoryBusy(Exception):
+class DirectoryBusyError(Exception):
     """Another process keeps its books in this directory."""
 
 
@@ -57,7 +57,7 @@ class Store:
     """Owns the directory and its database.
 
     Raises:
-        DirectoryBusy: a living process holds the directory.
+        DirectoryBusyError: a living process holds the directory.
     """
 
     def __init__(self, directory: Path, schemas: Sequence[str]) -> None:
@@ -67,7 +67,7 @@ class Store:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._lock)
-            raise DirectoryBusy(f"{directory} is in use by another sandbox") from error
+            raise DirectoryBusyError(f"{directory} is in use by another sandbox") from error
         self._connection = sqlite3.connect(directory / "books.sqlite3", isolation_level=None)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
@@ -76,7 +76,7 @@ class Store:
         self._open = False
 
     @contextmanager
-    def begin(self, now: int) -> Iterator[Tx]:
+    def begin(self, now: int) -> Generator[Tx]:
         """A transaction: commits at the end, rolls back on any exception. Never nested."""
         assert not self._open, "a sandbox transaction is already open"
         self._open = True

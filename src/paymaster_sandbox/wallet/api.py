@@ -87,8 +87,12 @@ class WalletApi:
     def _pay(
         self, tx: Tx, key: str, digest: str, wanted: PayoutRequest
     ) -> tuple[Response, str | None]:
-        """Pay; the answer, and the fault that keeps the client from seeing it."""
-        payout = self._books.create(tx, key, digest, wanted)
+        """Pay or refuse; the answer, and the fault that keeps the client from seeing it."""
+        try:
+            payout = self._books.create(tx, key, digest, wanted)
+        except ApiError as error:
+            journal.note(tx, "payout.refused", reference=wanted.reference, code=error.code)
+            return refusal(error), None
         response = answer(payout.public(), 201)
         self._books.keep_answer(tx, payout.id, bytes(response.body))
         misbehaves = next(
@@ -129,7 +133,10 @@ class WalletApi:
         allow_queries(request)
         with self._chassis.tx() as tx:
             balances = [
-                {"currency": currency, "available": format_minor(self._shown(tx, currency), currency)}
+                {
+                    "currency": currency,
+                    "available": format_minor(self._shown(tx, currency), currency),
+                }
                 for (currency,) in tx.all("SELECT currency FROM wallet_merchant ORDER BY currency")
             ]
         return answer({"balances": balances})

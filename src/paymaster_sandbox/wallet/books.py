@@ -42,7 +42,7 @@ def ledger_name(currency: str, part: str) -> str:
     return f"wallet/{currency}/{part}"
 
 
-class Conflict(Exception):
+class ConflictError(Exception):
     """The merchant exists with something that cannot change."""
 
 
@@ -63,7 +63,7 @@ class WalletBooks:
         row = tx.one("SELECT iban FROM wallet_merchant WHERE currency = ?", currency)
         if row is not None:
             if row[0] != iban:
-                raise Conflict(f"the {currency} merchant tops up at another IBAN")
+                raise ConflictError(f"the {currency} merchant tops up at another IBAN")
             tx.run(
                 "UPDATE wallet_merchant SET webhook_url = ?, fee = ? WHERE currency = ?",
                 webhook_url, fee, currency,
@@ -174,9 +174,7 @@ class WalletBooks:
             self._move(tx, payout.currency, "reserved", "float", reserved, "failed", payout.id)
             self._become(tx, payout, "failed", code or "wallet_limit_exceeded")
             return
-        self._move(
-            tx, payout.currency, "reserved", "paid-out", payout.amount, "paid", payout.id
-        )
+        self._move(tx, payout.currency, "reserved", "paid-out", payout.amount, "paid", payout.id)
         if payout.fee:
             self._move(tx, payout.currency, "reserved", "fees", payout.fee, "fee", payout.id)
         self._line(
@@ -188,12 +186,8 @@ class WalletBooks:
 
     def _give_back(self, tx: Tx, payout_id: str) -> None:
         payout, row = self._take(tx, payout_id)
-        self._move(
-            tx, payout.currency, "paid-out", "float", payout.amount, "returned", payout.id
-        )
-        self._line(
-            tx, payout.currency, "return", payout.id, payout.reference, payout.amount, 0
-        )
+        self._move(tx, payout.currency, "paid-out", "float", payout.amount, "returned", payout.id)
+        self._line(tx, payout.currency, "return", payout.id, payout.reference, payout.amount, 0)
         self._become(tx, payout, "returned", row[-2] or "returned_by_recipient")
 
     def _take(self, tx: Tx, payout_id: str) -> tuple[Payout, Row]:

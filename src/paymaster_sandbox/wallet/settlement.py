@@ -1,4 +1,4 @@
-"""The provider's daily settlement files, frozen when the day is closed, with planted differences."""
+"""The provider's daily settlement files, frozen with the day, with planted differences."""
 
 import csv
 import hashlib

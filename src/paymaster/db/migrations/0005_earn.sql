@@ -1,6 +1,7 @@
 -- applies-to: cell
 -- From something happened to something owed. Uniqueness here is permanent: it guards money.
 
+-- `outcome` says what the event itself showed; whether money followed is in `reward`.
 CREATE TABLE event (
     source text NOT NULL,
     event_id text NOT NULL,
@@ -14,6 +15,16 @@ CREATE TABLE event (
     outcome text NOT NULL,
     trace_id text NOT NULL,
     PRIMARY KEY (source, event_id)
+);
+
+-- The first answer of a user to an item decides: a second try at the same gold earns nothing.
+CREATE TABLE answer (
+    task_id bigint NOT NULL,
+    user_id bigint NOT NULL,
+    item text NOT NULL,
+    source text NOT NULL,
+    event_id text NOT NULL,
+    PRIMARY KEY (task_id, user_id, item)
 );
 
 -- Events that count towards a pattern, by time: judged again whenever one arrives, in any order.
@@ -39,15 +50,19 @@ CREATE TABLE dead_letter (
     trace_id text NOT NULL
 );
 
+-- `rewards` counts the reward rows of the user for the task; whoever holds this row's lock may add.
 CREATE TABLE task_state (
     user_id bigint NOT NULL,
     task_id bigint NOT NULL,
     state text NOT NULL,
     number integer NOT NULL,
+    rewards integer NOT NULL,
+    expires_at timestamptz,
     updated_at timestamptz NOT NULL,
     version integer NOT NULL,
     PRIMARY KEY (user_id, task_id)
 );
+CREATE INDEX task_state_expiry ON task_state (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE task_move (
     user_id bigint NOT NULL,
@@ -89,10 +104,11 @@ CREATE TABLE reward (
     created_at timestamptz NOT NULL,
     trace_id text NOT NULL,
     version integer NOT NULL,
-    UNIQUE (campaign_id, user_id, occurrence)
+    UNIQUE (user_id, task_id, campaign_id, occurrence)
 );
 CREATE INDEX reward_due ON reward (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX reward_vesting ON reward (user_id, matures_at) WHERE remaining > 0;
+CREATE INDEX reward_waiting ON reward (campaign_id, id) WHERE state = 'awaiting_funds';
 
 CREATE TABLE reward_move (
     reward_id bigint NOT NULL,
@@ -115,10 +131,13 @@ CREATE TABLE slice (
     id bigint PRIMARY KEY,
     campaign_id bigint NOT NULL,
     asset text NOT NULL,
+    home_cell integer NOT NULL,
+    when_exhausted text NOT NULL CHECK (when_exhausted IN ('wait', 'refuse')),
     amount bigint NOT NULL CHECK (amount > 0),
     granted bigint CHECK (granted BETWEEN 0 AND amount),
-    state text NOT NULL CHECK (state IN ('asked', 'granted', 'empty')),
+    state text NOT NULL CHECK (state IN ('asked', 'granted', 'empty', 'returned')),
     asked_at timestamptz NOT NULL,
     answered_at timestamptz
 );
+CREATE INDEX slice_campaign ON slice (campaign_id, id);
 CREATE UNIQUE INDEX slice_asked ON slice (campaign_id) WHERE state = 'asked';

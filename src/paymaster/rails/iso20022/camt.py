@@ -78,7 +78,7 @@ def read(account: RailAccount, body: bytes) -> tuple[list[Notice], list[Statemen
         part.lines = with_ids(part.lines, part.identifier or "")
         _check_currency(account, part)
         if kind == "Stmt":
-            statements.append(_statement(account, part))
+            statements.append(_statement(part))
         notices.extend(_notices(part))
     return notices, statements
 
@@ -160,21 +160,15 @@ def _check_currency(account: RailAccount, part: _Part) -> None:
         )
 
 
-def _statement(account: RailAccount, part: _Part) -> Statement:
+def _statement(part: _Part) -> Statement:
     opening = next((part.balances[code][0] for code in _OPENING if code in part.balances), None)
     closing = next((part.balances[code][-1] for code in _CLOSING if code in part.balances), None)
     if opening is None or closing is None:
         raise malformed("The statement lacks the booked opening (OPBD) or closing (CLBD) balance.")
-    moved = sum(line.amount.minor - line.fee.minor for line in part.lines)
-    if opening[1].minor + moved != closing[1].minor:
-        raise malformed(
-            f"Opening {opening[1]} and the entries, {Money(moved, account.currency)}, "
-            f"do not give the closing balance, {closing[1]}."
-        )
     on = closing[0] or part.to_day
     if on is None or part.identifier is None:
         raise malformed("The statement has no identification or no date.")
-    return Statement(
+    statement = Statement(
         statement_id=part.identifier,
         account=part.account or "",
         day=on,
@@ -182,6 +176,11 @@ def _statement(account: RailAccount, part: _Part) -> Statement:
         closing=closing[1],
         lines=tuple(part.lines),
     )
+    if statement.difference:
+        raise malformed(
+            f"Opening balance and entries miss the closing balance by {statement.difference}."
+        )
+    return statement
 
 
 def _notices(part: _Part) -> Iterable[Notice]:

@@ -1,0 +1,350 @@
+"""The one place where an answer from outside changes an attempt and what it pays.
+
+Answers come from the call itself, from queries, webhooks, bank reports and statements: twice, late,
+in any order, or not at all. Each is judged against the attempt as it stands, so that the order does
+not matter: a return that overtakes the payment posts the payment first; what repeats or trails
+changes nothing; what contradicts what is known is not applied but reported, because money that was
+given back and is nevertheless paid needs a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from paymaster.db import outbox
+from paymaster.db.tx import CellTx
+from paymaster.dispatch import failures, store, transfer
+from paymaster.dispatch.machine import ATTEMPT, AttemptEvent, AttemptState, TransferEvent
+from paymaster.dispatch.store import AttemptChange, AttemptRow
+from paymaster.kernel.ids import text_id
+from paymaster.people import destinations
+from paymaster.rails.base import Outcome, Verdict
+from paymaster.withdraw import moves
+
+ASK_UNKNOWN_AFTER: Final = timedelta(seconds=2)
+"""How soon an attempt without an answer is asked about for the first time."""
+
+ASK_SENT_AFTER: Final = timedelta(seconds=30)
+"""How long an accepted attempt waits for the provider's message before it is asked about."""
+
+MAX_REQUEUES: Final = 50
+"""After so many orders refused for want of funds a withdrawal fails after all."""
+
+_REQUEUE_AFTER: Final = timedelta(minutes=10)
+_MAX_DETAIL: Final = 200
+
+BREAKS: Final = frozenset({
+    "outcome-contradicts", "outcome-amount-differs", "attempt-foreign", "withdrawal-stuck",
+})  # fmt: skip
+"""Slugs that a person has to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one answer did. `done`: something changed. `state` is the attempt's afterwards.
+
+    Slugs of what changed nothing: `already` (the same is known), `superseded` (more is known),
+    `not-found-proves-nothing`, `attempt-unknown`, and those in BREAKS.
+    """
+
+    key: str
+    done: bool
+    state: str | None
+    slug: str | None
+    detail: str | None = None
+    attempt_id: int | None = None
+    withdrawal_id: int | None = None
+    transfer_id: int | None = None
+
+    @property
+    def is_break(self) -> bool:
+        """Whether a person has to look at it."""
+        return self.slug in BREAKS
+
+
+_EVENTS: dict[Verdict, AttemptEvent] = {
+    Verdict.ACCEPTED: AttemptEvent.ACCEPT,
+    Verdict.PAID: AttemptEvent.PAY,
+    Verdict.REJECTED: AttemptEvent.REJECT,
+    Verdict.RETURNED: AttemptEvent.RETURN,
+    Verdict.UNKNOWN: AttemptEvent.LOSE,
+}
+_CONTRADICTIONS: frozenset[tuple[str, Verdict]] = frozenset({
+    (AttemptState.REJECTED, Verdict.PAID),
+    (AttemptState.REJECTED, Verdict.RETURNED),
+    (AttemptState.PAID, Verdict.REJECTED),
+})  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Book:
+    """The locked attempts as they change in memory, and what will be written."""
+
+    rows: dict[str, AttemptRow]
+    evidence: str
+    changes: dict[int, AttemptChange] = field(default_factory=dict[int, AttemptChange])
+    messages: list[outbox.Message] = field(default_factory=list[outbox.Message])
+    dead: dict[int, str] = field(default_factory=dict[int, str])
+
+
+async def apply(
+    tx: CellTx, rail_account_id: int, outcomes: Sequence[Outcome], *, evidence: str
+) -> list[Applied]:
+    """Apply what a rail account's provider says; one answer each, in order.
+
+    `evidence` names where it was said (`send`, `query`, `webhook:ev_1`, `statement:sl_...`).
+    """
+    if not outcomes:
+        return []
+    rows = await store.lock_attempts(tx, [outcome.key for outcome in outcomes])
+    book = _Book(rows, evidence)
+    results: dict[int, Applied] = {}
+    waiting = list(enumerate(outcomes))
+    while waiting:
+        wave: dict[str, tuple[int, Outcome]] = {}
+        later = [item for item in waiting if wave.setdefault(item[1].key, item) != item]
+        results.update(await _wave(tx, book, rail_account_id, list(wave.values())))
+        waiting = later
+    if book.changes:
+        await store.write_attempts(tx, list(book.changes.values()))
+    await outbox.put(tx, book.messages)
+    for destination_id, reason in sorted(book.dead.items()):
+        await destinations.close(tx, destination_id, reason)
+    return [results[index] for index in range(len(outcomes))]
+
+
+async def _wave(
+    tx: CellTx, book: _Book, rail_account_id: int, wave: Sequence[tuple[int, Outcome]]
+) -> dict[int, Applied]:
+    """At most one outcome for each attempt; a return may take two steps."""
+    results: dict[int, Applied] = {}
+    first: list[tuple[int, Outcome, AttemptEvent]] = []
+    for index, outcome in wave:
+        row = book.rows.get(outcome.key)
+        judged = _judge(row, rail_account_id, outcome)
+        if isinstance(judged, AttemptEvent):
+            first.append((index, outcome, judged))
+        else:
+            results[index] = judged
+            if judged.is_break and row is not None:
+                book.messages.append(_contradicted(tx, row, outcome, judged, book.evidence))
+    results.update(await _step(tx, book, first))
+    second = [
+        (index, outcome, AttemptEvent.RETURN)
+        for index, outcome, event in first
+        if outcome.verdict is Verdict.RETURNED
+        and event is AttemptEvent.PAY
+        and results[index].done
+    ]
+    results.update(await _step(tx, book, second))
+    return results
+
+
+def _judge(
+    row: AttemptRow | None, rail_account_id: int, outcome: Outcome
+) -> AttemptEvent | Applied:
+    """The next event, or why there is none."""
+    if row is None:
+        return Applied(outcome.key, False, None, "attempt-unknown", "We have no such reference.")
+    if row.rail_account_id != rail_account_id:
+        return _refused(row, "attempt-foreign", "Another rail account made this payment.")
+    if outcome.verdict is Verdict.NOT_FOUND:
+        return _refused(row, "not-found-proves-nothing", None)
+    if outcome.amount is not None and outcome.amount != row.money:
+        said = f"We ordered {row.money}, the provider speaks of {outcome.amount}."
+        return _refused(row, "outcome-amount-differs", said)
+    if (row.state, outcome.verdict) in _CONTRADICTIONS:
+        said = f"The attempt is {row.state}; now it is said to be {outcome.verdict.value}."
+        return _refused(row, "outcome-contradicts", said)
+    event = _EVENTS[outcome.verdict]
+    if ATTEMPT.allows(row.state, event):
+        return event
+    if event is AttemptEvent.RETURN and ATTEMPT.allows(row.state, AttemptEvent.PAY):
+        return AttemptEvent.PAY
+    same = any(m.target == row.state and m.event == event for m in ATTEMPT.moves)
+    return _refused(row, "already" if same else "superseded", None)
+
+
+def _refused(row: AttemptRow, slug: str, detail: str | None) -> Applied:
+    return Applied(
+        row.key, False, row.state, slug, detail, row.id, row.withdrawal_id, row.transfer_id
+    )
+
+
+async def _step(
+    tx: CellTx, book: _Book, events: Sequence[tuple[int, Outcome, AttemptEvent]]
+) -> dict[int, Applied]:
+    """Move withdrawals and transfers, and with each of them its attempt."""
+    refusals = await _move_withdrawals(tx, book, events) | await _move_transfers(tx, book, events)
+    results: dict[int, Applied] = {}
+    for index, outcome, event in events:
+        row = book.rows[outcome.key]
+        refusal = refusals.get(index)
+        if refusal is not None:
+            refused = _refused(row, "withdrawal-stuck", refusal)
+            book.messages.append(_contradicted(tx, row, outcome, refused, book.evidence))
+            results[index] = refused
+            continue
+        target = ATTEMPT.find(row.state, event).target.value
+        book.changes[row.id] = _change(tx, target, row, outcome, book.changes.get(row.id))
+        moved = replace(row, state=target)
+        book.rows[outcome.key] = moved
+        book.messages.append(_message(tx, moved, outcome, row.state, book.evidence))
+        _note_dead_destination(book, moved, outcome)
+        results[index] = Applied(
+            row.key, True, target, None, None, row.id, row.withdrawal_id, row.transfer_id
+        )
+    return results
+
+
+async def _move_withdrawals(
+    tx: CellTx, book: _Book, events: Sequence[tuple[int, Outcome, AttemptEvent]]
+) -> dict[int, str]:
+    """Move what the attempts pay: the reason of each refusal, by index."""
+    chosen: list[tuple[int, moves.Step]] = []
+    for index, outcome, event in events:
+        row = book.rows[outcome.key]
+        if row.withdrawal_id is not None:
+            chosen.append((index, _withdrawal_step(tx, row, outcome, event)))
+    moved = await moves.move(tx, [step for _, step in chosen])
+    return {
+        index: f"The withdrawal is {one.state}: {one.slug}."
+        for (index, _), one in zip(chosen, moved, strict=True)
+        if not one.done and one.slug != "already"
+    }
+
+
+def _withdrawal_step(
+    tx: CellTx, row: AttemptRow, outcome: Outcome, event: AttemptEvent
+) -> moves.Step:
+    assert row.withdrawal_id is not None
+    if (
+        event is AttemptEvent.REJECT
+        and failures.waits_for_funds(outcome.code)
+        and row.number < MAX_REQUEUES
+        and row.state in {AttemptState.SENDING, AttemptState.UNKNOWN}
+    ):
+        proof = f"{outcome.code}: attempt {text_id('at', tx.cell, row.id)} was refused"
+        return moves.Step(
+            row.withdrawal_id,
+            moves.Event.QUEUE,
+            reason=proof,
+            rail_account_id=row.rail_account_id,
+            due_at=tx.now + _REQUEUE_AFTER,
+        )
+    return moves.Step(
+        row.withdrawal_id,
+        {
+            AttemptEvent.ACCEPT: moves.Event.ACCEPT,
+            AttemptEvent.PAY: moves.Event.SETTLE,
+            AttemptEvent.REJECT: moves.Event.REJECT,
+            AttemptEvent.RETURN: moves.Event.RETURN,
+            AttemptEvent.LOSE: moves.Event.LOSE,
+        }[event],
+        reason=_reason(outcome, event),
+        rail_account_id=row.rail_account_id,
+    )
+
+
+def _reason(outcome: Outcome, event: AttemptEvent) -> str | None:
+    if event in {AttemptEvent.REJECT, AttemptEvent.RETURN}:
+        return outcome.code or outcome.detail or outcome.verdict.value
+    return outcome.code if event is AttemptEvent.LOSE else None
+
+
+async def _move_transfers(
+    tx: CellTx, book: _Book, events: Sequence[tuple[int, Outcome, AttemptEvent]]
+) -> dict[int, str]:
+    """Transfers follow orders; that they were paid or came back, only statements say."""
+    follows = {
+        AttemptEvent.ACCEPT: TransferEvent.ACCEPT,
+        AttemptEvent.PAY: TransferEvent.ACCEPT,
+        AttemptEvent.REJECT: TransferEvent.REJECT,
+        AttemptEvent.LOSE: TransferEvent.LOSE,
+    }
+    chosen: list[tuple[int, AttemptEvent, transfer.Step]] = []
+    for index, outcome, event in events:
+        row = book.rows[outcome.key]
+        if row.transfer_id is not None and event in follows:
+            reason = _reason(outcome, event)
+            chosen.append((index, event, transfer.Step(row.transfer_id, follows[event], reason)))
+    moved = await transfer.move(tx, [step for _, _, step in chosen])
+    return {
+        index: f"The transfer is {one.state}: {one.slug}."
+        for (index, event, _), one in zip(chosen, moved, strict=True)
+        if not one.done and event is AttemptEvent.REJECT
+    }
+
+
+def _change(
+    tx: CellTx, target: str, row: AttemptRow, outcome: Outcome, earlier: AttemptChange | None
+) -> AttemptChange:
+    waits: dict[str, timedelta] = {
+        AttemptState.UNKNOWN: ASK_UNKNOWN_AFTER,
+        AttemptState.SENT: ASK_SENT_AFTER,
+    }
+    due_at: datetime | None = tx.now + waits[target] if target in waits else None
+    detail = outcome.detail[:_MAX_DETAIL] if outcome.detail else None
+    return AttemptChange(
+        id=row.id,
+        state=target,
+        provider_id=outcome.provider_id or (earlier.provider_id if earlier else None),
+        code=outcome.code or (earlier.code if earlier else None),
+        detail=detail or (earlier.detail if earlier else None),
+        due_at=due_at,
+        resolved_at=None if target in waits else tx.now,
+    )
+
+
+def _note_dead_destination(book: _Book, row: AttemptRow, outcome: Outcome) -> None:
+    """A destination that the provider calls dead is closed: nobody should pay it again."""
+    if row.state not in {AttemptState.REJECTED, AttemptState.RETURNED}:
+        return
+    if row.destination_id is not None and failures.find(outcome.code).closes_destination:
+        book.dead[row.destination_id] = outcome.code or ""
+
+
+def _subject(tx: CellTx, row: AttemptRow) -> str:
+    if row.withdrawal_id is not None:
+        return text_id("wd", tx.cell, row.withdrawal_id)
+    return text_id("tr", tx.cell, row.transfer_id or 0)
+
+
+def _message(
+    tx: CellTx, row: AttemptRow, outcome: Outcome, previous: str, evidence: str
+) -> outbox.Message:
+    subject = _subject(tx, row)
+    return outbox.Message(
+        f"attempt.{row.state}",
+        subject,
+        {
+            "id": text_id("at", tx.cell, row.id),
+            "subject": subject,
+            "state": row.state,
+            "previous_state": previous,
+            "code": outcome.code,
+            "provider_id": outcome.provider_id,
+            "evidence": evidence,
+        },
+    )
+
+
+def _contradicted(
+    tx: CellTx, row: AttemptRow, outcome: Outcome, refused: Applied, evidence: str
+) -> outbox.Message:
+    subject = _subject(tx, row)
+    return outbox.Message(
+        "attempt.contradicted",
+        subject,
+        {
+            "id": text_id("at", tx.cell, row.id),
+            "subject": subject,
+            "state": row.state,
+            "verdict": outcome.verdict.value,
+            "slug": refused.slug,
+            "evidence": evidence,
+        },
+    )
