@@ -10,7 +10,7 @@ READY = .venv/.ready
 PYTEST = $(BIN)/python -W error -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test check docs lock clean
+.PHONY: help demo test check lint types contracts tidy docs lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -21,11 +21,19 @@ demo: $(READY)  ## Run everything on this machine against the sandbox (ARGS=...)
 test: $(READY)  ## Run the tests (ARGS="tests/unit -k money")
 	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope $(ARGS)
 
-check: $(READY)  ## Lint, format, types, import contracts, house rules, documentation
+check: lint types contracts tidy  ## Lint, format, types, import contracts, house rules, documentation
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+contracts: $(READY)
 	$(BIN)/lint-imports
+
+tidy: $(READY)
 	$(PYTEST) --quiet tests/tidy
 
 docs: $(READY)  ## Check links and run the examples of the documentation

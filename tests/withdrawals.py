@@ -8,17 +8,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from tests.world import PostgresServer, World, make_world
+
 from paymaster.db.tx import CellTx
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.money import Money
-from paymaster.ledger import balance, proof as ledger_proof, recipes
+from paymaster.ledger import balance, recipes
+from paymaster.ledger import proof as ledger_proof
 from paymaster.ledger.entry import Entry
 from paymaster.ledger.post import post
 from paymaster.withdraw import proof
 from paymaster.withdraw.machine import WITHDRAWAL, Event
 from paymaster.withdraw.moves import Moved, Step, move
 from paymaster.withdraw.request import RequestWithdrawal, request
-from tests.world import PostgresServer, World, make_world
 
 BANK, CAMPAIGN = 7, 9
 """A rail account and a campaign; control rows that these tests need only by number."""

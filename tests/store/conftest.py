@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -34,14 +35,26 @@ if sys.argv[3] == "stay":
 """
 
 
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory after its first start, to be copied: four times as quick as initdb."""
+    folder = tmp_path_factory.mktemp("initialised") / "data"
+    with EmbeddedPostgres(folder, settings=QUICK):
+        pass
+    return folder
+
+
 @pytest.fixture
-def make_server(tmp_path: Path) -> Generator[MakeServer]:
+def make_server(tmp_path: Path, initialised: Path) -> Generator[MakeServer]:
     """Makes servers below a temporary directory and leaves none of them running."""
     made: list[EmbeddedPostgres] = []
 
-    def make(name: str = "data", **options: object) -> EmbeddedPostgres:
+    def make(name: str = "data", *, fresh: bool = False, **options: object) -> EmbeddedPostgres:
+        folder = tmp_path / name
+        if not fresh and not folder.exists():
+            shutil.copytree(initialised, folder)
         options.setdefault("settings", QUICK)
-        server = EmbeddedPostgres(tmp_path / name, **options)  # type: ignore[arg-type]
+        server = EmbeddedPostgres(folder, **options)  # type: ignore[arg-type]
         made.append(server)
         return server
 

@@ -54,7 +54,7 @@ def one(dsn: str, statement: str) -> object:
 
 
 def test_fresh_start_takes_less_than_five_seconds(make_server: MakeServer) -> None:
-    server = make_server(settings={})
+    server = make_server(fresh=True, settings={})
     begun = time.monotonic()
     server.start()
     assert time.monotonic() - begun < 5
@@ -104,7 +104,7 @@ def test_three_processes_at_once_share_one_server(
 
 
 def test_threads_at_once_share_one_server(make_server: MakeServer) -> None:
-    servers = [make_server() for _ in range(4)]
+    servers = [make_server(fresh=True) for _ in range(4)]
     threads = [threading.Thread(target=server.start) for server in servers]
     for thread in threads:
         thread.start()
@@ -212,7 +212,9 @@ def test_server_outlives_its_owner_unless_told_otherwise(
     make_server: MakeServer, spawn: Spawn
 ) -> None:
     dsn = ended(spawn(stay="leave"))
-    assert make_server().is_running
+    found = make_server()
+    assert found.is_running
+    assert found.owner_dsn("books") == dsn
     assert one(dsn, "SELECT 1") == 1
 
 
@@ -228,7 +230,7 @@ def test_long_data_directory(make_server: MakeServer) -> None:
 
 
 def test_modes(tmp_path: Path, make_server: MakeServer) -> None:
-    make_server().start()
+    make_server(fresh=True).start()
     data = tmp_path / "data"
     for folder in (data, data / "secrets", data / "postgres", data / "run"):
         assert folder.stat().st_mode & 0o777 == 0o700, folder
@@ -249,7 +251,7 @@ def test_wrong_password_is_refused(make_server: MakeServer) -> None:
 
 
 def test_passwords_stay_out_of_log_and_repr(tmp_path: Path, make_server: MakeServer) -> None:
-    server = make_server(settings={**QUICK, "log_statement": "all"})
+    server = make_server(fresh=True, settings={**QUICK, "log_statement": "all"})
     server.start()
     log = server.log_file.read_text()
     assert "CREATE ROLE" in log
@@ -273,10 +275,12 @@ def test_listens_on_its_socket_only(tmp_path: Path, make_server: MakeServer) -> 
     server.start()
     assert one(server.owner_dsn("postgres"), "SHOW listen_addresses") == ""
     inodes = set()
-    for process in Folder(tmp_path / "data").users():
-        for handle in Path(f"/proc/{process}/fd").iterdir():
+    for handle in Path(f"/proc/{postmaster(tmp_path / 'data')}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
             target = str(handle.readlink())
             inodes.add(target.removeprefix("socket:[").removesuffix("]"))
+    unix = Path("/proc/net/unix").read_text().splitlines()[1:]
+    assert inodes & {line.split()[6] for line in unix}
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         assert not inodes & {line.split()[9] for line in table.read_text().splitlines()[1:]}
 
@@ -298,7 +302,7 @@ def test_tcp_on_the_loopback_when_asked_for(make_server: MakeServer) -> None:
 def test_interrupted_initdb_is_begun_anew(tmp_path: Path, make_server: MakeServer) -> None:
     leaving = tmp_path / "data" / "postgres.new" / "base"
     leaving.mkdir(parents=True)
-    make_server().start()
+    make_server(fresh=True).start()
     assert not leaving.exists()
 
 

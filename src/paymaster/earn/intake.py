@@ -164,9 +164,7 @@ def _is_envelope(body: bytes) -> bool:
     return body.lstrip()[1:].lstrip().startswith(b'"events"')
 
 
-def read_line(
-    raw: bytes, number: int, source: str, now: datetime, limits: Limits
-) -> Event | Fault:
+def read_line(raw: bytes, number: int, source: str, now: datetime, limits: Limits) -> Event | Fault:
     """Read one event, or say what is wrong with it."""
     if len(raw) > limits.line_bytes:
         detail = f"An event has at most {limits.line_bytes} bytes; this one has {len(raw)}."

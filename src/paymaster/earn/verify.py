@@ -35,9 +35,7 @@ class Gold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gold", 
     answer: str = "answer"
 
 
-class Count(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="count", tag_field="kind"
-):
+class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="count", tag_field="kind"):
     """Done after `count` events of the type `event`, all `within_seconds` of the first of them.
 
     With `after` the time runs from an event of that type instead, which must come first. With

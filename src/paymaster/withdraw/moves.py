@@ -129,9 +129,7 @@ async def _wave(
     if changes:
         await store.write_states(tx, changes)
         await store.write_moves(tx, WITHDRAWAL.name, changes)
-        await outbox.put(
-            tx, [_message(tx, p.row, c) for p, c in zip(done, changes, strict=True)]
-        )
+        await outbox.put(tx, [_message(tx, p.row, c) for p, c in zip(done, changes, strict=True)])
     for plan, change in zip(done, changes, strict=True):
         rows[plan.row.id] = replace(
             plan.row,
@@ -288,9 +286,7 @@ async def act(tx: CellTx, steps: Sequence[Step]) -> list[Moved]:
     return [results[index] for index in range(len(steps))]
 
 
-async def cancel(
-    tx: CellTx, user_id: int, withdrawal_id: int, reason: str | None = None
-) -> Moved:
+async def cancel(tx: CellTx, user_id: int, withdrawal_id: int, reason: str | None = None) -> Moved:
     """The user takes the request back. Twice is harmless: `already`, nothing changed.
 
     Raises NotFound `not-found` (also for another user's), Conflict `illegal-move` once it is with

@@ -128,9 +128,7 @@ async def prove(tx: CellRead) -> list[Difference]:
         found.append(Difference("withdrawal-hold", subject, stored, derived))
     for withdrawal_id, stored, derived in await tx.tuples(_MOVES, params):
         subject = text_id("wd", tx.cell, withdrawal_id)
-        found.append(
-            Difference("withdrawal-moves", subject, stored or "no withdrawal", derived)
-        )
+        found.append(Difference("withdrawal-moves", subject, stored or "no withdrawal", derived))
     return found
 
 

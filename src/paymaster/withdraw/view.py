@@ -1,64 +1,241 @@
 """What people are shown: one withdrawal with its whole story, and lists of them.
 
 Lists are paged by key, newest first. A cell answers for itself; the list of a whole environment is
-the merge of its cells' pages (`merge`), and a cursor of it holds for every cell.
+the merge of its cells' pages, and one cursor of it holds for every cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import islice
 from typing import Any
 
 from paymaster.db import audit
-from paymaster.db.audit import Recorded
 from paymaster.db.tx import CellRead
 from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.errors import NotFound
 from paymaster.kernel.ids import Ref, text_id
 from paymaster.kernel.money import Money
-from paymaster.withdraw import story
-from paymaster.withdraw.machine import WITHDRAWAL
+from paymaster.withdraw import view_store
+from paymaster.withdraw.machine import State
+from paymaster.withdraw.view_store import AttemptRow, EntryRow, MoveRow, Shown, VerdictRow
+
+MAX_PAGE = 500
+"""Rows of one page."""
+
+_ABOVE_ALL = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A line of a list."""
+    """A withdrawal as a line of a list. `external_id` is the app's name of the user."""
 
     ref: Ref
-    user_id: int
-    external_id: str
-    destination_id: int
-    destination_kind: str
-    mask: str
-    amount: Money
-    fee: Money
-    state: str
-    reason: str | None
-    rail_account_id: int | None
-    requested_at: datetime
-    trace_id: str
-    version: int
+    row: Shown
 
     @property
     def id(self) -> str:
         """The text id."""
         return text_id("wd", self.ref.cell, self.ref.id)
 
+    @property
+    def amount(self) -> Money:
+        """What the payee gets."""
+        return Money(self.row.amount, self.row.asset)
+
+    @property
+    def fee(self) -> Money:
+        """What the user pays on top."""
+        return Money(self.row.fee, self.row.asset)
+
     def wire(self) -> dict[str, Any]:
         """For JSON."""
+        row, cell = self.row, self.ref.cell
         return {
             "id": self.id,
-            "user": text_id("us", self.ref.cell, self.user_id),
-            "destination": {
-                "id": text_id("de", self.ref.cell, self.destination_id),
-                "kind": self.destination_kind,
-                "mask": self.mask,
-            },
+            "user": text_id("us", cell, row.user_id),
+            "external_id": row.external_id,
+            "destination": text_id("de", cell, row.destination_id),
+            "destination_kind": row.destination_kind,
+            "destination_mask": row.mask,
             "amount": _wire(self.amount),
             "fee": _wire(self.fee),
-            "state": self.state,
-            "reason": self.reason,
-            "requested_at": rfc3339(self.requested_at),
-            "trace_id": self.trace_id,
+            "state": row.state,
+            "reason": row.reason,
+            "requested_at": rfc3339(row.requested_at),
+            "trace_id": row.trace_id,
+            "version": row.version,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What a person or a key did to it."""
+
+    actor: str
+    action: str
+    reason: str | None
+    acted_at: datetime
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything that happened to one withdrawal, oldest first in each list."""
+
+    summary: Summary
+    moves: Sequence[MoveRow]
+    attempts: Sequence[AttemptRow]
+    verdicts: Sequence[VerdictRow]
+    entries: Sequence[EntryRow]
+    acts: Sequence[Act]
+
+    def wire(self) -> dict[str, Any]:
+        """For JSON, for staff: actors, reasons and the provider's own words are in it."""
+        cell = self.summary.ref.cell
+        return {
+            **self.summary.wire(),
+            "moves": [_move(row) for row in self.moves],
+            "attempts": [self._attempt(row) for row in self.attempts],
+            "verdicts": [_verdict(cell, row) for row in self.verdicts],
+            "entries": [self._entry(row) for row in self.entries],
+            "acts": [
+                {
+                    "actor": row.actor,
+                    "action": row.action,
+                    "reason": row.reason,
+                    "at": rfc3339(row.acted_at),
+                    "trace_id": row.trace_id,
+                }
+                for row in self.acts
+            ],
+        }
+
+    def _attempt(self, row: AttemptRow) -> dict[str, Any]:
+        return {
+            "id": text_id("at", self.summary.ref.cell, row.id),
+            "number": row.number,
+            "key": row.key,
+            "batch_key": row.batch_key,
+            "state": row.state,
+            "provider_id": row.provider_id,
+            "code": row.code,
+            "detail": row.detail,
+            "tries": row.tries,
+            "created_at": rfc3339(row.created_at),
+            "resolved_at": rfc3339(row.resolved_at) if row.resolved_at else None,
+            "booked_on": _day(row.booked_on),
+            "returned_on": _day(row.returned_on),
+        }
+
+    def _entry(self, row: EntryRow) -> dict[str, Any]:
+        amount, fee = self.summary.amount, self.summary.fee
+        return {
+            "id": text_id("en", self.summary.ref.cell, row.id),
+            "kind": row.kind,
+            "amount": _wire(amount if row.kind == "returned" else amount + fee),
+            "effective_at": rfc3339(row.effective_at),
+        }
+
+
+def _move(row: MoveRow) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "from": row.source,
+        "event": row.event,
+        "to": row.target,
+        "actor": row.actor,
+        "reason": row.reason,
+        "at": rfc3339(row.moved_at),
+        "seq": row.seq,
+        "trace_id": row.trace_id,
+    }
+
+
+def _verdict(cell: int, row: VerdictRow) -> dict[str, Any]:
+    return {
+        "id": text_id("vd", cell, row.id),
+        "outcome": row.outcome,
+        "reasons": row.reasons,
+        "rule_set_version": row.rule_set_version,
+        "decided_at": rfc3339(row.decided_at),
+    }
+
+
+def _day(day: date | None) -> str | None:
+    return day.isoformat() if day else None
+
+
+def _wire(money: Money) -> dict[str, str]:
+    return {"amount": money.text(), "currency": money.currency}
+
+
+async def story(tx: CellRead, withdrawal_id: int, *, user_id: int | None = None) -> Story:
+    """One withdrawal with all that happened to it; only if it is `user_id`'s, where given.
+
+    Raises NotFound `not-found`.
+    """
+    summary = await one(tx, withdrawal_id, user_id=user_id)
+    acts = await audit.of_subject(tx, summary.id)
+    return Story(
+        summary,
+        await view_store.moves(tx, withdrawal_id),
+        await view_store.attempts(tx, withdrawal_id),
+        await view_store.verdicts(tx, withdrawal_id),
+        await view_store.entries(tx, withdrawal_id),
+        [Act(a.actor, a.action, a.reason, a.acted_at, a.trace_id) for a in acts],
+    )
+
+
+async def one(tx: CellRead, withdrawal_id: int, *, user_id: int | None = None) -> Summary:
+    """One withdrawal; only if it is `user_id`'s, where given. Raises NotFound `not-found`."""
+    rows = await view_store.shown(tx, [withdrawal_id])
+    if not rows or user_id not in (None, rows[0].user_id):
+        raise NotFound("not-found", "There is no such withdrawal.")
+    return Summary(Ref(tx.cell, withdrawal_id), rows[0])
+
+
+async def of_user(
+    tx: CellRead, user_id: int, *, before: int | None = None, limit: int = 50
+) -> list[Summary]:
+    """A user's withdrawals, newest first; the next page starts before the last id shown."""
+    below = _ABOVE_ALL if before is None else before
+    return _page(tx, await view_store.shown_of_user(tx, user_id, below, _bounded(limit)))
+
+
+async def in_state(
+    tx: CellRead, state: State | None, *, before: Ref | None = None, limit: int = 50
+) -> list[Summary]:
+    """This cell's part of an environment's list, of one state or of all; see `merge`.
+
+    `before` is the last withdrawal shown, whichever cell it is in.
+    """
+    below = _ABOVE_ALL
+    if before is not None:
+        # The whole list is ordered by (id, cell): an equal id in a lower cell comes after it.
+        below = before.id + 1 if tx.cell < before.cell else before.id
+    if state is None:
+        return _page(tx, await view_store.shown_all(tx, below, _bounded(limit)))
+    return _page(tx, await view_store.shown_in_state(tx, state.value, below, _bounded(limit)))
+
+
+def merge(pages: Iterable[Sequence[Summary]], limit: int = 50) -> list[Summary]:
+    """The pages of several cells as one, newest first."""
+    found = [summary for page in pages for summary in page]
+    found.sort(key=lambda summary: (summary.ref.id, summary.ref.cell), reverse=True)
+    return list(islice(found, limit))
+
+
+async def counts(tx: CellRead) -> Mapping[str, int]:
+    """How many withdrawals of this cell are in each state, states without any left out."""
+    return await view_store.count_by_state(tx)
+
+
+def _page(tx: CellRead, rows: Sequence[Shown]) -> list[Summary]:
+    return [Summary(Ref(tx.cell, row.id), row) for row in rows]
+
+
+def _bounded(limit: int) -> int:
+    return max(1, min(limit, MAX_PAGE))

@@ -137,11 +137,15 @@ class EmbeddedPostgres:
                 self._let_go_of_pipe()
 
     def owner_dsn(self, database: str) -> str:
-        """A URL for the superuser who owns the schema. Holds the password: never log it."""
+        """A URL for the superuser who owns the schema. Holds the password: never log it.
+
+        Raises:
+            EmbeddedPostgresError: no server runs here, whoever was to start it.
+        """
         return self._dsn(OWNER_ROLE, database)
 
     def app_dsn(self, database: str) -> str:
-        """A URL for the unprivileged role of the application. Holds the password: never log it."""
+        """A URL for the unprivileged role of the application, as `owner_dsn`."""
         return self._dsn(APP_ROLE, database)
 
     def create_database(self, name: str, *, template: str = "template0") -> None:
@@ -358,9 +362,11 @@ class EmbeddedPostgres:
             ) from error
 
     def _dsn(self, role: str, database: str) -> str:
-        status = self._status
+        status = self._live() or self._status
         if status is None:
-            raise EmbeddedPostgresError("call start() before asking for a connection string")
+            raise EmbeddedPostgresError(
+                f"PostgreSQL in {self._folder.root} is not running: start it first"
+            )
         password = quote(self._folder.secret(role), safe="")
         host = quote(str(status.socket_dir), safe="")
         return (

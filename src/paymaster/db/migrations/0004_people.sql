@@ -39,3 +39,4 @@ CREATE TABLE destination (
     version integer NOT NULL,
     UNIQUE (user_id, kind, fingerprint, currency)
 );
+CREATE INDEX destination_fingerprint ON destination (fingerprint);

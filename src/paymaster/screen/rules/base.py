@@ -107,7 +107,7 @@ class Parameters:
     def amounts(self, name: str, *, required: bool) -> AmountTable:
         """A table of amounts, with `levels` beside it for those that differ by KYC level."""
         base = self._table(self._take(name), name)
-        if required and not base and not self.has("levels"):
+        if required and not self._data.get(name) and not self.has("levels"):
             self.problem(name, 'Give at least one amount, such as {"EUR": "10.00"}.')
         known = [level.value for level in KycLevel]
         levels: dict[str, Mapping[str, str]] = {}

@@ -1,0 +1,233 @@
+"""The SQL of claims on batches and attempts. Private to the package; one statement a function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from paymaster.db.tx import CellRead, CellTx
+
+
+async def lock_held(tx: CellTx, claims: Sequence[tuple[int, int]]) -> set[int]:
+    """Lock batches in order of id; those that are still leased under the claim's token."""
+    rows = await tx.tuples(
+        """
+        SELECT b.id FROM batch b
+            JOIN unnest(%s::bigint[], %s::bigint[]) AS u (id, token) ON u.id = b.id
+        WHERE b.state = 'sending' AND b.lease_token = u.token
+        ORDER BY b.id FOR UPDATE OF b
+        """,
+        ([batch_id for batch_id, _ in claims], [token for _, token in claims]),
+    )
+    return {row[0] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchChange:
+    """What the end of a call writes to a batch that is locked."""
+
+    id: int
+    state: str
+    due_at: datetime | None
+    detail: str | None
+
+
+async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
+    """Write states; the lease ends."""
+    if not changes:
+        return
+    await tx.execute(
+        """
+        UPDATE batch b SET state = u.state, due_at = u.due, detail = coalesce(u.detail, b.detail),
+            lease_token = 0, version = b.version + 1
+        FROM unnest(%s::bigint[], %s::text[], %s::timestamptz[], %s::text[])
+            AS u (id, state, due, detail)
+        WHERE b.id = u.id
+        """,
+        (
+            [change.id for change in changes],
+            [change.state for change in changes],
+            [change.due_at for change in changes],
+            [change.detail for change in changes],
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """An order as it was stored. `unresolved` counts payments without a final answer."""
+
+    id: int
+    batch_key: str
+    rail_account_id: int
+    sealed: bytes = field(repr=False)
+    digest: bytes
+    state: str
+    tries: int
+    created_at: datetime
+    sent_at: datetime | None
+    keys: list[str]
+    unresolved: int
+
+
+async def take_due(
+    tx: CellTx, rail_account_id: int, state: str, limit: int
+) -> list[BatchRow]:
+    """Lock due batches of an account in a state, oldest first."""
+    return await tx.fetch(
+        """
+        SELECT b.id, b.batch_key, b.rail_account_id, b.sealed, b.digest, b.state, b.tries,
+            b.created_at, b.sent_at,
+            (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
+            (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
+                AND a.state IN ('sending', 'unknown')) AS unresolved
+        FROM batch b
+        WHERE b.rail_account_id = %s AND b.state = %s AND b.due_at <= %s
+        ORDER BY b.due_at, b.id LIMIT %s FOR UPDATE OF b SKIP LOCKED
+        """,
+        (rail_account_id, state, tx.now, limit),
+        BatchRow,
+    )
+
+
+async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
+    """Lock unknown batches by id, those that nobody else works on."""
+    return await tx.fetch(
+        """
+        SELECT b.id, b.batch_key, b.rail_account_id, b.sealed, b.digest, b.state, b.tries,
+            b.created_at, b.sent_at,
+            (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
+            (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
+                AND a.state IN ('sending', 'unknown')) AS unresolved
+        FROM batch b WHERE b.id = ANY(%s) AND b.state = 'unknown'
+        ORDER BY b.id FOR UPDATE OF b SKIP LOCKED
+        """,
+        (list(batch_ids),),
+        BatchRow,
+    )
+
+
+async def lease(tx: CellTx, batch_ids: Sequence[int], token: int, until: datetime) -> None:
+    """This process alone may send these batches until then."""
+    await tx.execute(
+        "UPDATE batch SET state = 'sending', lease_token = %s, due_at = %s, tries = tries + 1,"
+        " sent_at = %s, version = version + 1 WHERE id = ANY(%s)",
+        (token, until, tx.now, list(batch_ids)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A claimed attempt that the provider is asked about."""
+
+    id: int
+    batch_id: int
+    key: str
+    state: str
+    tries: int
+    lease_token: int
+    sent_at: datetime | None
+
+
+async def claim_attempts(
+    tx: CellTx, rail_account_id: int, limit: int, token: int, until: datetime
+) -> list[Asked]:
+    """Claim due attempts without a final answer, oldest first."""
+    return await tx.fetch(
+        """
+        WITH due AS (
+            SELECT id FROM attempt WHERE rail_account_id = %s AND due_at <= %s
+                AND state IN ('unknown', 'sent')
+            ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+        )
+        UPDATE attempt a SET due_at = %s, lease_token = %s, tries = a.tries + 1
+        FROM due, batch b WHERE a.id = due.id AND b.id = a.batch_id
+        RETURNING a.id, a.batch_id, a.key, a.state, a.tries, a.lease_token, b.sent_at
+        """,
+        (rail_account_id, tx.now, limit, until, token),
+        Asked,
+    )
+
+
+async def lock_asked(tx: CellTx, claims: Sequence[tuple[int, int]]) -> set[int]:
+    """Lock attempts in order of id; those that are still leased under the claim's token."""
+    rows = await tx.tuples(
+        """
+        SELECT a.id FROM attempt a
+            JOIN unnest(%s::bigint[], %s::bigint[]) AS u (id, token) ON u.id = a.id
+        WHERE a.lease_token = u.token ORDER BY a.id FOR UPDATE OF a
+        """,
+        ([attempt_id for attempt_id, _ in claims], [token for _, token in claims]),
+    )
+    return {row[0] for row in rows}
+
+
+async def ask_later(tx: CellTx, attempts: Sequence[tuple[int, datetime]]) -> None:
+    """No final answer yet: ask again then; the lease ends, the count of tries stays."""
+    if not attempts:
+        return
+    await tx.execute(
+        """
+        UPDATE attempt a SET due_at = u.due, lease_token = 0
+        FROM unnest(%s::bigint[], %s::timestamptz[]) AS u (id, due)
+        WHERE a.id = u.id AND a.state IN ('unknown', 'sent')
+        """,
+        ([attempt_id for attempt_id, _ in attempts], [due_at for _, due_at in attempts]),
+    )
+
+
+async def stop_asking(tx: CellTx, rail_account_id: int, limit: int) -> int:
+    """Attempts of a rail that cannot be asked: reports will tell; how many there were."""
+    return await tx.execute(
+        """
+        UPDATE attempt SET due_at = NULL WHERE id IN (
+            SELECT id FROM attempt WHERE rail_account_id = %s AND due_at <= %s
+            ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+        )
+        """,
+        (rail_account_id, tx.now, limit),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """An attempt as people see it."""
+
+    id: int
+    withdrawal_id: int | None
+    transfer_id: int | None
+    number: int
+    batch_id: int
+    batch_state: str
+    rail_account_id: int
+    key: str
+    amount: int
+    asset: str
+    state: str
+    provider_id: str | None
+    code: str | None
+    detail: str | None
+    tries: int
+    created_at: datetime
+    sent_at: datetime | None
+    resolved_at: datetime | None
+    booked_on: date | None
+    returned_on: date | None
+
+
+async def attempts_of(
+    tx: CellRead, *, withdrawal_id: int | None = None, transfer_id: int | None = None
+) -> list[AttemptView]:
+    """The attempts of a withdrawal or a transfer, oldest first."""
+    return await tx.fetch(
+        """
+        SELECT a.id, a.withdrawal_id, a.transfer_id, a.number, a.batch_id, b.state AS batch_state,
+            a.rail_account_id, a.key, a.amount, a.asset, a.state, a.provider_id, a.code, a.detail,
+            a.tries, a.created_at, b.sent_at, a.resolved_at, a.booked_on, a.returned_on
+        FROM attempt a JOIN batch b ON b.id = a.batch_id
+        WHERE a.withdrawal_id = %s OR a.transfer_id = %s ORDER BY a.number
+        """,
+        (withdrawal_id, transfer_id),
+        AttemptView,
+    )

@@ -1,0 +1,59 @@
+"""What dispatch works with: the accounts, their rails, the key to sealed orders, and its pace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.kernel.retry import Backoff
+from paymaster.rails.base import Prepared, Rail
+from paymaster.secrets.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much at once and how long. `lease` must be longer than `call`, or holders lose to the
+    clock what they are still doing."""
+
+    items: int = 200
+    lease: timedelta = timedelta(seconds=120)
+    call: timedelta = timedelta(seconds=90)
+    send_again: Backoff = Backoff(timedelta(seconds=1), timedelta(minutes=10))
+    ask_again: Backoff = Backoff(timedelta(seconds=2), timedelta(minutes=15))
+    poll_again: Backoff = Backoff(timedelta(seconds=30), timedelta(hours=1))
+    look_again: timedelta = timedelta(minutes=5)
+    """After which a payment that no account can make or prepare is looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """One environment's way out. Made anew when the accounts are read again."""
+
+    accounts: Mapping[int, PayoutAccount]
+    rails: Mapping[str, Rail]
+    sealer: Sealer
+    pace: Pace = field(default_factory=Pace)
+
+    def rail(self, account: PayoutAccount) -> Rail | None:
+        """The rail of an account; None when this process does not have it installed."""
+        return self.rails.get(account.rail.rail)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A claimed batch: what this process alone may send until `until`.
+
+    `replay`: an earlier try of the same bytes may have been executed. `absent`: payments of which
+    the provider has proven since that it was not.
+    """
+
+    batch_id: int
+    account: PayoutAccount
+    prepared: Prepared
+    lease_token: int
+    until: datetime
+    tries: int
+    replay: bool = False
+    absent: frozenset[str] = frozenset()

@@ -1,0 +1,178 @@
+"""The network, outside any transaction; then transaction 2: what the provider said.
+
+    yes        outcomes, applied one by one; a payment that the answer leaves out is unknown
+    never      nothing left this machine: the same order is due again, with the same bytes
+    no         the order was refused: all its payments are, if no earlier try may have been taken
+    unknown    everything else: silence, a broken answer, a fault of ours, the end of this process
+
+Transaction 2 writes only under the lease of transaction 1. A process that was stopped past its
+lease and wakes up finds another token in the row and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from paymaster.db.tx import CellTx
+from paymaster.dispatch import batch_store, outcome
+from paymaster.dispatch.batch_store import BatchChange
+from paymaster.dispatch.desk import Desk, Order, Pace
+from paymaster.dispatch.failures import waits_for_funds
+from paymaster.dispatch.machine import AttemptState
+from paymaster.kernel.clock import Clock
+from paymaster.kernel.errors import NeverSent, PaymasterError, RailRefused
+from paymaster.observe import get_logger
+from paymaster.rails.base import Outcome, Rail, Verdict
+
+_log = get_logger(__name__)
+
+
+class Answer(StrEnum):
+    """How a call to a provider ended."""
+
+    ANSWERED = "answered"
+    NEVER = "never"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    LATE = "late"
+    """The lease had run out before anything was sent: somebody else has the order now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one call brought."""
+
+    order: Order
+    answer: Answer
+    outcomes: tuple[Outcome, ...] = ()
+    code: str | None = None
+    detail: str | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether this speaks for the provider: it answered, and not that our money is short."""
+        if self.answer is Answer.REFUSED:
+            return not waits_for_funds(self.code)
+        return self.answer is Answer.ANSWERED
+
+
+async def call(rail: Rail, order: Order, pace: Pace, clock: Clock) -> Sent:
+    """Send an order; never raises but for being cancelled. Not inside a transaction."""
+    if clock.now() >= order.until:
+        return Sent(order, Answer.LATE)
+    try:
+        async with asyncio.timeout(pace.call.total_seconds()):
+            outcomes = await rail.send(order.account.rail, order.prepared)
+    except NeverSent as error:
+        return _failed(order, Answer.NEVER, error)
+    except RailRefused as error:
+        return _failed(order, Answer.REFUSED, error)
+    except PaymasterError as error:
+        return _failed(order, Answer.UNKNOWN, error)
+    except TimeoutError:
+        return Sent(order, Answer.UNKNOWN, (), "call-timeout", "No answer in time.")
+    except Exception as error:  # noqa: BLE001 - whatever it was, the order may be under way
+        _log.error("send_failed", batch=order.prepared.batch_key, error=type(error).__name__)
+        return Sent(order, Answer.UNKNOWN, (), "rail-fault", type(error).__name__)
+    return Sent(order, Answer.ANSWERED, tuple(outcomes))
+
+
+def _failed(order: Order, answer: Answer, error: PaymasterError) -> Sent:
+    return Sent(order, answer, (), error.extra.get("code") or error.slug, error.detail)
+
+
+async def finish(
+    tx: CellTx, desk: Desk, sent: Sequence[Sent], random: Random
+) -> list[outcome.Applied]:
+    """Transaction 2 for calls that have ended: orders whose lease is still theirs are written."""
+    held = await batch_store.lock_held(
+        tx, [(each.order.batch_id, each.order.lease_token) for each in sent]
+    )
+    applied: list[outcome.Applied] = []
+    changes: list[BatchChange] = []
+    for each in sent:
+        if each.order.batch_id not in held:
+            _log.warning("lease_lost", batch=each.order.prepared.batch_key)
+            continue
+        known = _outcomes(each)
+        results = await outcome.apply(
+            tx, each.order.account.id, known, evidence=f"send:{each.answer}"
+        )
+        left = [result.key for result in results if result.state == AttemptState.SENDING]
+        if left and each.answer is Answer.ANSWERED:
+            # What could not be applied (another amount, say) leaves it open whether it was paid.
+            lost = [Outcome(key, Verdict.UNKNOWN) for key in left]
+            results += await outcome.apply(tx, each.order.account.id, lost, evidence="send:unclear")
+        applied += results
+        changes.append(_change(tx, desk, each, results, random))
+    await batch_store.write(tx, changes)
+    return applied
+
+
+def _outcomes(sent: Sent) -> list[Outcome]:
+    """What is known about each payment of the order."""
+    order, keys = sent.order, sent.order.prepared.keys
+    match sent.answer:
+        case Answer.ANSWERED:
+            said = {each.key: each for each in sent.outcomes if each.key in keys}
+            missing = [
+                Outcome(key, Verdict.UNKNOWN, detail="the answer does not name it")
+                for key in keys
+                if key not in said
+            ]
+            found = [*said.values(), *missing]
+            return [_no_proof(each) for each in found]
+        case Answer.REFUSED:
+            proven = order.absent if order.replay else frozenset(keys)
+            return [
+                Outcome(key, Verdict.REJECTED, code=sent.code, detail=sent.detail)
+                for key in keys
+                if key in proven
+            ]
+        case Answer.UNKNOWN if not order.replay:
+            return [
+                Outcome(key, Verdict.UNKNOWN, code=sent.code, detail=sent.detail) for key in keys
+            ]
+        case _:
+            return []
+
+
+def _no_proof(found: Outcome) -> Outcome:
+    """In the answer to an order, not knowing the payment proves nothing."""
+    if found.verdict is not Verdict.NOT_FOUND:
+        return found
+    return Outcome(found.key, Verdict.UNKNOWN, found.provider_id, found.code, found.detail)
+
+
+def _change(
+    tx: CellTx,
+    desk: Desk,
+    sent: Sent,
+    results: Sequence[outcome.Applied],
+    random: Random,
+) -> BatchChange:
+    """The order's own state, and when it is looked at again."""
+    order, pace = sent.order, desk.pace
+    again = tx.now + pace.send_again.delay(order.tries, random)
+    unclear = {AttemptState.SENDING.value, AttemptState.UNKNOWN.value}
+    unknown = any(each.state in unclear for each in results)
+    if sent.answer is Answer.ANSWERED and not unknown:
+        state, due_at = "sent", None
+    elif sent.answer is Answer.REFUSED and (
+        not order.replay or order.absent >= set(order.prepared.keys)
+    ):
+        state, due_at = "refused", None
+    elif sent.answer is Answer.NEVER and not order.replay:
+        state, due_at = "prepared", again
+    else:
+        state, due_at = "unknown", again
+    return BatchChange(order.batch_id, state, due_at, _detail(sent))
+
+
+def _detail(sent: Sent) -> str | None:
+    said = ": ".join(part for part in (sent.code, sent.detail) if part)
+    return said[:200] or None
