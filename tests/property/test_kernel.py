@@ -100,7 +100,7 @@ def test_sums_are_those_of_the_minor_units_or_a_refusal(left: int, right: int, c
         else:
             with pytest.raises(Refusal, match="amount-too-large"):
                 make()
-    assert -(-Money(left, currency)) == Money(left, currency)
+    assert (-Money(left, currency)).minor == -left
 
 
 @given(left=SOME, right=SOME)
@@ -316,7 +316,6 @@ def test_the_projects_machines_are_whole(machine: Machine):
         before = set(reached)
         reached |= {move.target.value for move in machine.moves if move.source.value in reached}
     assert reached == machine.states(), "a state cannot be reached"
-    assert machine.terminal(), "nothing ever ends"
     assert set(type(machine.initial)) == {type(machine.initial)(s) for s in machine.states()}
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from paymaster.screen import (
     evaluate,
     replay,
 )
+from paymaster.screen.rules import KNOWN
 
 NOW = datetime(2026, 11, 20, 9, 0, 0, 123456, tzinfo=UTC)
 HOUR, TODAY = Window(Scope.USER, 3600), Window(Scope.USER, None)
@@ -306,6 +308,21 @@ def test_facts_that_contradict_themselves_cannot_be_made():
     ):
         with pytest.raises(Broken):
             make()
+
+
+def test_every_rule_is_on_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "concepts" / "screening.md").read_text()
+    assert [name for name in KNOWN if f"| `{name}` |" not in page] == []
+
+
+def test_one_destination_of_many_users():
+    rule_set = one("shared_destination", users=2)
+    about = facts()
+    assert about.destination is not None
+    for users, expected in ((1, "approved"), (2, "approved"), (3, "review")):
+        shared = replace(about, destination=replace(about.destination, users=users))
+        assert outcome(shared, rule_set) == expected
+    assert outcome(replace(about, destination=None), rule_set) == "approved"
 
 
 # ------------------------------------------------------------------------------------ parameters

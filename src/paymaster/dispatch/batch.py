@@ -102,9 +102,7 @@ async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[Waiting]) -
     )
 
 
-async def claim_queued(
-    tx: CellTx, desk: Desk, account: PayoutAccount, room: int
-) -> list[Order]:
+async def claim_queued(tx: CellTx, desk: Desk, account: PayoutAccount, room: int) -> list[Order]:
     """Make orders of what waits for an account, if its window has closed; at most `room` orders."""
     rail = desk.rail(account)
     if rail is None or room < 1 or not account.active:
@@ -154,9 +152,7 @@ async def _form(
 async def _withdrawal_items(
     tx: CellTx, desk: Desk, account: PayoutAccount, waiting: Sequence[Waiting]
 ) -> list[_Item]:
-    steps = [
-        moves.Step(one.id, moves.Event.SEND, rail_account_id=account.id) for one in waiting
-    ]
+    steps = [moves.Step(one.id, moves.Event.SEND, rail_account_id=account.id) for one in waiting]
     moved = await moves.move(tx, steps)
     sending = [one for one, result in zip(waiting, moved, strict=True) if result.done]
     payees = await _payees(tx, desk, sorted({one.destination_id for one in sending}))

@@ -71,9 +71,7 @@ class BatchRow:
     unresolved: int
 
 
-async def take_due(
-    tx: CellTx, rail_account_id: int, state: str, limit: int
-) -> list[BatchRow]:
+async def take_due(tx: CellTx, rail_account_id: int, state: str, limit: int) -> list[BatchRow]:
     """Lock due batches of an account in a state, oldest first."""
     return await tx.fetch(
         """

@@ -12,17 +12,24 @@ from paymaster.rails.base import Prepared, Rail
 from paymaster.secrets.sealing import Sealer
 
 
+_SEND_AGAIN = Backoff(timedelta(seconds=1), timedelta(minutes=10))
+_ASK_AGAIN = Backoff(timedelta(seconds=2), timedelta(minutes=15))
+_POLL_AGAIN = Backoff(timedelta(seconds=30), timedelta(hours=1))
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much at once and how long. `lease` must be longer than `call`, or holders lose to the
-    clock what they are still doing."""
+    """How much at once, and how long.
+
+    `lease` must be longer than `call`, or a holder loses to the clock what it is still doing.
+    """
 
     items: int = 200
     lease: timedelta = timedelta(seconds=120)
     call: timedelta = timedelta(seconds=90)
-    send_again: Backoff = Backoff(timedelta(seconds=1), timedelta(minutes=10))
-    ask_again: Backoff = Backoff(timedelta(seconds=2), timedelta(minutes=15))
-    poll_again: Backoff = Backoff(timedelta(seconds=30), timedelta(hours=1))
+    send_again: Backoff = _SEND_AGAIN
+    ask_again: Backoff = _ASK_AGAIN
+    poll_again: Backoff = _POLL_AGAIN
     look_again: timedelta = timedelta(minutes=5)
     """After which a payment that no account can make or prepare is looked at again."""
 

@@ -236,7 +236,10 @@ DICTIONARY: dict[str, Failure] = {
 
 
 def find(code: str | None) -> Failure:
-    """What a code means; for one that is not known, that it is not. `code: detail` is understood."""
+    """What a code means; for one that is not known, that it is not.
+
+    A reason as withdrawals carry it, `code: detail`, is understood too.
+    """
     code = code.partition(":")[0] if code else code
     known = DICTIONARY.get(code or "")
     if known is not None:

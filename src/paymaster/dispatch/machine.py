@@ -94,19 +94,11 @@ def _booked() -> tuple[Move, ...]:
     """Statements are facts, in whatever order they and the provider's answers come."""
     early = (TransferState.SENDING, TransferState.UNKNOWN, TransferState.SENT)
     return (
-        *(
-            Move(s, TransferEvent.BOOK_OUT, TransferState.OUT_BOOKED, "topup_out") for s in early
-        ),
+        *(Move(s, TransferEvent.BOOK_OUT, TransferState.OUT_BOOKED, "topup_out") for s in early),
         *(Move(s, TransferEvent.BOOK_IN, TransferState.IN_BOOKED, "topup_in") for s in early),
-        Move(
-            TransferState.OUT_BOOKED, TransferEvent.BOOK_IN, TransferState.DONE, "topup_in"
-        ),
-        Move(
-            TransferState.IN_BOOKED, TransferEvent.BOOK_OUT, TransferState.DONE, "topup_out"
-        ),
-        Move(
-            TransferState.OUT_BOOKED, TransferEvent.BOOK_BACK, TransferState.FAILED, "topup_back"
-        ),
+        Move(TransferState.OUT_BOOKED, TransferEvent.BOOK_IN, TransferState.DONE, "topup_in"),
+        Move(TransferState.IN_BOOKED, TransferEvent.BOOK_OUT, TransferState.DONE, "topup_out"),
+        Move(TransferState.OUT_BOOKED, TransferEvent.BOOK_BACK, TransferState.FAILED, "topup_back"),
     )
 
 

@@ -135,9 +135,7 @@ async def _wave(
     second = [
         (index, outcome, AttemptEvent.RETURN)
         for index, outcome, event in first
-        if outcome.verdict is Verdict.RETURNED
-        and event is AttemptEvent.PAY
-        and results[index].done
+        if outcome.verdict is Verdict.RETURNED and event is AttemptEvent.PAY and results[index].done
     ]
     results.update(await _step(tx, book, second))
     return results
@@ -164,7 +162,7 @@ def _judge(
         return event
     if event is AttemptEvent.RETURN and ATTEMPT.allows(row.state, AttemptEvent.PAY):
         return AttemptEvent.PAY
-    same = any(m.target == row.state and m.event == event for m in ATTEMPT.moves)
+    same = any(m.target.value == row.state and m.event.value == event.value for m in ATTEMPT.moves)
     return _refused(row, "already" if same else "superseded", None)
 
 

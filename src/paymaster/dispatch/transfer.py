@@ -221,13 +221,13 @@ def _find(state: str, event: TransferEvent) -> Move | None:
 
 
 def _why_not(state: str, event: TransferEvent) -> str:
-    led_here = any(m.target == state and m.event == event for m in TRANSFER.moves)
+    led_here = any(m.target.value == state and m.event.value == event.value for m in TRANSFER.moves)
     return "already" if led_here else "illegal-move"
 
 
 def _change(tx: CellTx, row: Transfer, found: Move, step: Step) -> Change:
     due_at = step.due_at
-    if found.target == TransferState.REQUESTED and due_at is None:
+    if found.target.value == TransferState.REQUESTED.value and due_at is None:
         due_at = tx.now
     return Change(
         row.id,

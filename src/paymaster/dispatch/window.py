@@ -87,9 +87,7 @@ async def move_on(tx: CellTx, rail_account_id: int, window: str, time_zone: str)
     )
 
 
-async def close_now(
-    tx: CellTx, rail_account_id: int, treasury_cell: int, reason: str
-) -> None:
+async def close_now(tx: CellTx, rail_account_id: int, treasury_cell: int, reason: str) -> None:
     """Close the account's window in this cell now: what waits for it leaves at once. Audited."""
     await tx.execute(
         """

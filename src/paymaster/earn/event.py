@@ -12,9 +12,11 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something a user did. `user` is the app's own id; `task` a text id, or with `campaign` the
-    app's own names of both. `payload` never carries an amount that counts: prices are the task's.
-    `line` is its place in the batch, `raw` the bytes it came as, `digest` tells bodies apart.
+    """Something a user did.
+
+    `user` is the app's own id; `task` a text id, or with `campaign` the app's own names of both.
+    `payload` never carries an amount that counts: prices are the task's. `line` is its place in
+    the batch, `raw` the bytes it came as, `digest` tells bodies apart.
     """
 
     source: str

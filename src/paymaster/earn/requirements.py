@@ -57,6 +57,10 @@ class Requirements(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
             self.maximum_age is None or oldest <= self.maximum_age
         )
 
+    def stored(self) -> dict[str, Any]:
+        """As it is stored and shown."""
+        return msgspec.json.decode(msgspec.json.encode(self))
+
     def problems(self, at: str) -> list[Problem]:
         """What is wrong with the conditions themselves."""
         found = [

@@ -62,11 +62,14 @@ def rfc3339(moment: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Read RFC 3339 with an offset. Raises ValueError when it has none."""
+    """Read RFC 3339 with an offset. Raises ValueError for all else."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("the time has no offset")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is out of range") from None
 
 
 def monotonic_seconds() -> float:

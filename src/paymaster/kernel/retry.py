@@ -16,8 +16,12 @@ class Backoff:
 
     def delay(self, tries: int, random: Random) -> timedelta:
         """How long to wait after `tries` failures (>= 1): between half of and the full step."""
-        step = min(self.first * 2 ** min(max(tries - 1, 0), 40), self.most)
-        return step * (0.5 + random.random() / 2)
+        step = self.first
+        for _ in range(min(tries - 1, 60)):
+            if step >= self.most:
+                break
+            step *= 2
+        return min(step, self.most) * (0.5 + random.random() / 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,11 @@ class DirectoryTransport:
         forbid_network()
         return await asyncio.to_thread(self._list)
 
-    async def get(self, name: str) -> bytes | None:
+    async def get(self, names: Sequence[str]) -> dict[str, bytes]:
         """See FileTransport."""
         forbid_network()
-        return await asyncio.to_thread(self._get, name) if is_ours_to_read(name) else None
+        found = [(name, await asyncio.to_thread(self._get, name)) for name in names]
+        return {name: body for name, body in found if body is not None}
 
     def _put(self, name: str, body: bytes) -> None:
         final, part = self._outgoing / name, self._outgoing / part_name(name)
@@ -119,6 +120,8 @@ class DirectoryTransport:
         return sorted(found, key=lambda file: (file.modified_at, file.name))
 
     def _get(self, name: str) -> bytes | None:
+        if not is_ours_to_read(name):
+            return None
         path = self._incoming / name
         try:
             before = path.stat()

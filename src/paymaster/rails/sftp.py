@@ -52,7 +52,7 @@ class SftpPlace:
     incoming: str = "/out"
     source_address: str | None = None
     proxy_command: str | None = None
-    timeout_seconds: float = 30.0
+    timeout_seconds: float = 60.0
 
 
 class SftpTransport:
@@ -131,25 +131,20 @@ class SftpTransport:
             ) from error
         return sorted(found, key=lambda file: (file.modified_at, file.name))
 
-    async def get(self, name: str) -> bytes | None:
-        """See FileTransport."""
-        if not is_ours_to_read(name):
-            return None
-        path = f"{self._place.incoming}/{name}"
+    async def get(self, names: Sequence[str]) -> dict[str, bytes]:
+        """See FileTransport. One connection serves them all."""
+        found: dict[str, bytes] = {}
         try:
             async with self._session() as sftp:
-                before = await _size(sftp, path)
-                if before is None or before > MAX_FILE_BYTES:
-                    return None
-                body = await _read(sftp, path)
-                after = await _size(sftp, path)
-        except asyncssh.SFTPNoSuchFile:
-            return None
+                for name in filter(is_ours_to_read, names):
+                    body = await _read_whole(sftp, f"{self._place.incoming}/{name}")
+                    if body is not None:
+                        found[name] = body
         except (asyncssh.Error, OSError) as error:
             raise NeverSent(
-                "transport-unreachable", f"{name} cannot be read: {_say(error)}."
+                "transport-unreachable", f"The bank's files cannot be read: {_say(error)}."
             ) from error
-        return body if before == after == len(body) else None
+        return found
 
     @asynccontextmanager
     async def _session(self) -> AsyncGenerator[asyncssh.SFTPClient]:
@@ -214,6 +209,18 @@ async def _size(sftp: asyncssh.SFTPClient, path: str) -> int | None:
 async def _read(sftp: asyncssh.SFTPClient, path: str) -> bytes:
     async with sftp.open(path, "rb") as handle:
         return cast("bytes", await handle.read(MAX_FILE_BYTES))
+
+
+async def _read_whole(sftp: asyncssh.SFTPClient, path: str) -> bytes | None:
+    """The file; None when it is gone, too large, or has another size after reading than before."""
+    before = await _size(sftp, path)
+    if before is None or before > MAX_FILE_BYTES:
+        return None
+    try:
+        body = await _read(sftp, path)
+    except asyncssh.SFTPNoSuchFile:
+        return None
+    return body if before == await _size(sftp, path) == len(body) else None
 
 
 async def _there(sftp: asyncssh.SFTPClient, final: str, body: bytes) -> bool:

@@ -2,7 +2,7 @@
 
     put     at most one file of a name ever reaches the bank; says honestly what it knows
     list    what lies there for us, oldest first
-    get     one of them, whole
+    get     some of them, each whole or not at all
 
 `put` writes `.NAME.part` first and renames it without overwriting; the bank reads nothing that
 begins with a dot. So whatever happens before the rename has delivered nothing (NeverSent), and
@@ -59,8 +59,11 @@ class FileTransport(Protocol):
         """
         ...
 
-    async def get(self, name: str) -> bytes | None:
-        """The file's bytes; None when it is gone, still growing or too large. Raises as `list`."""
+    async def get(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Files by name, without those that are gone, still growing or too large.
+
+        Raises as `list`.
+        """
         ...
 
 

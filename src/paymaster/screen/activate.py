@@ -12,10 +12,12 @@ from typing import Any
 from paymaster.db import audit
 from paymaster.db.tx import ControlRead, ControlTx
 from paymaster.kernel.errors import Broken, Conflict
+from paymaster.kernel.money import Money
 from paymaster.screen import store
 from paymaster.screen.defaults import default_rule_set
 from paymaster.screen.facts import KycLevel
 from paymaster.screen.rule_set import RuleSet
+from paymaster.screen.rules.base import ANY_CURRENCY
 from paymaster.screen.rules.maximum import Maximum
 from paymaster.screen.rules.minimum import Minimum
 from paymaster.screen.verdict import Outcome
@@ -72,17 +74,20 @@ async def activate(
 
 def limits(rule_set: RuleSet) -> dict[str, Limits]:
     """What a request is refused for at once, by currency: the bounds that mean `denied`."""
-    found: dict[str, Limits] = {}
+    least: dict[str, list[Money]] = {}
+    most: dict[str, list[Money]] = {}
     for spec in rule_set.rules:
         rule = spec.rule
-        if not isinstance(rule, Minimum | Maximum) or rule.outcome is not Outcome.DENIED:
-            continue
-        for currency in _currencies(rule):
-            bound = rule.amounts.find(currency, KycLevel.NONE)
-            known = found.get(currency, Limits())
-            found[currency] = (
-                Limits(_higher(known.minimum, bound), known.maximum)
-                if isinstance(rule, Minimum)
-                else Limits(known.minimum, _lower(known.maximum, bound))
-            )
-    return found
+        if isinstance(rule, Minimum | Maximum) and rule.outcome is Outcome.DENIED:
+            bounds = least if isinstance(rule, Minimum) else most
+            named = {*rule.amounts.amounts, *rule.amounts.levels.get(KycLevel.NONE.value, {})}
+            for currency in named - {ANY_CURRENCY}:
+                bound = rule.amounts.find(currency, KycLevel.NONE)
+                if bound is not None:
+                    bounds.setdefault(currency, []).append(bound)
+    return {
+        currency: Limits(
+            max(least.get(currency, ()), default=None), min(most.get(currency, ()), default=None)
+        )
+        for currency in sorted({*least, *most})
+    }

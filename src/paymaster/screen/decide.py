@@ -2,11 +2,11 @@
 
     tx 1  claim    due ones -> `screening`, under a lease
           (between the two the caller may ask the directory how many users share a destination)
-    tx 2  decide   facts from the cell, verdict by the pure rules, verdict row, move - all or nothing
+    tx 2  decide   facts from the cell, verdict by the pure rules, verdict row, move: all or nothing
 
-A worker that dies in between loses its lease and another one claims again; one that was stopped past
-its lease and goes on is refused by the fence. Windows are measured back from the moment of the
-request, not of the judgement: a queue that has grown long does not let a burst of requests pass.
+A worker that dies in between loses its lease and another one claims again; one that was stopped
+past its lease and goes on is refused by the fence. Windows are measured back from the moment of
+the request, not of the judgement: a long queue does not let a burst of requests pass.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ async def decide(
             event, reason = Event.REVIEW, verdict
         steps.append(Step(one.withdrawal_id, event, reason, lease_token=one.lease_token))
     moved = await move(tx, steps)
-    told = [one for one in moved if _changed(one) and one.withdrawal_id in verdicts]
+    told = [m for m in moved if (m.done or m.diverted) and m.withdrawal_id in verdicts]
     await store.insert_verdicts(
         tx,
         rule_set.version,
@@ -159,16 +159,8 @@ def _reason(verdict: Verdict) -> str | None:
     return ", ".join(dict.fromkeys(ids)) or None
 
 
-def _changed(moved: Moved) -> bool:
-    """Whether the withdrawal left `screening`: as decided, or to a person for its standing."""
-    return moved.done or moved.state == State.IN_REVIEW and moved.slug in _STANDING
-
-
-_STANDING = frozenset({"user-suspended", "user-closed", "destination-closed"})
-
-
 def _decided(moved: Moved, verdict: Verdict | None) -> Decided:
-    if not _changed(moved):
+    if not (moved.done or moved.diverted):
         return Decided(moved.withdrawal_id, None, moved.state, moved.slug)
     if verdict is None:
         return Decided(moved.withdrawal_id, None, moved.state, "screening-failed")

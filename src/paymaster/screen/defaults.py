@@ -46,6 +46,7 @@ def default_rule_set(version: int = 1) -> RuleSet:
                     "rule": "cooling_off",
                     "parameters": {"seconds": _DAY_SECONDS, "exempt_up_to": _in_each(100)},
                 },
+                {"rule": "shared_destination", "parameters": {"users": 3}},
             ],
         }
     )

@@ -103,11 +103,15 @@ class UserFacts:
 
 @dataclass(frozen=True, slots=True)
 class DestinationFacts:
-    """Where the money would go: the keyed fingerprint in hex, and since when it is known."""
+    """Where the money would go: the keyed fingerprint in hex, and since when it is known.
+
+    `users` is how many users of the environment have it, as far as anybody has counted.
+    """
 
     kind: str
     fingerprint: str
     added_at: datetime
+    users: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "added_at", _utc(self.added_at))

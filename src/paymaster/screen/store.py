@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 from paymaster.db.tx import CellRead, CellTx, ControlRead, ControlTx, json
 from paymaster.kernel.clock import milliseconds
@@ -43,9 +43,7 @@ async def claim(
     )
 
 
-async def postpone(
-    tx: CellTx, ids: Sequence[int], tokens: Sequence[int], due_at: datetime
-) -> int:
+async def postpone(tx: CellTx, ids: Sequence[int], tokens: Sequence[int], due_at: datetime) -> int:
     """Come back to claimed withdrawals at `due_at`; those whose lease was lost stay as they are."""
     return await tx.execute(
         """
@@ -61,8 +59,7 @@ async def due_now(tx: CellTx, withdrawal_id: int, state: str) -> bool:
     """Make a withdrawal due at once if it is in this state."""
     return bool(
         await tx.execute(
-            "UPDATE withdrawal SET due_at = %s, version = version + 1"
-            " WHERE id = %s AND state = %s",
+            "UPDATE withdrawal SET due_at = %s, version = version + 1 WHERE id = %s AND state = %s",
             (tx.now, withdrawal_id, state),
         )
     )
@@ -125,9 +122,7 @@ class Sum:
     amount: int
 
 
-async def sums(
-    tx: CellRead, scope: Scope, spans: Sequence[Span], void: Sequence[str]
-) -> list[Sum]:
+async def sums(tx: CellRead, scope: Scope, spans: Sequence[Span], void: Sequence[str]) -> list[Sum]:
     """Counts and sums over other withdrawals of the same user, or to the same fingerprint.
 
     Those in a `void` state do not count. "Before" is by time of request, then by id, so that of two
@@ -148,7 +143,7 @@ async def sums(
     )
 
 
-_SUMS_OF_USER = """
+_SUMS_OF_USER: LiteralString = """
     SELECT s.id AS withdrawal_id, s.w AS window, o.asset, count(*) AS count,
         sum(o.amount)::bigint AS amount
     FROM unnest(%(ids)s::bigint[], %(windows)s::int[], %(since)s::timestamptz[],
@@ -160,7 +155,7 @@ _SUMS_OF_USER = """
     GROUP BY s.id, s.w, o.asset
 """
 
-_SUMS_OF_DESTINATION = """
+_SUMS_OF_DESTINATION: LiteralString = """
     SELECT s.id AS withdrawal_id, s.w AS window, o.asset, count(*) AS count,
         sum(o.amount)::bigint AS amount
     FROM unnest(%(ids)s::bigint[], %(windows)s::int[], %(since)s::timestamptz[],

@@ -55,14 +55,15 @@ class Step:
 class Moved:
     """What became of a step: the state after it, and why not if it was not `done`.
 
-    `user-suspended`, `user-closed` and `destination-closed` with state `in_review` mean that the
-    withdrawal went to a person instead of to the rail.
+    `diverted` means that the withdrawal went to a person instead of to the rail, because `slug`
+    says how its user or destination stands.
     """
 
     withdrawal_id: int
     done: bool
     state: str
     slug: str | None
+    diverted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,8 @@ async def _wave(
             lease_token=change.lease_token,
             version=change.version + 1,
         )
-        results[plan.index] = Moved(plan.row.id, plan.slug is None, change.target, plan.slug)
+        diverted = plan.slug is not None
+        results[plan.index] = Moved(plan.row.id, not diverted, change.target, plan.slug, diverted)
     return results
 
 

@@ -164,7 +164,7 @@ async def test_nothing_moves_inside_a_transaction(bank: BankServer) -> None:
     transport = SftpTransport(bank.place())
     token = TRANSACTION_OPEN.set(True)
     try:
-        for attempt in (transport.put(NAME, BODY), transport.list(), transport.get(NAME)):
+        for attempt in (transport.put(NAME, BODY), transport.list(), transport.get([NAME])):
             with pytest.raises(Broken) as caught:
                 await attempt
             assert caught.value.slug == "network-inside-transaction"
@@ -192,7 +192,7 @@ async def test_a_folder_that_is_not_there(bank: BankServer) -> None:
     transport = SftpTransport(bank.place(incoming="/nowhere"))
     with pytest.raises(NeverSent):
         await transport.list()
-    assert await transport.get("a.xml") is None
+    assert await transport.get(["a.xml"]) == {}
 
 
 async def lists_and_reads(transport: SftpTransport | DirectoryTransport, folder: Path) -> None:
@@ -203,9 +203,8 @@ async def lists_and_reads(transport: SftpTransport | DirectoryTransport, folder:
     found = await transport.list()
     assert [(file.name, file.size) for file in found] == [("b.xml", 5000), ("a.xml", 5000)]
     assert found[0].modified_at.isoformat() == "2023-11-14T22:13:20+00:00"
-    assert await transport.get("a.xml") == b"a.xml" * 1000
-    assert await transport.get("gone.xml") is None
-    assert await transport.get("../out/a.xml") is None
+    wanted = ["b.xml", "a.xml", "gone.xml", "../out/a.xml", ".hidden.xml"]
+    assert await transport.get(wanted) == {name: name.encode() * 1000 for name in wanted[:2]}
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.contract.sandbox.support import Client, Process, Receiver, Sftp, set_up, sftp_session
 
 from paymaster_sandbox import World, WorldConfig
-from tests.contract.sandbox.support import Client, Process, Receiver, Sftp, set_up, sftp_session
 
 
 @pytest.fixture

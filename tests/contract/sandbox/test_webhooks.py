@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime
 
-from paymaster_sandbox import World
 from tests.contract.sandbox.support import PSP, Client, Heard, Receiver, eventually, wallet
+
+from paymaster_sandbox import World
 
 ADA = wallet(1)
 
@@ -111,4 +112,3 @@ async def test_a_new_address_takes_over_what_is_pending(client: Client, receiver
     await client.control("clock", advance_seconds=60)
     await eventually(lambda: other.heard)
     await other.down()
-

@@ -103,16 +103,15 @@ class Iso20022Rail:
         """See FetchesFiles. Raises NeverSent when the bank cannot be reached."""
         transport = open_transport(self._deps, account)
         waiting = [file for file in await transport.list() if file.name not in seen]
-        fetched: list[RemoteFile] = []
+        wanted: list[str] = []
         size = 0
         for file in waiting[:MAX_FETCHED_FILES]:
             size += file.size
-            if fetched and size > MAX_FETCHED_BYTES:
+            if wanted and size > MAX_FETCHED_BYTES:
                 break
-            body = await transport.get(file.name)
-            if body is not None:
-                fetched.append(RemoteFile(file.name, body))
-        return fetched
+            wanted.append(file.name)
+        found = await transport.get(wanted) if wanted else {}
+        return [RemoteFile(name, found[name]) for name in wanted if name in found]
 
     def read_file(
         self, account: RailAccount, name: str, body: bytes

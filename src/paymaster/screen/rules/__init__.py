@@ -9,6 +9,7 @@ from paymaster.screen.rules.cooling_off import CoolingOff
 from paymaster.screen.rules.daily_limit import DailyLimit
 from paymaster.screen.rules.maximum import Maximum
 from paymaster.screen.rules.minimum import Minimum
+from paymaster.screen.rules.shared_destination import SharedDestination
 from paymaster.screen.rules.standing import AccountStanding
 from paymaster.screen.rules.velocity import Velocity
 
@@ -28,5 +29,6 @@ KNOWN: dict[str, dict[int, RuleKind]] = {
     "daily_limit": {1: DailyLimit},
     "velocity": {1: Velocity},
     "cooling_off": {1: CoolingOff},
+    "shared_destination": {1: SharedDestination},
 }
 """Name to version to rule. A version that has judged stays, or its verdicts cannot be replayed."""

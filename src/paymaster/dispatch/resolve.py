@@ -1,0 +1,227 @@
+"""What nobody answered: only proof moves it on, and nothing is ever sent anew under another key.
+
+    ask       the provider, by our key, where it can be asked
+    replay    the same bytes under the same key, where the provider has said that this is safe:
+              after it has proven that it does not know the payment, or, where it cannot be asked,
+              because it refuses a second copy by itself; never after the replay window
+    wait      for the report or the statement otherwise
+
+A holder whose lease ran out while sending has left an unknown order behind, whatever it did.
+Accepted payments are asked about too, in growing intervals: a lost message must not strand money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+
+from paymaster.db.tx import CellTx
+from paymaster.dispatch import batch_store, outcome
+from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.dispatch.batch_store import Asked, BatchChange, BatchRow
+from paymaster.dispatch.desk import Desk, Order, Pace
+from paymaster.dispatch.machine import AttemptState
+from paymaster.kernel.clock import Clock
+from paymaster.kernel.errors import Broken
+from paymaster.observe import get_logger
+from paymaster.rails.base import Outcome, Prepared, Queries, RailCaps, Verdict
+from paymaster.secrets.sealing import place
+
+_log = get_logger(__name__)
+_WAIT_FOR_REPORT = timedelta(hours=1)
+_SWEEP_ASKED = timedelta(minutes=15)
+
+
+async def expire(tx: CellTx, account: PayoutAccount, limit: int) -> int:
+    """Orders whose holder has gone silent become unknown; how many."""
+    rows = await batch_store.take_due(tx, account.id, "sending", limit)
+    lost = [Outcome(key, Verdict.UNKNOWN, code="lease-expired") for row in rows for key in row.keys]
+    await outcome.apply(tx, account.id, lost, evidence="lease")
+    changes = [
+        BatchChange(row.id, "unknown", tx.now, "lease-expired: its sender went silent")
+        for row in rows
+    ]
+    await batch_store.write(tx, changes)
+    return len(rows)
+
+
+async def claim_prepared(tx: CellTx, desk: Desk, account: PayoutAccount, room: int) -> list[Order]:
+    """Orders of which nothing has ever left: claim them to be sent now, at most `room`."""
+    rows = await batch_store.take_due(tx, account.id, "prepared", room)
+    return await _claim(tx, desk, account, rows, replay=False)
+
+
+async def claim_replays(tx: CellTx, desk: Desk, account: PayoutAccount, room: int) -> list[Order]:
+    """Unknown orders of a rail that cannot be asked: claim those that may be replayed.
+
+    The others are looked at again later; an order whose payments have all been answered is done.
+    """
+    rail = desk.rail(account)
+    rows = await batch_store.take_due(tx, account.id, "unknown", max(room, 1))
+    if rail is None or not rows:
+        return []
+    asks = isinstance(rail, Queries)
+    ready: list[BatchRow] = []
+    waiting: list[BatchChange] = []
+    for row in rows:
+        if row.unresolved and not asks and _may_replay(rail.caps, row, desk.pace, tx.now):
+            ready.append(row)
+        elif row.unresolved:
+            again = tx.now + (_SWEEP_ASKED if asks else _WAIT_FOR_REPORT)
+            waiting.append(BatchChange(row.id, "unknown", again, None))
+        else:
+            waiting.append(BatchChange(row.id, "answered", None, None))
+    await batch_store.write(tx, waiting)
+    return await _claim(tx, desk, account, ready, replay=True)
+
+
+async def claim_proven(
+    tx: CellTx, desk: Desk, account: PayoutAccount, absent: Mapping[int, frozenset[str]]
+) -> list[Order]:
+    """Orders with payments that the provider has proven not to know: claim them for a replay."""
+    rail = desk.rail(account)
+    if rail is None:
+        return []
+    rows = [
+        row
+        for row in await batch_store.take_unknown(tx, list(absent))
+        if row.unresolved and _may_replay(rail.caps, row, desk.pace, tx.now)
+    ]
+    return await _claim(tx, desk, account, rows, replay=True, absent=absent)
+
+
+def _may_replay(caps: RailCaps, row: BatchRow, pace: Pace, now: datetime) -> bool:
+    """Whether the provider still knows the key, and will for as long as the replay may take."""
+    window = caps.replay_window
+    return window is not None and now + pace.lease < row.created_at + window
+
+
+async def _claim(
+    tx: CellTx,
+    desk: Desk,
+    account: PayoutAccount,
+    rows: Sequence[BatchRow],
+    *,
+    replay: bool,
+    absent: Mapping[int, frozenset[str]] | None = None,
+) -> list[Order]:
+    orders: list[Order] = []
+    broken: list[BatchChange] = []
+    until = tx.now + desk.pace.lease
+    for row in rows:
+        try:
+            prepared = _reopened(tx, desk, row)
+        except Broken as error:
+            _log.error("order_unreadable", batch=row.batch_key, slug=error.slug)
+            again = tx.now + _WAIT_FOR_REPORT
+            broken.append(BatchChange(row.id, row.state, again, f"{error.slug}: {error.detail}"))
+            continue
+        gone = (absent or {}).get(row.id, frozenset())
+        orders.append(
+            Order(row.id, account, prepared, tx.commit_id, until, row.tries + 1, replay, gone)
+        )
+    await batch_store.write(tx, broken)
+    await batch_store.lease(tx, [order.batch_id for order in orders], tx.commit_id, until)
+    return orders
+
+
+def _reopened(tx: CellTx, desk: Desk, row: BatchRow) -> Prepared:
+    """The stored order, byte for byte. Raises Broken `sealed-damaged` or `order-altered`."""
+    body = desk.sealer.open_bytes(row.sealed, place("batch", tx.cell, row.id))
+    if hashlib.sha256(body).digest() != row.digest:
+        raise Broken("order-altered", f"The bytes of {row.batch_key} are not those that were made.")
+    return Prepared(row.batch_key, body, tuple(row.keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the provider said about one attempt, when asked at `asked_at`."""
+
+    asked: Asked
+    outcome: Outcome
+    asked_at: datetime
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the provider answered."""
+        return self.outcome.verdict is not Verdict.UNKNOWN
+
+
+async def claim_questions(tx: CellTx, desk: Desk, account: PayoutAccount, room: int) -> list[Asked]:
+    """Attempts that are due to be asked about, at most `room`."""
+    rail = desk.rail(account)
+    if rail is not None and not isinstance(rail, Queries):
+        await batch_store.stop_asking(tx, account.id, desk.pace.items)
+        return []
+    if rail is None or room < 1:
+        return []
+    until = tx.now + desk.pace.lease
+    return await batch_store.claim_attempts(tx, account.id, room, tx.id(), until)
+
+
+async def ask(
+    rail: Queries, account: PayoutAccount, asked: Asked, pace: Pace, clock: Clock
+) -> Told:
+    """Ask; never raises but for being cancelled. Not inside a transaction."""
+    at = clock.now()
+    try:
+        async with asyncio.timeout(pace.call.total_seconds()):
+            found = await rail.query(account.rail, asked.key)
+    except TimeoutError:
+        found = Outcome(asked.key, Verdict.UNKNOWN, detail="No answer in time.")
+    except Exception as error:  # noqa: BLE001 - a question that fails has found out nothing
+        _log.warning("query_failed", key=asked.key, error=type(error).__name__)
+        found = Outcome(asked.key, Verdict.UNKNOWN, detail=type(error).__name__)
+    if found.key != asked.key:
+        found = Outcome(asked.key, Verdict.UNKNOWN, detail="The answer names another payment.")
+    return Told(asked, found, at)
+
+
+async def conclude(
+    tx: CellTx, desk: Desk, account: PayoutAccount, told: Sequence[Told], random: Random
+) -> dict[int, frozenset[str]]:
+    """Apply the answers; the payments, by batch, that are proven not to be at the provider."""
+    held = await batch_store.lock_asked(
+        tx, [(each.asked.id, each.asked.lease_token) for each in told]
+    )
+    mine = [each for each in told if each.asked.id in held]
+    decisive = [
+        each.outcome
+        for each in mine
+        if each.outcome.verdict not in {Verdict.UNKNOWN, Verdict.NOT_FOUND}
+    ]
+    applied = await outcome.apply(tx, account.id, decisive, evidence="query")
+    moved = {each.key for each in applied if each.done}
+    later = [
+        (each.asked.id, tx.now + _pause(each.asked, desk.pace, random))
+        for each in mine
+        if each.asked.key not in moved
+    ]
+    await batch_store.ask_later(tx, later)
+    rail = desk.rail(account)
+    absent: dict[int, set[str]] = {}
+    for each in mine:
+        if rail is not None and _proves_absence(rail.caps, each):
+            absent.setdefault(each.asked.batch_id, set()).add(each.asked.key)
+    return {batch_id: frozenset(keys) for batch_id, keys in absent.items()}
+
+
+def _pause(asked: Asked, pace: Pace, random: Random) -> timedelta:
+    backoff = pace.ask_again if asked.state == AttemptState.UNKNOWN else pace.poll_again
+    return backoff.delay(asked.tries, random)
+
+
+def _proves_absence(caps: RailCaps, told: Told) -> bool:
+    """Not found, asked long enough after the last try that the provider would know it by now."""
+    lag, sent_at = caps.not_found_is_proof_after, told.asked.sent_at
+    return (
+        told.outcome.verdict is Verdict.NOT_FOUND
+        and told.asked.state == AttemptState.UNKNOWN
+        and lag is not None
+        and sent_at is not None
+        and told.asked_at - sent_at >= lag
+    )

@@ -1,0 +1,250 @@
+"""The loop of one environment: what is due is claimed, and goes its way in its account's lane.
+
+`tick` claims and returns at once; the network runs in tasks of its own, so a provider that hangs
+holds up nothing but itself. A process may be stopped anywhere: what it had claimed becomes unknown
+when the lease runs out, and is resolved by whoever is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from random import Random
+from typing import Any, TypeVar
+
+from paymaster.db.cells import Databases
+from paymaster.db.pool import CellDb
+from paymaster.db.tx import Actor, CellTx
+from paymaster.dispatch import accounts, batch, resolve, send, store, window
+from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.dispatch.batch_store import Asked
+from paymaster.dispatch.desk import Desk, Order, Pace
+from paymaster.dispatch.lane import Lane
+from paymaster.kernel.clock import monotonic_seconds
+from paymaster.kernel.errors import Busy
+from paymaster.kernel.ids import new_trace_id
+from paymaster.observe import Metrics, get_logger
+from paymaster.rails.base import Queries, Rail
+from paymaster.secrets.sealing import Sealer
+
+T = TypeVar("T")
+_log = get_logger(__name__)
+_REFRESH_SECONDS = 2.0
+
+
+class Dispatcher:
+    """Sends and resolves for one environment; one object a process."""
+
+    def __init__(
+        self,
+        dbs: Databases,
+        environment_id: int,
+        rails: Mapping[str, Rail],
+        sealer: Sealer,
+        *,
+        metrics: Metrics | None = None,
+        pace: Pace | None = None,
+        random: Random | None = None,
+        actor: Actor | None = None,
+    ) -> None:
+        self._dbs = dbs
+        self._environment_id = environment_id
+        self._desk = Desk({}, rails, sealer, pace or Pace())
+        self._metrics = metrics or Metrics()
+        self._random = random or Random()  # noqa: S311 - jitter, not a secret
+        self._actor = actor or Actor("role:dispatch")
+        self._lanes: dict[int, Lane] = {}
+        self._windows: set[tuple[int, int, str]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refreshed: float | None = None
+
+    @property
+    def lanes(self) -> Mapping[int, Lane]:
+        """The lanes by account id."""
+        return self._lanes
+
+    async def tick(self, cell: int) -> int:
+        """Claim what is due in a cell and set it going; how many things were claimed.
+
+        Raises Busy when the database cannot be reached.
+        """
+        await self._refresh()
+        db, ids = self._dbs.cell(cell), list(self._desk.accounts)
+        due: dict[int, set[str]] = {}
+        for one in await db.read(lambda tx: store.due(tx, ids)):
+            due.setdefault(one.rail_account_id, set()).add(one.work)
+        claimed = 0
+        for account_id, work in due.items():
+            account = self._desk.accounts.get(account_id)
+            if account is not None:
+                claimed += await self._guarded(self._serve, db, account, work)
+        if "approved" in due.get(0, ()):
+            claimed += await self._guarded(self._approved, db)
+        return claimed
+
+    async def drain(self) -> None:
+        """Wait until everything under way has ended."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def stop(self) -> None:
+        """Break off what is under way; its leases run out and somebody resolves it."""
+        for task in set(self._tasks):
+            task.cancel()
+        await self.drain()
+
+    async def _guarded(self, work: Callable[..., Awaitable[int]], *args: Any) -> int:
+        """A fault in one account's work is logged and leaves the others alone."""
+        try:
+            return await work(*args)
+        except Busy:
+            raise
+        except Exception as error:  # noqa: BLE001 - one account's fault stops no other
+            _log.exception("dispatch_failed", error=type(error).__name__)
+            return 0
+
+    async def _refresh(self) -> None:
+        now = monotonic_seconds()
+        if self._refreshed is not None and now - self._refreshed < _REFRESH_SECONDS:
+            return
+        found = await accounts.load(self._dbs, self._environment_id)
+        self._desk = Desk(found, self._desk.rails, self._desk.sealer, self._desk.pace)
+        for account in found.values():
+            self._lanes.setdefault(account.id, Lane()).configure(account)
+        self._refreshed = now
+
+    async def reload(self) -> None:
+        """Read the accounts again at the next tick, whatever the time."""
+        self._refreshed = None
+
+    def _now(self) -> datetime:
+        return self._dbs.clock.now()
+
+    async def _run(self, db: CellDb, work: Callable[[CellTx], Awaitable[T]]) -> T:
+        return await db.run(self._actor, new_trace_id(), work)
+
+    async def _serve(self, db: CellDb, account: PayoutAccount, work: set[str]) -> int:
+        """Everything but routing, for one account; what is oldest first."""
+        desk, lane, claimed = self._desk, self._lanes[account.id], 0
+        if "batch" in work:
+            claimed += await self._run(db, lambda tx: resolve.expire(tx, account, desk.pace.items))
+            for claim in (resolve.claim_prepared, resolve.claim_replays):
+                room = lane.room(self._now())
+                if room:
+                    orders = await self._run(db, lambda tx: claim(tx, desk, account, room))  # noqa: B023
+                    claimed += self._deliver(db, account, orders)
+        if "attempt" in work:
+            room = lane.room(self._now())
+            asked = await self._run(db, lambda tx: resolve.claim_questions(tx, desk, account, room))
+            claimed += self._ask(db, account, asked)
+        if self._may_leave(db, account, work) and (room := lane.room(self._now())):
+            orders = await self._run(db, lambda tx: batch.claim_queued(tx, desk, account, room))
+            claimed += self._deliver(db, account, orders)
+        return claimed
+
+    def _may_leave(self, db: CellDb, account: PayoutAccount, work: set[str]) -> bool:
+        """Whether it is worth a transaction to look for what waits for the account."""
+        if account.payout_window == window.ALWAYS:
+            return bool(work & {"queued", "transfer"})
+        if "window" in work:
+            return True
+        known = (db.number, account.id, account.payout_window)
+        first_look = bool(work & {"queued", "transfer"}) and known not in self._windows
+        self._windows.add(known)
+        return first_look
+
+    async def _approved(self, db: CellDb) -> int:
+        desk, now = self._desk, self._now()
+        rooms = {account_id: lane.room(now) for account_id, lane in self._lanes.items()}
+        healthy = frozenset(i for i, lane in self._lanes.items() if lane.healthy(now))
+        orders = await self._run(db, lambda tx: batch.claim_approved(tx, desk, rooms, healthy))
+        grouped: dict[int, list[Order]] = {}
+        for order in orders:
+            grouped.setdefault(order.account.id, []).append(order)
+        for group in grouped.values():
+            self._deliver(db, group[0].account, group)
+        return len(orders) + 1
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("lane_failed", error=type(error).__name__, exc_info=error)
+
+    def _deliver(self, db: CellDb, account: PayoutAccount, orders: Sequence[Order]) -> int:
+        rail = self._desk.rail(account)
+        if rail is not None and orders:
+            self._lanes[account.id].begin(len(orders))
+            self._start(self._send_all(db, account, rail, orders))
+        return len(orders)
+
+    async def _send_all(
+        self, db: CellDb, account: PayoutAccount, rail: Rail, orders: Sequence[Order]
+    ) -> None:
+        """Send orders side by side; those that end together are written together."""
+        desk, lane, clock = self._desk, self._lanes[account.id], self._dbs.clock
+        began = monotonic_seconds()
+        pending = {
+            asyncio.create_task(send.call(rail, order, desk.pace, clock)) for order in orders
+        }
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                sent = [task.result() for task in done]
+                lane.end(len(sent))
+                for each in sent:
+                    self._measure(account, each, monotonic_seconds() - began)
+                    lane.record(success=each.healthy, now=self._now())
+                await self._finish(db, desk, sent)
+        finally:
+            lane.end(len(pending))
+            for task in pending:
+                task.cancel()
+
+    def _measure(self, account: PayoutAccount, sent: send.Sent, seconds: float) -> None:
+        rail = account.rail.rail
+        self._metrics.dispatch_attempts.labels(rail, sent.answer.value).inc()
+        self._metrics.rail_call_duration_seconds.labels(rail).observe(seconds)
+
+    async def _finish(self, db: CellDb, desk: Desk, sent: Sequence[send.Sent]) -> None:
+        """Write what calls brought; if that fails together, each alone."""
+        try:
+            await self._run(db, lambda tx: send.finish(tx, desk, sent, self._random))
+        except Exception as error:  # noqa: BLE001 - the lease runs out and the order is resolved
+            if len(sent) == 1:
+                batch_key = sent[0].order.prepared.batch_key
+                _log.exception("finish_failed", batch=batch_key, error=type(error).__name__)
+                return
+            for each in sent:
+                await self._finish(db, desk, [each])
+
+    def _ask(self, db: CellDb, account: PayoutAccount, asked: Sequence[Asked]) -> int:
+        rail = self._desk.rail(account)
+        if isinstance(rail, Queries) and asked:
+            self._lanes[account.id].begin(len(asked))
+            self._start(self._ask_all(db, account, rail, asked))
+        return len(asked)
+
+    async def _ask_all(
+        self, db: CellDb, account: PayoutAccount, rail: Queries, asked: Sequence[Asked]
+    ) -> None:
+        desk, lane, clock = self._desk, self._lanes[account.id], self._dbs.clock
+        try:
+            told = await asyncio.gather(
+                *(resolve.ask(rail, account, each, desk.pace, clock) for each in asked)
+            )
+        finally:
+            lane.end(len(asked))
+        for each in told:
+            lane.record(success=each.healthy, now=self._now())
+        absent = await self._run(
+            db, lambda tx: resolve.conclude(tx, desk, account, told, self._random)
+        )
+        if absent:
+            orders = await self._run(db, lambda tx: resolve.claim_proven(tx, desk, account, absent))
+            self._deliver(db, account, orders)

@@ -1,0 +1,104 @@
+"""The SQL on attempts and orders in the payouts' cells, as far as statements prove them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from paymaster.db.tx import CellTx, ReadTx
+
+
+@dataclass(slots=True)
+class AttemptRow:
+    """An attempt while lines are booked on it; changed in place, written at the end."""
+
+    id: int
+    key: str
+    batch_id: int
+    rail_account_id: int
+    amount: int
+    asset: str
+    state: str
+    withdrawal_id: int | None
+    booked_on: date | None
+    booked_line: str | None
+    returned_on: date | None
+    returned_line: str | None
+
+
+async def lock_attempts(
+    tx: CellTx, keys: Sequence[str], batch_keys: Sequence[str]
+) -> list[AttemptRow]:
+    """Attempts by their own key or as part of an order, locked in order of id."""
+    return await tx.fetch(
+        """
+        SELECT id, key, batch_id, rail_account_id, amount, asset, state, withdrawal_id, booked_on,
+            booked_line, returned_on, returned_line
+        FROM attempt
+        WHERE key = ANY(%s) OR batch_id = ANY(
+            ARRAY(SELECT b.id FROM batch b WHERE b.batch_key = ANY(%s)))
+        ORDER BY id FOR UPDATE
+        """,
+        (list(keys), list(batch_keys)),
+        AttemptRow,
+    )
+
+
+async def find_batches(tx: ReadTx, keys: Sequence[str]) -> dict[str, int]:
+    """Orders by key."""
+    rows = await tx.tuples("SELECT batch_key, id FROM batch WHERE batch_key = ANY(%s)", (list(keys),))
+    return {row[0]: row[1] for row in rows}
+
+
+async def write_bookings(tx: CellTx, rows: Sequence[AttemptRow]) -> None:
+    """Write on which day, by which line, attempts were booked and came back."""
+    await tx.execute(
+        """
+        UPDATE attempt a SET booked_on = u.b, booked_line = u.l, returned_on = u.r,
+            returned_line = u.m, version = a.version + 1
+        FROM unnest(%s::bigint[], %s::date[], %s::text[], %s::date[], %s::text[])
+            AS u (i, b, l, r, m)
+        WHERE a.id = u.i
+        """,
+        (
+            [row.id for row in rows],
+            [row.booked_on for row in rows],
+            [row.booked_line for row in rows],
+            [row.returned_on for row in rows],
+            [row.returned_line for row in rows],
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UnbookedRow:
+    """An attempt whose proof on a statement is overdue."""
+
+    id: int
+    amount: int
+    asset: str
+    is_return: bool
+    since: datetime
+
+
+async def unbooked(
+    tx: ReadTx, rail_account_id: int, before: datetime, limit: int
+) -> list[UnbookedRow]:
+    """Paid or returned before a moment, without the line that shows it; oldest first."""
+    return await tx.fetch(
+        """
+        (SELECT id, amount, asset, false AS is_return, resolved_at AS since FROM attempt
+         WHERE rail_account_id = %(account)s AND booked_on IS NULL
+            AND state IN ('paid', 'returned') AND resolved_at < %(before)s
+         ORDER BY id LIMIT %(limit)s)
+        UNION ALL
+        (SELECT id, amount, asset, true, resolved_at FROM attempt
+         WHERE rail_account_id = %(account)s AND returned_on IS NULL
+            AND state = 'returned' AND resolved_at < %(before)s
+         ORDER BY id LIMIT %(limit)s)
+        ORDER BY is_return, id LIMIT %(limit)s
+        """,
+        {"account": rail_account_id, "before": before, "limit": limit},
+        UnbookedRow,
+    )
