@@ -97,6 +97,7 @@ class SandboxHarness:
     def __init__(self, found: Outside, account: RailAccount, make: MakeRail | None = None) -> None:
         self.outside = found
         self.account = account
+        self.seen: set[str] = set()
         self._make = make
 
     def make_rail(self) -> Rail:

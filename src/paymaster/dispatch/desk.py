@@ -11,7 +11,6 @@ from paymaster.kernel.retry import Backoff
 from paymaster.rails.base import Prepared, Rail
 from paymaster.secrets.sealing import Sealer
 
-
 _SEND_AGAIN = Backoff(timedelta(seconds=1), timedelta(minutes=10))
 _ASK_AGAIN = Backoff(timedelta(seconds=2), timedelta(minutes=15))
 _POLL_AGAIN = Backoff(timedelta(seconds=30), timedelta(hours=1))

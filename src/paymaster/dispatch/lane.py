@@ -14,6 +14,7 @@ from paymaster.kernel.retry import Circuit
 
 DEFAULT_CONCURRENCY = 8
 DEFAULT_RATE_PER_SECOND = 100
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class Lane:
     rate: int = DEFAULT_RATE_PER_SECOND
     circuit: Circuit = field(default_factory=Circuit)
     busy: int = 0
-    _tokens: float = field(default=0.0, init=False)
+    _tokens: int = field(default=0, init=False)
     _filled_at: datetime | None = field(default=None, init=False)
 
     def configure(self, account: PayoutAccount) -> None:
@@ -42,7 +43,7 @@ class Lane:
             return 0
         limit = 1 if self.circuit.open_until is not None else self.concurrency
         self._fill(now)
-        return max(0, min(limit - self.busy, int(self._tokens)))
+        return max(0, min(limit - self.busy, self._tokens))
 
     def begin(self, calls: int) -> None:
         """Calls that were given room begin."""
@@ -59,8 +60,10 @@ class Lane:
 
     def _fill(self, now: datetime) -> None:
         if self._filled_at is None:
-            self._tokens = float(self.rate)
-        elif now > self._filled_at:
-            gained = (now - self._filled_at) / timedelta(seconds=1) * self.rate
-            self._tokens = min(float(self.rate), self._tokens + gained)
-        self._filled_at = now if self._filled_at is None else max(now, self._filled_at)
+            self._tokens, self._filled_at = self.rate, now
+            return
+        gained = (now - self._filled_at) * self.rate // _SECOND
+        if gained > 0:
+            self._tokens = min(self.rate, self._tokens + gained)
+            # What is left of a token stays: the next one is not delayed by having asked.
+            self._filled_at = max(now - _SECOND, self._filled_at + _SECOND * gained / self.rate)

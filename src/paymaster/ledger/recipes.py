@@ -13,7 +13,7 @@ booked     clearing -> intercell | intercell -> cash       a payout on the state
 unbooked   cash -> intercell | intercell -> clearing       a return on the statement
 lease      budget -> intercell | intercell -> budget       a slice of a budget for another cell
 topup      transit -> cash (bank) | cash (rail) -> transit
-rail_fee   rail fees -> cash
+rail_fee   rail fees -> cash                  (and back, when the rail gives it back)
 suspend    cash <-> suspense                   a line nobody can explain yet
 write_off  loss -> debt
 """
@@ -178,6 +178,21 @@ def rail_fee(rail_account_id: int, amount: Money) -> Postings:
     asset = amount.currency
     expense = Account("rail_fees", rail_account_id, asset)
     return (Posting(expense, Account("cash", rail_account_id, asset), amount),)
+
+
+def rail_fee_back(rail_account_id: int, amount: Money) -> Postings:
+    """The rail gave back what it had charged."""
+    asset = amount.currency
+    expense = Account("rail_fees", rail_account_id, asset)
+    return (Posting(Account("cash", rail_account_id, asset), expense, amount),)
+
+
+def explain(rail_account_id: int, against: Account, amount: Money) -> Postings:
+    """A person says what a suspended line was; positive came in, negative went out."""
+    suspense = Account("suspense", rail_account_id, amount.currency)
+    if amount.minor < 0:
+        return (Posting(against, suspense, -amount),)
+    return (Posting(suspense, against, amount),)
 
 
 def suspend(rail_account_id: int, amount: Money) -> Postings:

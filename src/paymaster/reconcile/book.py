@@ -99,7 +99,7 @@ async def _attempts(
 def _judge(
     tx: CellTx, work: _Work, question: Question, found: tuple[str, list[AttemptRow]] | None
 ) -> None:
-    """Answer at once what cannot be booked or is booked by this line; leave the rest as bookings."""
+    """Answer what cannot be booked, or was booked by this very line; leave the rest as bookings."""
     matched, attempts = found or ("", [])
     same = [attempt for attempt in attempts if _line(question, attempt) == question.line]
     if same:
@@ -201,8 +201,7 @@ async def _post(tx: CellTx, work: _Work) -> None:
         question = booking.question
         if question.line in work.answers:
             continue
-        for attempt in booking.attempts:
-            entries.append(_entry(tx, work, next(ids), question, attempt))
+        entries.extend(_entry(tx, work, next(ids), question, a) for a in booking.attempts)
         booked.extend(booking.attempts)
         work.answers[question.line] = _done(tx, question, booking.matched, booking.attempts)
     for result in await post(tx, entries):

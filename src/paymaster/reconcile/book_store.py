@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from paymaster.db.tx import CellTx, ReadTx
+from paymaster.reconcile.decide import TransferRow
 
 
 @dataclass(slots=True)
@@ -47,7 +48,9 @@ async def lock_attempts(
 
 async def find_batches(tx: ReadTx, keys: Sequence[str]) -> dict[str, int]:
     """Orders by key."""
-    rows = await tx.tuples("SELECT batch_key, id FROM batch WHERE batch_key = ANY(%s)", (list(keys),))
+    rows = await tx.tuples(
+        "SELECT batch_key, id FROM batch WHERE batch_key = ANY(%s)", (list(keys),)
+    )
     return {row[0]: row[1] for row in rows}
 
 
@@ -101,4 +104,35 @@ async def unbooked(
         """,
         {"account": rail_account_id, "before": before, "limit": limit},
         UnbookedRow,
+    )
+
+
+async def find_transfers(tx: ReadTx, keys: Sequence[str]) -> dict[str, TransferRow]:
+    """Treasury transfers by the keys of their attempts."""
+    rows = await tx.fetch(
+        """
+        SELECT a.key, t.id AS transfer_id, a.id AS attempt_id, t.from_account_id, t.to_account_id,
+            t.amount, t.asset
+        FROM attempt a JOIN transfer t ON t.id = a.transfer_id WHERE a.key = ANY(%s)
+        """,
+        (list(keys),),
+        TransferRow,
+    )
+    return {row.key: row for row in rows}
+
+
+async def mark_booked(tx: CellTx, attempt_id: int, day: date, line: str) -> None:
+    """A transfer's attempt is on the statement of the paying account."""
+    await tx.execute(
+        "UPDATE attempt SET booked_on = %s, booked_line = %s, version = version + 1 WHERE id = %s",
+        (day, line, attempt_id),
+    )
+
+
+async def mark_returned(tx: CellTx, attempt_id: int, day: date, line: str) -> None:
+    """A transfer's attempt came back."""
+    await tx.execute(
+        "UPDATE attempt SET returned_on = %s, returned_line = %s, version = version + 1"
+        " WHERE id = %s",
+        (day, line, attempt_id),
     )

@@ -65,6 +65,8 @@ async def conclude(
         if refused is None:
             posted_id = item.posted_id or _main_id(item, entries)
             rows.append(Concluded(item.line.id, "matched", posted_id, item.matched))
+        elif item.posted_id is not None:
+            raise Broken("suspense-refused", f"Suspense keeps a line: {refused.verdict.value}.")
         else:
             detail = f"The books refuse to post it: {refused.verdict.value}."
             doubts.append(Doubted(item.line, Doubt(Kind.POSTING_REFUSED, detail)))
@@ -72,7 +74,7 @@ async def conclude(
     rows.extend(await _suspend(tx, doubts))
     await store.mark_concluded(tx, rows)
     names = [_name(tx, item.line) for item in proven if item.line.id in matched]
-    await breaks.clear(tx, [name for name in names], "The line was matched after all.")
+    await breaks.clear(tx, names, "The line was matched after all.")
     await _open_breaks(tx, doubts)
     return matched
 

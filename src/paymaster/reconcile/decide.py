@@ -62,7 +62,7 @@ class Fund:
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """What the rail charged, or a line that moves nothing."""
+    """What the rail charged or gave back, or a line that moves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def decide(
     transfer = transfers.get(line.reference or "")
     if transfer is not None and line.amount:
         return _transfer(line, transfer)
-    if line.amount == 0 or (line.kind == LineKind.FEE and line.amount < 0):
+    if line.amount == 0 or line.kind == LineKind.FEE:
         return Fee()
     ref = parse_reference(line.reference) if line.reference else None
     if ref is not None and line.reference and ref.cell in cells:

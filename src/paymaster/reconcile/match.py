@@ -16,7 +16,7 @@ from paymaster.db.tx import CellTx
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
-from paymaster.reconcile import side_lines, store, wire
+from paymaster.reconcile import book_store, side_lines, store, wire
 from paymaster.reconcile.catalogue import Catalogue
 from paymaster.reconcile.conclude import Doubted, Proven, conclude
 from paymaster.reconcile.decide import Ask, Doubt, Fee, Fund, Transfer, decide
@@ -53,7 +53,7 @@ async def match_due(
     lines = await store.claim_due(tx, min(limit, BATCH_LIMIT))
     if not lines:
         return Progress()
-    transfers = await side_lines.find(tx, [line.reference for line in lines if line.reference])
+    transfers = await book_store.find_transfers(tx, _references(lines))
     asks: list[tuple[LineRow, Ask]] = []
     sides: list[tuple[LineRow, Transfer]] = []
     proven: list[Proven] = []
@@ -84,6 +84,10 @@ async def match_due(
     return Progress(len(lines), len(asks), len(matched), in_doubt)
 
 
+def _references(lines: Sequence[LineRow]) -> list[str]:
+    return [line.reference for line in lines if line.reference]
+
+
 def _fund(tx: CellTx, line: LineRow, campaign_id: int) -> Proven:
     name = text_id("cp", tx.cell, campaign_id)
     postings = recipes.fund(line.rail_account_id, campaign_id, line.money)
@@ -91,7 +95,12 @@ def _fund(tx: CellTx, line: LineRow, campaign_id: int) -> Proven:
 
 
 def _fee(line: LineRow) -> Proven:
-    postings = recipes.rail_fee(line.rail_account_id, -line.money) if line.amount else ()
+    """A charge, one that was given back, or a line that moves nothing but its fee."""
+    postings: recipes.Postings = ()
+    if line.amount < 0:
+        postings = recipes.rail_fee(line.rail_account_id, -line.money)
+    elif line.amount > 0:
+        postings = recipes.rail_fee_back(line.rail_account_id, line.money)
     return Proven(line, "rail_fee", postings, "fee")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from paymaster.kernel.ids import parse_reference
 from paymaster.rails.base import LineKind, StatementLine
 from paymaster.reconcile.store import LineRow
-from paymaster.secrets.sealing import Sealer, context
+from paymaster.secrets.sealing import Sealer, place
 
 _MAX_TEXT = 1_000
 _OURS = frozenset({LineKind.PAYOUT, LineKind.RETURN})
@@ -39,7 +39,7 @@ def seal_note(
         "counterparty": (line.counterparty or "")[:_MAX_TEXT] or None,
     }
     return sealer.seal_bytes(
-        json.dumps(texts).encode(), context("statement_line", rail_account_id, line_id)
+        json.dumps(texts).encode(), place("statement_line", rail_account_id, line_id)
     )
 
 
@@ -52,6 +52,6 @@ def read_note(sealer: Sealer, rail_account_id: int, line_id: str, sealed: bytes 
     """The texts that were sealed for a line; empty when there are none."""
     if sealed is None:
         return Note()
-    opened = sealer.open_bytes(sealed, context("statement_line", rail_account_id, line_id))
+    opened = sealer.open_bytes(sealed, place("statement_line", rail_account_id, line_id))
     texts = json.loads(opened)
     return Note(texts["remittance"], texts["counterparty"])

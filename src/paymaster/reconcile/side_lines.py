@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paymaster.db.tx import CellTx, ReadTx
+from paymaster.db.tx import CellTx
 from paymaster.dispatch import outcome, transfer
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Outcome, Verdict
+from paymaster.reconcile import book_store, store
 from paymaster.reconcile.breaks import Kind
 from paymaster.reconcile.conclude import Doubted, Proven
 from paymaster.reconcile.decide import Doubt, Side, Transfer, TransferRow
@@ -21,23 +22,7 @@ from paymaster.reconcile.store import LineRow
 _ORDER = [Side.OUT, Side.IN, Side.BACK]
 
 
-async def find(tx: ReadTx, keys: Sequence[str]) -> dict[str, TransferRow]:
-    """Transfers by the keys of their attempts."""
-    rows = await tx.fetch(
-        """
-        SELECT a.key, t.id AS transfer_id, a.id AS attempt_id, t.from_account_id, t.to_account_id,
-            t.amount, t.asset
-        FROM attempt a JOIN transfer t ON t.id = a.transfer_id WHERE a.key = ANY(%s)
-        """,
-        (list(keys),),
-        TransferRow,
-    )
-    return {row.key: row for row in rows}
-
-
-async def book(
-    tx: CellTx, sides: Sequence[tuple[LineRow, Transfer]]
-) -> list[Proven | Doubted]:
+async def book(tx: CellTx, sides: Sequence[tuple[LineRow, Transfer]]) -> list[Proven | Doubted]:
     """Book sides, those that left first. Transfers are few: one after the other."""
     found: list[Proven | Doubted] = []
     for line, side in sorted(sides, key=lambda item: _ORDER.index(item[1].side)):
@@ -70,19 +55,7 @@ async def _mark(tx: CellTx, line: LineRow, row: TransferRow, side: Side) -> None
     """Write the booking on the attempt, and wake what waited for it."""
     name = text_id("sl", tx.cell, line.id)
     if side is Side.OUT:
-        await tx.execute(
-            "UPDATE attempt SET booked_on = %s, booked_line = %s, version = version + 1"
-            " WHERE id = %s",
-            (line.booked_on, name, row.attempt_id),
-        )
-        await tx.execute(
-            "UPDATE statement_line SET due_at = %s, version = version + 1"
-            " WHERE rail_account_id = %s AND state = 'break' AND reference = %s AND id <> %s",
-            (tx.now, line.rail_account_id, row.key, line.id),
-        )
+        await book_store.mark_booked(tx, row.attempt_id, line.booked_on, name)
+        await store.wake(tx, line.rail_account_id, row.key, line.id)
     elif side is Side.BACK:
-        await tx.execute(
-            "UPDATE attempt SET returned_on = %s, returned_line = %s, version = version + 1"
-            " WHERE id = %s",
-            (line.booked_on, name, row.attempt_id),
-        )
+        await book_store.mark_returned(tx, row.attempt_id, line.booked_on, name)

@@ -135,17 +135,47 @@ async def next_after(tx: ReadTx, rail_account_id: int, day: date) -> StatementRo
     )
 
 
-async def insert_statement(tx: CellTx, values: Sequence[Any]) -> None:
-    """Write a statement: id, account, name, day, opening, closing, asset, lines, digest,
-    restated id, file, entry id of the opening.
-    """
+@dataclass(frozen=True, slots=True)
+class NewStatement:
+    """A statement to insert; `lines` counts those that it adds."""
+
+    id: int
+    rail_account_id: int
+    statement_id: str
+    day: date
+    opening: int
+    closing: int
+    asset: str
+    lines: int
+    digest: bytes
+    restates_id: int | None
+    file_id: int
+    entry_opening: int
+
+
+async def insert_statement(tx: CellTx, row: NewStatement) -> None:
+    """Write a statement."""
     await tx.execute(
         """
         INSERT INTO statement (id, rail_account_id, statement_id, day, opening, closing, asset,
             lines, digest, restates_id, file_id, entry_opening, received_at)
         VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
-        (*values, tx.now),
+        (
+            row.id,
+            row.rail_account_id,
+            row.statement_id,
+            row.day,
+            row.opening,
+            row.closing,
+            row.asset,
+            row.lines,
+            row.digest,
+            row.restates_id,
+            row.file_id,
+            row.entry_opening,
+            tx.now,
+        ),
     )
 
 
@@ -187,9 +217,7 @@ async def insert_lines(
 async def known_lines(
     tx: ReadTx, rail_account_id: int, line_ids: Sequence[str]
 ) -> dict[str, tuple[Any, ...]]:
-    """What is stored under these names: day of the statement, kind, amount, fee, booked on,
-    reference, code.
-    """
+    """What is stored under these names: the statement's day, then what `content` makes of it."""
     rows = await tx.tuples(
         """
         SELECT l.line_id, s.day, l.kind, l.amount, l.fee, l.booked_on, l.reference, l.code
@@ -271,12 +299,19 @@ async def mark_concluded(tx: CellTx, rows: Sequence[Concluded]) -> None:
     )
 
 
-async def mark_retry(
-    tx: CellTx, line_id: int, reference: str | None, *, accepted: bool
-) -> None:
+async def mark_retry(tx: CellTx, line_id: int, reference: str | None, *, accepted: bool) -> None:
     """Let the matching look at a line again, with a person's correction."""
     await tx.execute(
         "UPDATE statement_line SET due_at = %s, given_reference = coalesce(%s, given_reference),"
         " accepted = %s, version = version + 1 WHERE id = %s",
         (tx.now, reference, accepted, line_id),
+    )
+
+
+async def wake(tx: CellTx, rail_account_id: int, reference: str, but: int) -> None:
+    """Let the matching look again at lines in doubt of a reference, all `but` one."""
+    await tx.execute(
+        "UPDATE statement_line SET due_at = %s, version = version + 1"
+        " WHERE rail_account_id = %s AND state = 'break' AND reference = %s AND id <> %s",
+        (tx.now, rail_account_id, reference, but),
     )

@@ -180,6 +180,12 @@ class Limits(Group):
     event_batch_items: int = Field(
         default=1000, ge=1, le=100_000, description="Most events of one intake request."
     )
+    destination_cooling_seconds: int = Field(
+        default=86_400,
+        ge=0,
+        le=30 * 86_400,
+        description="How long a new payout destination waits before money goes there.",
+    )
     withdrawal_batch_items: int = Field(
         default=100, ge=1, le=10_000, description="Most withdrawals of one request."
     )

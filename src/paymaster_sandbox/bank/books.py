@@ -84,7 +84,7 @@ class BankBooks:
         self._wallets = wallets
 
     def open_account(self, tx: Tx, iban: str, currency: str, opening: int, holder: str) -> bool:
-        """Open a customer's account; False if it exists. Raises ConflictError on another currency."""
+        """Open a customer's account; False if it exists. ConflictError on another currency."""
         known = self.account(tx, iban)
         if known is not None:
             if known.currency != currency:
@@ -145,7 +145,7 @@ class BankBooks:
     def receive(
         self, tx: Tx, account: Account, amount: int, name: str, remittance: str, key: str
     ) -> bool:
-        """Somebody pays in; False if `key` was received before. Raises ConflictError if not equal."""
+        """Somebody pays in; False if `key` was received before. ConflictError if not equal."""
         facts = f"{account.iban}|{amount}|{name}|{remittance}"
         known = tx.one("SELECT facts FROM bank_incoming WHERE id = ?", key)
         if known is not None:

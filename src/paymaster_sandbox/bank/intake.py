@@ -39,6 +39,7 @@ class Intake:
         self._books = books
         self._reports = reports
         self._uploaded = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
         schedule.handle("bank.return", self._return)
 
     def wake(self) -> None:
@@ -57,15 +58,16 @@ class Intake:
 
     async def pick_up(self) -> int:
         """Execute every finished upload; how many there were."""
-        claimed = self._folders.claim()
-        for file in claimed:
-            body = file.path.read_bytes()
-            order = await asyncio.to_thread(_read, body)
-            with self._chassis.tx() as tx:
-                if tx.one("SELECT 1 FROM bank_file WHERE key = ?", file.key) is None:
-                    self._execute(tx, file, body, order)
-            self._folders.finish(file)
-        return len(claimed)
+        async with self._one_at_a_time:
+            claimed = self._folders.claim()
+            for file in claimed:
+                body = file.path.read_bytes()
+                order = await asyncio.to_thread(_read, body)
+                with self._chassis.tx() as tx:
+                    if tx.one("SELECT 1 FROM bank_file WHERE key = ?", file.key) is None:
+                        self._execute(tx, file, body, order)
+                self._folders.finish(file)
+            return len(claimed)
 
     def _execute(
         self, tx: Tx, file: Claimed, body: bytes, order: Order | FileRejectedError

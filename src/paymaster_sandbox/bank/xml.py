@@ -57,7 +57,7 @@ def read(body: bytes) -> tuple[str, Node]:
     """The namespace of the root and the document.
 
     Raises:
-        NotXmlError: not well-formed, too large, a document type, or elements of a foreign namespace.
+        NotXmlError: not well-formed, too large, a document type, or a foreign namespace.
     """
     if len(body) > MAX_BYTES:
         raise NotXmlError("the file is too large")

@@ -1,4 +1,4 @@
-"""Both rails conform, against the sandboxes over their real wires."""
+"""Both rails conform, against the sandboxes over their real wires; broken ones are caught."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.contract.broken_rails import BROKEN, BrokenRail
 from tests.contract.conformance import CHECKS, applies
 from tests.contract.sandboxes import BankHarness, Outside, SandboxHarness, WalletHarness, outside
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-RAILS = ("sandbox-wallet", "iso20022", "iso20022-unique", "iso20022 version 03")
 DOES_NOT_APPLY = {
-    (rail, name)
-    for rail in RAILS[1:]
-    for name in (
-        "failure-is-unknown",
-        "look-up-is-about-the-key",
-        "webhook-is-read",
-        "forged-webhook-is-refused",
-        "stale-webhook-is-refused",
-    )
+    ("iso20022", "failure-is-unknown"),
+    ("iso20022", "look-up-is-about-the-key"),
+    ("iso20022", "webhook-is-read"),
+    ("iso20022", "forged-webhook-is-refused"),
+    ("iso20022", "stale-webhook-is-refused"),
 }
 """A bank that takes files answers no questions and sends no notifications."""
+
+VARIANTS = ("iso20022-unique", "iso20022 version 03")
+TELLING = (
+    "pays-every-item",
+    "same-bytes-again-pay-once",
+    "lost-answer-is-unknown",
+    "refusal-is-definite",
+)
+"""Checks in which a variant of the bank rail can differ from the rail itself."""
+
+CASES = [
+    *((rail, name) for rail in ("sandbox-wallet", "iso20022") for name in CHECKS),
+    *((rail, name) for rail in VARIANTS for name in TELLING),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -34,6 +44,11 @@ async def found(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Outs
         yield world
 
 
+@pytest.fixture(scope="module")
+def harnesses(found: Outside) -> dict[str, SandboxHarness]:
+    return {rail: harness_of(rail, found) for rail in dict(CASES)}
+
+
 def harness_of(rail: str, found: Outside) -> SandboxHarness:
     if rail == "sandbox-wallet":
         return WalletHarness(found)
@@ -41,12 +56,33 @@ def harness_of(rail: str, found: Outside) -> SandboxHarness:
     return BankHarness(found, rail=name, version=version or "09")
 
 
-@pytest.mark.parametrize("name", CHECKS)
-@pytest.mark.parametrize("rail", RAILS)
-async def test_the_rail_conforms(rail: str, name: str, found: Outside) -> None:
-    harness = harness_of(rail, found)
+@pytest.mark.parametrize(("rail", "name"), CASES)
+async def test_the_rail_conforms(
+    rail: str, name: str, harnesses: dict[str, SandboxHarness]
+) -> None:
+    harness = harnesses[rail]
     await harness.reset()
     if not applies(name, harness):
         assert (rail, name) in DOES_NOT_APPLY
         return
     await CHECKS[name](harness)
+
+
+@pytest.mark.parametrize("defect", BROKEN, ids=lambda defect: defect.name)
+async def test_a_broken_rail_is_caught(
+    defect: BrokenRail, harnesses: dict[str, SandboxHarness]
+) -> None:
+    """The check that is named fails on this rail, as it does not on the sound one (above)."""
+    sound = harnesses[defect.rail]
+    await sound.reset()
+    kind = WalletHarness if defect.rail == "sandbox-wallet" else BankHarness
+    harness = kind(sound.outside, defect.make)
+    harness.seen = set(sound.seen)
+    assert applies(defect.caught_by, harness)
+    with pytest.raises(AssertionError) as caught:
+        await CHECKS[defect.caught_by](harness)
+    print(f"{defect.name}: {defect.caught_by}: {caught.value}")
+
+
+def test_every_check_catches_something() -> None:
+    assert {defect.caught_by for defect in BROKEN} == set(CHECKS)

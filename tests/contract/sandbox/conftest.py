@@ -48,5 +48,4 @@ def processes() -> Generator[list[Process]]:
     started: list[Process] = []
     yield started
     for each in started:
-        if each.process.returncode is None:
-            each.process.kill()
+        each.kill()

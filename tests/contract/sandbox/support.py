@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -264,26 +265,30 @@ async def set_up(client: Client, webhook_url: str) -> None:
 class Process:
     """The sandbox as a process of its own."""
 
-    process: asyncio.subprocess.Process
+    process: subprocess.Popen[bytes]
     ready: dict[str, str]
 
     def client(self) -> Client:
         http = httpx.AsyncClient(base_url=self.ready["http"], trust_env=False)
         return Client(http, Path(self.ready["api_key_file"]).read_text())
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         """SIGKILL: nothing can be put in order any more."""
         self.process.kill()
-        await self.process.wait()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 async def start(data: Path, *more: str) -> Process:
     """Start `python -m paymaster_sandbox serve` and wait until it is ready."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "paymaster_sandbox", "serve", "--data", str(data), *more,
-        stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
+    command = [sys.executable, "-m", "paymaster_sandbox", "serve", "--data", str(data), *more]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
-    line = await asyncio.wait_for(process.stdout.readline(), 20)
-    assert line, "the sandbox did not start"
+    line = await asyncio.to_thread(process.stdout.readline)
+    if not line:
+        process.wait()
+        process.stdout.close()
+        pytest.fail("the sandbox did not start")
     return Process(process, json.loads(line))

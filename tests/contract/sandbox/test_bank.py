@@ -238,9 +238,7 @@ async def test_answers_can_be_late_or_lost(client: Client, sftp: Sftp) -> None:
     assert "E2" in texts(etree.fromstring(statement), "EndToEndId")
 
 
-async def test_a_connection_cut_after_the_upload(
-    client: Client, world: World, sftp: Sftp
-) -> None:
+async def test_a_connection_cut_after_the_upload(client: Client, world: World, sftp: Sftp) -> None:
     await client.control("faults", sftp_drop_answers=1)
     with pytest.raises((asyncssh.SFTPConnectionLost, asyncssh.ConnectionLost, asyncssh.SFTPError)):
         await sftp.put("cut", pain001("M1", GOOD))

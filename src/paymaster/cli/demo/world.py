@@ -84,6 +84,7 @@ def configure(data: Path, cells: int) -> None:
         "ROLES__POLL_INTERVAL_SECONDS": "0.1",
         "ROLES__LEASE_SECONDS": "5",
         "DATABASE__EMBEDDED_SERVERS": SECOND_SERVER if cells > 1 else "",
+        "LIMITS__DESTINATION_COOLING_SECONDS": "0",
         "LOG__LEVEL": os.environ.get("PAYMASTER__LOG__LEVEL", "warning"),
     }
     os.environ.update({f"PAYMASTER__{name}": value for name, value in values.items()})
@@ -107,14 +108,14 @@ async def prepare(state: State, cells: int) -> None:
         return
     async with build(settings) as deps:
         for name, scopes in (
-            ("app", ("users", "campaigns", "events", "withdrawals", "read")),
+            ("app", ("users", "campaigns", "events:write", "withdrawals", "read")),
             ("operator", ("operate", "read")),
         ):
             issued = await deps.dbs.control.run(
                 Actor("cli:demo"),
                 new_trace_id(),
                 lambda tx, name=name, scopes=scopes: credentials.issue(
-                    tx, environment.id, MODE, name, scopes
+                    tx, environment.id, name, scopes
                 ),
             )
             if name == "app":

@@ -1,0 +1,167 @@
+"""Who calls, in which environment, under which trace id; and what a route may ask of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar, cast
+
+from fastapi import Depends, Header, Request
+
+from paymaster.api.cursors import Cursors
+from paymaster.compose import Deps
+from paymaster.db.cells import Environment
+from paymaster.db.pool import CellDb
+from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
+from paymaster.kernel.errors import NotFound, Refusal, Unauthenticated
+from paymaster.kernel.ids import Ref, parse_text_id, text_id
+from paymaster.people import credentials, users
+from paymaster.people.credentials import Credential
+from paymaster.people.users import require_ref
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated request. Every look-up goes through it, so none leaves the environment."""
+
+    deps: Deps
+    credential: Credential
+    environment: Environment
+    trace_id: str
+    origin: str | None
+
+    @property
+    def actor(self) -> Actor:
+        """The key, and the address it came from."""
+        return Actor(self.credential.actor, self.origin)
+
+    @property
+    def treasury(self) -> CellDb:
+        """The environment's treasury cell."""
+        return self.deps.dbs.treasury(self.environment.id)
+
+    @property
+    def cells(self) -> list[CellDb]:
+        """All cells of the environment."""
+        dbs = self.deps.dbs
+        return [dbs.cell(cell.number) for cell in dbs.cells(self.environment.id)]
+
+    @property
+    def cursors(self) -> Cursors:
+        """Makes and reads page cursors."""
+        return Cursors(self.deps.secrets.hmac)
+
+    def cell(self, number: int) -> CellDb:
+        """A cell of this environment. Raises NotFound for any other, whether it exists or not."""
+        known = [cell.number for cell in self.deps.dbs.cells(self.environment.id)]
+        if number not in known:
+            raise NotFound("not-found", "There is nothing of this id.")
+        return self.deps.dbs.cell(number)
+
+    def ref(self, prefix: str, text: str) -> Ref:
+        """A text id of this environment. Raises NotFound."""
+        found = parse_text_id(prefix, text)
+        self.cell(found.cell)
+        return found
+
+    def control_id(self, prefix: str, text: str) -> int:
+        """The number of a row of the directory, whose text carries the treasury cell."""
+        found = self.ref(prefix, text)
+        if found.cell != self.treasury.number:
+            raise NotFound("not-found", "There is nothing of this id.")
+        return found.id
+
+    def control_text(self, prefix: str, number: int) -> str:
+        """The text id of a row of the directory."""
+        return text_id(prefix, self.treasury.number, number)
+
+    async def user(self, name: str) -> Ref:
+        """A user by our id (`us_...`) or by the app's own. Raises NotFound `user-unknown`."""
+        if name.startswith("us_") and len(name) == 18:
+            return self.ref("us", name)
+        return require_ref(await users.find(self.deps.dbs, self.environment.id, name))
+
+    async def write(self, cell: CellDb, work: Callable[[CellTx], Awaitable[T]]) -> T:
+        """A transaction in a cell, by this caller."""
+        return await cell.run(self.actor, self.trace_id, work)
+
+    async def control(self, work: Callable[[ControlTx], Awaitable[T]]) -> T:
+        """A transaction in the directory, by this caller."""
+        return await self.deps.dbs.control.run(self.actor, self.trace_id, work)
+
+    async def look(self, work: Callable[[ControlRead], Awaitable[T]]) -> T:
+        """A snapshot of the directory."""
+        return await self.deps.dbs.control.read(work)
+
+    async def everywhere(self, work: Callable[[CellRead], Awaitable[T]]) -> list[T]:
+        """The same read in every cell of the environment, one after the other."""
+        return [await cell.read(work) for cell in self.cells]
+
+
+def deps_of(request: Request) -> Deps:
+    """The application's parts."""
+    return cast("Deps", request.app.state.deps)
+
+
+def trace_of(request: Request) -> str:
+    """The trace id that the outermost middleware gave the request."""
+    return cast("str", request.state.trace_id)
+
+
+async def authenticate(request: Request) -> Call:
+    """Read and verify the key of a request. Raises Unauthenticated `unauthenticated`.
+
+    Nothing is cached: a key that is revoked is refused by the next request.
+    """
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise Unauthenticated("unauthenticated", "Send `Authorization: Bearer <API key>`.")
+    deps = deps_of(request)
+    credential = await credentials.verify(deps.dbs, key.strip())
+    request.state.actor = credential.actor
+    return Call(
+        deps,
+        credential,
+        deps.dbs.environment(credential.environment_id),
+        trace_of(request),
+        request.client.host if request.client else None,
+    )
+
+
+def scope(name: str) -> Callable[[Request], Awaitable[Call]]:
+    """The dependency of a route: a valid key that has this scope."""
+
+    async def check(request: Request) -> Call:
+        call = await authenticate(request)
+        call.credential.require(name)
+        return call
+
+    check.__paymaster_scope__ = name  # type: ignore[attr-defined]
+    return check
+
+
+Users = Annotated[Call, Depends(scope("users"))]
+Reads = Annotated[Call, Depends(scope("read"))]
+Campaigns = Annotated[Call, Depends(scope("campaigns"))]
+Events = Annotated[Call, Depends(scope("events:write"))]
+Withdrawals = Annotated[Call, Depends(scope("withdrawals"))]
+Operates = Annotated[Call, Depends(scope("operate"))]
+
+
+async def required_key(
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="1 to 128 visible ASCII characters; the same for every retry."),
+    ] = None,
+) -> str:
+    """The caller's key. Raises Refusal `idempotency-key-missing` or `idempotency-key-malformed`."""
+    if idempotency_key is None:
+        raise Refusal("idempotency-key-missing", "Send an Idempotency-Key header.")
+    if not 1 <= len(idempotency_key) <= 128 or not all("!" <= c <= "~" for c in idempotency_key):
+        raise Refusal("idempotency-key-malformed", "Use 1 to 128 visible ASCII characters.")
+    return idempotency_key
+
+
+Key = Annotated[str, Depends(required_key)]

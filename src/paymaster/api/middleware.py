@@ -1,0 +1,115 @@
+"""Around every request: trace id, size limit, one log line, metrics, security headers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from paymaster.api.problems import problem_of
+from paymaster.compose import Deps
+from paymaster.kernel.clock import monotonic_seconds
+from paymaster.kernel.errors import Refusal
+from paymaster.observe import context, get_logger, trace_id_of
+
+log = get_logger("paymaster.api")
+
+_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class BodyTooLarge(Refusal):
+    """The body is larger than this address takes."""
+
+    status = 413
+    title = "Body too large"
+
+
+class Outermost:
+    """ASGI middleware; the outermost one, so that it sees what every other one answers."""
+
+    def __init__(self, app: ASGIApp, deps: Deps, body_limit_bytes: int) -> None:
+        self._app = app
+        self._deps = deps
+        self._limit = body_limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = monotonic_seconds()
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        trace_id = trace_id_of(headers.get(b"traceparent", b"").decode("latin-1") or None)
+        state: MutableMapping[str, Any] = scope.setdefault("state", {})
+        state["trace_id"] = trace_id
+        status = 500
+
+        async def answering(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                present = {name.lower() for name, _ in message["headers"]}
+                extra = [pair for pair in _HEADERS if pair[0] not in present]
+                message["headers"] = [
+                    *message["headers"],
+                    *extra,
+                    (b"trace-id", trace_id.encode()),
+                ]
+            await send(message)
+
+        with context(trace_id=trace_id):
+            try:
+                declared = int(headers.get(b"content-length", b"0") or b"0")
+            except ValueError:
+                declared = 0
+            if declared > self._limit:
+                await _refuse(answering, self._too_large(), trace_id)
+            else:
+                await self._app(scope, self._counted(receive), answering)
+            self._record(scope, state, status, monotonic_seconds() - started)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge("body-too-large", f"At most {self._limit} bytes are taken here.")
+
+    def _counted(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
+        seen = 0
+
+        async def counting() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > self._limit:
+                    raise self._too_large()
+            return message
+
+        return counting
+
+    def _record(
+        self, scope: Scope, state: MutableMapping[str, Any], status: int, seconds: float
+    ) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = str(scope["method"])
+        metrics = self._deps.metrics
+        metrics.requests.labels(method, route, str(status)).inc()
+        metrics.request_duration_seconds.labels(method, route).observe(seconds)
+        log.info(
+            "request",
+            method=method,
+            route=route,
+            status=status,
+            actor=state.get("actor"),
+            duration_seconds=round(seconds, 6),
+        )
+
+
+async def _refuse(send: Send, error: Refusal, trace_id: str) -> None:
+    made = problem_of(error, trace_id=trace_id)
+    headers = [(name.lower().encode(), value.encode()) for name, value in made.headers.items()]
+    await send({"type": "http.response.start", "status": made.status, "headers": headers})
+    await send({"type": "http.response.body", "body": made.body})

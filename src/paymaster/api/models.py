@@ -1,0 +1,86 @@
+"""What bodies look like. Unknown fields are refused; amounts are decimal strings."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from paymaster.kernel.clock import parse_rfc3339
+from paymaster.kernel.money import Money
+
+
+class Body(BaseModel):
+    """A request body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Amount(Body):
+    """Money on the wire."""
+
+    amount: Annotated[
+        str, StringConstraints(max_length=32), Field(description="Decimal string.", examples=["1.23"])
+    ]
+    currency: Annotated[
+        str,
+        StringConstraints(max_length=12),
+        Field(description="ISO 4217 code.", examples=["EUR"]),
+    ]
+
+    def money(self) -> Money:
+        """Raises Refusal `currency-unknown`, `amount-malformed` or `amount-precision`."""
+        return Money.parse(self.amount, self.currency)
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("the character U+0000 is not allowed")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("lone surrogates are not allowed") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Name = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+ExternalId = Annotated[Text, StringConstraints(min_length=1, max_length=128)]
+Reason = Annotated[
+    Text, StringConstraints(min_length=1, max_length=500), Field(description="Kept in the audit.")
+]
+
+
+def _moment(text: str) -> str:
+    parse_rfc3339(text)
+    return text
+
+
+Moment = Annotated[
+    str,
+    StringConstraints(max_length=40),
+    AfterValidator(_moment),
+    Field(description="RFC 3339 with an offset.", examples=["2026-01-31T12:00:00Z"]),
+]
+
+
+def moment(text: str | None) -> datetime | None:
+    """The time of a validated field."""
+    return parse_rfc3339(text) if text is not None else None
+
+
+class Reasoned(Body):
+    """An act that needs a reason."""
+
+    reason: Reason
+
+
+def wire(money: Money) -> dict[str, str]:
+    """Money for JSON."""
+    return {"amount": money.text(), "currency": money.currency}
+
+
+def listing(data: list[dict[str, Any]], next_cursor: str | None = None) -> dict[str, Any]:
+    """A page of a list."""
+    return {"data": data, "next_cursor": next_cursor}

@@ -1,0 +1,54 @@
+"""What cells tell each other about budgets. The relay carries each command out once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from paymaster.db.outbox import Outgoing
+from paymaster.db.tx import CellTx
+from paymaster.earn import reward, slice
+from paymaster.kernel.ids import parse_text_id
+from paymaster.kernel.money import Money
+
+Handler = Callable[[CellTx, int, Outgoing], Awaitable[dict[str, Any]]]
+
+
+def _read(message: Outgoing) -> tuple[int, int, Money]:
+    payload = message.payload
+    amount = payload["amount"]
+    return (
+        parse_text_id("sc", payload["slice"]).id,
+        parse_text_id("cp", payload["campaign"]).id,
+        Money.parse(amount["amount"], amount["currency"]),
+    )
+
+
+async def on_ask(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
+    """In the home cell: a cell asks for a slice."""
+    slice_id, campaign_id, asked = _read(message)
+    granted = await slice.grant(tx, source_cell, slice_id, campaign_id, asked)
+    return {"granted": granted.text()}
+
+
+async def on_grant(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
+    """In the asking cell: the answer; rewards that waited for it are credited at once."""
+    slice_id, _, granted = _read(message)
+    row = await slice.receive(tx, slice_id, granted)
+    moved = await reward.retry_awaiting(tx)
+    return {"state": row.state, "moved": moved, "home": source_cell}
+
+
+async def on_return(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
+    """In the home cell: a cell gives back what it did not need."""
+    slice_id, campaign_id, amount = _read(message)
+    await slice.take_back(tx, source_cell, slice_id, campaign_id, amount)
+    return {"returned": amount.text()}
+
+
+HANDLERS: dict[str, Handler] = {
+    slice.ASK: on_ask,
+    slice.GRANT: on_grant,
+    slice.RETURN: on_return,
+}
+"""By topic."""

@@ -1,0 +1,433 @@
+"""Rewards: credited from the sponsor's budget, vested, matured, taken back.
+
+A row is made under the lock of the user's task state, together with the numbers of all entries it
+may ever post, so that whatever is retried posts the same entries. Its unique key lets one
+occurrence be rewarded once, for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from paymaster.db import outbox
+from paymaster.db.tx import CellRead, CellTx
+from paymaster.earn import reward_store, slice
+from paymaster.earn.catalogue import Offer
+from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
+from paymaster.earn.reward_store import RewardMove, RewardRow
+from paymaster.earn.states import States
+from paymaster.earn.views import RewardView, money
+from paymaster.kernel.errors import Broken, NotFound, Unprocessable
+from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
+from paymaster.ledger import recipes
+from paymaster.ledger.balance import owing
+from paymaster.ledger.entry import Entry, Posted, Verdict
+from paymaster.ledger.post import post
+
+MAX_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A user has earned an occurrence of a task; the event that brought it is evidence."""
+
+    offer: Offer
+    user_id: int
+    occurrence: str
+    source: str
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The reward that was made."""
+
+    reward_id: int
+    state: RewardState
+
+    @property
+    def task_event(self) -> TaskEvent | None:
+        """What it means for the user's task; None for a refused one."""
+        if self.state is RewardState.AWAITING_FUNDS:
+            return TaskEvent.VERIFY
+        return None if self.state is RewardState.REFUSED else TaskEvent.REWARD
+
+
+@dataclass(frozen=True, slots=True)
+class Reverse:
+    """Take a reward back, for example after a partner's claw-back."""
+
+    reward_id: int
+    reason: str
+
+
+class Took(StrEnum):
+    """What became of a reversal."""
+
+    REVERSED = "reversed"
+    ALREADY = "already"
+    UNKNOWN = "unknown"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """`slug` says why not: `reward-unknown` or `reward-not-paid`."""
+
+    reward_id: int
+    result: Took
+    slug: str | None = None
+
+
+async def grant(tx: CellTx, grants: Sequence[Grant], *, slice_rewards: int) -> list[Granted]:
+    """Make rewards and credit them as far as the budgets in this cell reach.
+
+    The caller holds the locks of the users' task states and knows that no reward of these
+    occurrences exists. Raises Broken when the books refuse for another reason than the budget.
+    """
+    if not grants:
+        return []
+    numbers = tx.ids(4 * len(grants))
+    rows = [_row(tx, one, numbers[4 * at : 4 * at + 4]) for at, one in enumerate(grants)]
+    posted = await _credit(tx, rows)
+    moves: list[RewardMove] = []
+    for row, one, result in zip(rows, grants, posted, strict=True):
+        event = _event(tx, row, one.offer, result)
+        moves.append(_move(tx, row, event))
+    await reward_store.insert(tx, rows)
+    await reward_store.insert_moves(tx, REWARD.name, moves)
+    await outbox.put(
+        tx, [_message(tx, row, one.offer) for row, one in zip(rows, grants, strict=True)]
+    )
+    await _ask(tx, rows, grants, slice_rewards)
+    return [Granted(row.id, RewardState(row.state)) for row in rows]
+
+
+def _row(tx: CellTx, one: Grant, numbers: Sequence[int]) -> RewardRow:
+    offer = one.offer
+    return RewardRow(
+        id=numbers[0],
+        campaign_id=offer.campaign_id,
+        task_id=offer.id,
+        user_id=one.user_id,
+        occurrence=one.occurrence,
+        amount=offer.reward.minor,
+        asset=offer.reward.currency,
+        state=RewardState.DUE.value,
+        remaining=0,
+        matures_at=tx.now + timedelta(seconds=offer.vesting_seconds),
+        entry_credit=numbers[1],
+        entry_mature=numbers[2],
+        entry_reverse=numbers[3],
+        source=one.source,
+        event_id=one.event_id,
+        due_at=None,
+        created_at=tx.now,
+        trace_id=tx.trace_id,
+        version=0,
+    )
+
+
+def amount_of(row: RewardRow) -> Money:
+    """The reward's amount."""
+    return Money(row.amount, row.asset)
+
+
+async def _debtors(tx: CellRead, rows: Sequence[RewardRow]) -> set[tuple[int, str]]:
+    found: set[tuple[int, str]] = set()
+    for asset in sorted({row.asset for row in rows}):
+        ids = sorted({row.user_id for row in rows if row.asset == asset})
+        found |= {(user_id, asset) for user_id in await owing(tx, ids, asset)}
+    return found
+
+
+async def _credit(tx: CellTx, rows: Sequence[RewardRow]) -> list[Posted]:
+    """Post the credit of each row; what is past its vesting goes to available at once."""
+    debtors = await _debtors(tx, [row for row in rows if row.matures_at <= tx.now])
+    entries = [
+        Entry(
+            row.entry_credit,
+            "reward",
+            text_id("rw", tx.cell, row.id),
+            recipes.reward(
+                row.campaign_id,
+                row.user_id,
+                amount_of(row),
+                vests=row.matures_at > tx.now,
+                owes=(row.user_id, row.asset) in debtors,
+                commission=Money.zero(row.asset),
+            ),
+        )
+        for row in rows
+    ]
+    posted = await post(tx, entries)
+    for result in posted:
+        if not result.done and result.verdict is not Verdict.INSUFFICIENT:
+            raise Broken(
+                "reward-refused", f"Entry {result.entry_id} was refused: {result.verdict}."
+            )
+    return posted
+
+
+def _event(tx: CellTx, row: RewardRow, offer: Offer, result: Posted) -> RewardEvent:
+    if result.done:
+        return RewardEvent.FUND if row.matures_at > tx.now else RewardEvent.CREDIT
+    if offer.when_exhausted == "refuse" and offer.home_cell == tx.cell:
+        return RewardEvent.REFUSE
+    return RewardEvent.WAIT
+
+
+def _move(tx: CellTx, row: RewardRow, event: RewardEvent, reason: str | None = None) -> RewardMove:
+    """Move a row in place."""
+    move = REWARD.find(row.state, event)
+    row.version += 1
+    made = RewardMove(row.id, row.version, row.state, move.event.value, move.target.value, reason)
+    row.state = move.target.value
+    vests = row.state == RewardState.VESTING.value
+    row.remaining = row.amount if vests else 0
+    row.due_at = row.matures_at if vests else None
+    return made
+
+
+def _message(tx: CellTx, row: RewardRow, offer: Offer | None = None) -> outbox.Message:
+    user = text_id("us", tx.cell, row.user_id)
+    payload = {
+        "reward": text_id("rw", tx.cell, row.id),
+        "user": user,
+        "state": row.state,
+        "amount": money(amount_of(row)),
+    }
+    if offer is not None:
+        payload |= {"campaign": offer.campaign_name, "task": offer.task_name}
+    return outbox.Message(f"reward.{row.state}", user, payload)
+
+
+async def _ask(
+    tx: CellTx, rows: Sequence[RewardRow], grants: Sequence[Grant], slice_rewards: int
+) -> None:
+    """Ask the home cells for what was missing."""
+    needs: dict[int, slice.Need] = {}
+    for row, one in zip(rows, grants, strict=True):
+        offer = one.offer
+        if row.state != RewardState.AWAITING_FUNDS.value or offer.home_cell == tx.cell:
+            continue
+        usual = offer.reward.minor * slice_rewards
+        need = needs.get(offer.campaign_id)
+        needs[offer.campaign_id] = slice.Need(
+            offer.campaign_id,
+            offer.home_cell,
+            offer.when_exhausted,
+            offer.reward.currency,
+            (need.missing if need else 0) + row.amount,
+            max(usual, need.usual if need else 0),
+        )
+    await slice.ask(tx, list(needs.values()))
+
+
+async def _moved(
+    tx: CellTx,
+    rows: Sequence[RewardRow],
+    moves: Sequence[RewardMove],
+    task_event: TaskEvent | None,
+    reason: str | None = None,
+) -> None:
+    """Write moved rows, their moves and messages, and what it means for the users' tasks."""
+    if not rows:
+        return
+    await reward_store.update(tx, rows)
+    await reward_store.insert_moves(tx, REWARD.name, moves)
+    await outbox.put(tx, [_message(tx, row) for row in rows])
+    if task_event is not None:
+        states = await States.lock(tx, {(row.user_id, row.task_id): None for row in rows})
+        for row in rows:
+            states.move((row.user_id, row.task_id), task_event, reason)
+        await states.write(tx)
+
+
+async def mature_due(tx: CellTx, limit: int = MAX_BATCH) -> int:
+    """Make vested rewards whose time has come available; how many."""
+    rows = await reward_store.claim_due(tx, limit)
+    if not rows:
+        return 0
+    debtors = await _debtors(tx, rows)
+    posted = await post(
+        tx,
+        [
+            Entry(
+                row.entry_mature,
+                "mature",
+                text_id("rw", tx.cell, row.id),
+                recipes.mature(
+                    row.user_id,
+                    Money(row.remaining, row.asset),
+                    owes=(row.user_id, row.asset) in debtors,
+                ),
+            )
+            for row in rows
+        ],
+    )
+    _all_done(posted)
+    moves = [_move(tx, row, RewardEvent.MATURE) for row in rows]
+    await _moved(tx, rows, moves, None)
+    return len(rows)
+
+
+def _all_done(posted: Sequence[Posted]) -> None:
+    for result in posted:
+        if not result.done:
+            raise Broken(
+                "reward-refused", f"Entry {result.entry_id} was refused: {result.verdict}."
+            )
+
+
+async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
+    """Credit waiting rewards, oldest first, where money has come; ask for more where it has not.
+
+    Returns how many rewards moved. A campaign whose home cell said that nothing is left, and
+    whose policy is to refuse, has its waiting rewards refused.
+    """
+    moved = 0
+    for waiting in await reward_store.waiting(tx, limit):
+        last = await slice.last(tx, waiting.campaign_id)
+        if waiting.balance > 0:
+            moved += await _fund(tx, waiting.campaign_id, limit - moved)
+        elif last is not None and last.refuses:
+            moved += await _refuse(tx, waiting.campaign_id, limit - moved)
+        if last is not None:
+            missing = await reward_store.waiting_total(tx, waiting.campaign_id)
+            await slice.ask_again(tx, last, missing)
+        if moved >= limit:
+            break
+    return moved
+
+
+async def _fund(tx: CellTx, campaign_id: int, limit: int) -> int:
+    claimed = await reward_store.claim_waiting(tx, campaign_id, limit)
+    results = await _credit(tx, claimed) if claimed else []
+    rows = [row for row, result in zip(claimed, results, strict=True) if result.done]
+    moves = [
+        _move(tx, row, RewardEvent.FUND if row.matures_at > tx.now else RewardEvent.CREDIT)
+        for row in rows
+    ]
+    await _moved(tx, rows, moves, TaskEvent.REWARD)
+    return len(rows)
+
+
+async def _refuse(tx: CellTx, campaign_id: int, limit: int) -> int:
+    rows = await reward_store.claim_waiting(tx, campaign_id, limit)
+    moves = [_move(tx, row, RewardEvent.REFUSE, "budget-exhausted") for row in rows]
+    await _moved(tx, rows, moves, TaskEvent.REJECT, "budget-exhausted")
+    return len(rows)
+
+
+async def reverse(tx: CellTx, commands: Sequence[Reverse]) -> list[Reversal]:
+    """Take rewards back: from what still vests, then from available; the rest is owed.
+
+    Each goes once; a repeated command answers ALREADY. Works after a withdrawal too: the debt is
+    recovered from later earnings.
+    """
+    found = {row.id: row for row in await reward_store.lock(tx, [c.reward_id for c in commands])}
+    todo: dict[int, RewardRow] = {}
+    reasons: dict[int, str] = {}
+    outcomes: list[Reversal] = []
+    for command in commands:
+        row = found.get(command.reward_id)
+        outcome = _may_reverse(command, row, todo)
+        outcomes.append(outcome)
+        if row is not None and outcome.result is Took.REVERSED:
+            todo[row.id], reasons[row.id] = row, command.reason
+    await _post_reversals(tx, list(todo.values()), reasons)
+    moves = [_move(tx, row, RewardEvent.REVERSE, reasons[row.id]) for row in todo.values()]
+    await _moved(tx, list(todo.values()), moves, TaskEvent.REVERSE, "reward-reversed")
+    return outcomes
+
+
+def _may_reverse(
+    command: Reverse, row: RewardRow | None, todo: Mapping[int, RewardRow]
+) -> Reversal:
+    if row is None:
+        return Reversal(command.reward_id, Took.UNKNOWN, "reward-unknown")
+    if row.id in todo or row.state == RewardState.REVERSED.value:
+        return Reversal(row.id, Took.ALREADY)
+    if not REWARD.allows(row.state, RewardEvent.REVERSE):
+        return Reversal(row.id, Took.REFUSED, "reward-not-paid")
+    return Reversal(row.id, Took.REVERSED)
+
+
+async def _post_reversals(
+    tx: CellTx, rows: Sequence[RewardRow], reasons: Mapping[int, str]
+) -> None:
+    paid = [row for row in rows if row.state != RewardState.AWAITING_FUNDS.value]
+    entries = [
+        Entry(
+            row.entry_reverse,
+            "reverse",
+            text_id("rw", tx.cell, row.id),
+            recipes.reverse(
+                row.campaign_id, row.user_id, amount_of(row), Money(row.remaining, row.asset)
+            ),
+            reverses_id=row.entry_credit,
+            evidence={"reason": reasons[row.id]},
+        )
+        for row in paid
+    ]
+    posted = await post(tx, entries)
+    _all_done(posted)
+    for row, result in zip(paid, posted, strict=True):
+        if result.verdict is Verdict.POSTED and sum(result.moved) != row.amount:
+            raise Broken("reward-reversal", f"Reward {row.id} was not taken back in full.")
+
+
+async def reverse_one(tx: CellTx, reward_id: int, reason: str) -> RewardView:
+    """Take one reward back, also a second time without effect.
+
+    Raises NotFound `reward-unknown`, Unprocessable `reward-not-paid`.
+    """
+    [outcome] = await reverse(tx, [Reverse(reward_id, reason)])
+    if outcome.result is Took.UNKNOWN:
+        raise NotFound("reward-unknown", "There is no such reward.")
+    if outcome.result is Took.REFUSED:
+        raise Unprocessable("reward-not-paid", "The reward was refused; nothing was paid.")
+    return await get(tx, reward_id)
+
+
+async def of_events(tx: CellRead, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """The rewards that events `(source, event id)` brought, for claw-backs that name events."""
+    return await reward_store.of_events(tx, keys)
+
+
+async def get(tx: CellRead, reward_id: int) -> RewardView:
+    """One reward. Raises NotFound `reward-unknown`."""
+    rows = await reward_store.by_id(tx, [reward_id])
+    if not rows:
+        raise NotFound("reward-unknown", "There is no such reward.")
+    return view(tx, rows[0])
+
+
+async def listing(
+    tx: CellRead, user_id: int, before: int | None = None, limit: int = 50
+) -> list[RewardView]:
+    """A page of a user's rewards, newest first; `before` is the number of the last one seen."""
+    rows = await reward_store.of_user(tx, user_id, before, min(limit, 200))
+    return [view(tx, row) for row in rows]
+
+
+def view(tx: CellRead, row: RewardRow) -> RewardView:
+    """As people see it."""
+    return RewardView(
+        text_id("rw", tx.cell, row.id),
+        row.id,
+        row.user_id,
+        row.campaign_id,
+        row.task_id,
+        row.occurrence,
+        amount_of(row),
+        row.state,
+        row.matures_at,
+        row.created_at,
+        row.trace_id,
+    )

@@ -1,0 +1,77 @@
+"""The states of tasks in the hands of users, locked for one transaction and moved by the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from paymaster.db import outbox
+from paymaster.db.tx import CellTx
+from paymaster.earn import store
+from paymaster.earn.machine import USER_TASK, TaskEvent
+from paymaster.earn.store import MoveRow, Pair, StateRow
+from paymaster.kernel.ids import text_id
+
+_NEXT = {(move.source.value, move.event.value): move.target.value for move in USER_TASK.moves}
+
+
+class States:
+    """Locked states; `move` changes them here, `write` stores what changed."""
+
+    def __init__(self, rows: Mapping[Pair, StateRow]) -> None:
+        self._rows = rows
+        self._moves: list[MoveRow] = []
+        self._changed: set[Pair] = set()
+
+    @classmethod
+    async def lock(cls, tx: CellTx, expiries: Mapping[Pair, datetime | None]) -> States:
+        """Lock the states of `(user, task)` pairs; a missing one is made and expires as given."""
+        if not expiries:
+            return cls({})
+        return cls(await store.lock_states(tx, expiries, USER_TASK.initial.value))
+
+    @classmethod
+    def of(cls, rows: list[StateRow]) -> States:
+        """States that are locked already."""
+        return cls({(row.user_id, row.task_id): row for row in rows})
+
+    def rewards(self, pair: Pair) -> int:
+        """How many rewards the user has had for the task."""
+        return self._rows[pair].rewards
+
+    def state(self, pair: Pair) -> str:
+        """Where the user stands."""
+        return self._rows[pair].state
+
+    def add_reward(self, pair: Pair) -> None:
+        """Count one more reward."""
+        self._rows[pair].rewards += 1
+        self._changed.add(pair)
+
+    def move(self, pair: Pair, event: TaskEvent, reason: str | None = None) -> bool:
+        """Move if the machine allows it from where the user stands; whether it did."""
+        row = self._rows[pair]
+        target = _NEXT.get((row.state, event.value))
+        if target is None:
+            return False
+        row.number += 1
+        self._moves.append(
+            MoveRow(row.user_id, row.task_id, row.number, row.state, event.value, target, reason)
+        )
+        row.state = target
+        self._changed.add(pair)
+        return True
+
+    async def write(self, tx: CellTx) -> None:
+        """Store changed states, their moves and a message for each move."""
+        if self._changed:
+            await store.update_states(tx, [self._rows[pair] for pair in sorted(self._changed)])
+        if self._moves:
+            await store.insert_moves(tx, USER_TASK.name, self._moves)
+            await outbox.put(tx, [_message(tx, move) for move in self._moves])
+
+
+def _message(tx: CellTx, move: MoveRow) -> outbox.Message:
+    user = text_id("us", tx.cell, move.user_id)
+    payload = {"user": user, "task_number": str(move.task_id), "state": move.target}
+    return outbox.Message(f"user_task.{move.target}", user, payload)

@@ -1,0 +1,8 @@
+"""Hearing what became of it: webhooks and files from providers, kept first, applied afterwards.
+
+notice     an authenticated message about a payment, as it lies sealed in an inbox
+webhook    take one in: verify, keep, acknowledge
+files      fetch, keep sealed, read: answers go to inboxes, statements to reconciliation
+apply      what lies in an inbox changes attempts, through `dispatch.outcome` alone
+unmatched  what could not be applied, for people to look at
+"""

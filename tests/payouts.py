@@ -1,0 +1,445 @@
+"""A scripted provider that keeps books, and an environment that pays through it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from random import Random
+
+from tests.withdrawals import BANK, CAMPAIGN, Earner, requested
+from tests.world import ACTOR, PostgresServer, World, make_world
+
+from paymaster.db.tx import CellTx, ControlTx
+from paymaster.dispatch import accounts, batch, outcome, resolve, send
+from paymaster.dispatch.accounts import NewAccount, PayoutAccount
+from paymaster.dispatch.desk import Desk, Order, Pace
+from paymaster.dispatch.machine import MACHINES
+from paymaster.dispatch.run import Dispatcher
+from paymaster.kernel.errors import (
+    NeverSent,
+    Problem,
+    RailError,
+    RailRefused,
+    RailUnknown,
+    Refusal,
+    Unauthenticated,
+)
+from paymaster.kernel.guard import forbid_network
+from paymaster.kernel.ids import new_trace_id
+from paymaster.kernel.money import Money
+from paymaster.ledger import recipes
+from paymaster.ledger.entry import Entry
+from paymaster.ledger.post import post
+from paymaster.people import destinations
+from paymaster.people.users import Upsert, put
+from paymaster.rails.base import (
+    Instruction,
+    Notice,
+    Outcome,
+    Prepared,
+    Rail,
+    RailAccount,
+    RailCaps,
+    RemoteFile,
+    Statement,
+    Verdict,
+)
+from paymaster.secrets.local import HmacSigner, LocalKek
+from paymaster.secrets.port import SecretVersion
+from paymaster.secrets.sealing import Sealer
+from paymaster.withdraw.machine import WITHDRAWAL, Event
+from paymaster.withdraw.moves import Step, move
+
+LAG = timedelta(seconds=60)
+WINDOW = timedelta(hours=24)
+
+
+class MemoryStore:
+    """Keys made for one test."""
+
+    def __init__(self) -> None:
+        self._values = {name: secrets.token_bytes(32) for name in ("kek", "fingerprint")}
+
+    def get(self, name: str) -> Sequence[SecretVersion]:
+        return [SecretVersion("1", self._values[name])] if name in self._values else []
+
+
+def new_sealer() -> Sealer:
+    store = MemoryStore()
+    return Sealer(LocalKek(store), HmacSigner(store))
+
+
+Behaviour = Callable[["ScriptedRail", Prepared], None]
+"""Raises what a call would raise; the rail pays afterwards unless it raised before."""
+
+
+class ScriptedRail:
+    """A provider that pays each key once and can be told to misbehave."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        batch_items: int = 1,
+        kinds: frozenset[str] = frozenset({"iban"}),
+        replay_window: timedelta | None = WINDOW,
+        proof_after: timedelta | None = LAG,
+    ) -> None:
+        self.caps = RailCaps(name, kinds, batch_items, replay_window, proof_after)
+        self.paid: Counter[str] = Counter()
+        """How often each key was really paid: more than once is a double payment."""
+        self.orders: list[Prepared] = []
+        """Everything that arrived, in order."""
+        self.verdict = Verdict.ACCEPTED
+        self.before: list[RailError | Exception] = []
+        """Errors of the next calls, before anything is paid."""
+        self.after: list[RailError | Exception] = []
+        """Errors of the next calls, after paying."""
+        self.gate: asyncio.Event | None = None
+        """While set, calls wait for it before they do anything."""
+        self.fates: dict[str, Outcome] = {}
+        self.unwritable: set[int] = set()
+        """Amounts in minor units that cannot be written into an order."""
+        self.poison: set[int] = set()
+        """Amounts in minor units on which `prepare` breaks."""
+
+    def prepare(
+        self, account: RailAccount, batch_key: str, batch: Sequence[Instruction], now: datetime
+    ) -> Prepared:
+        if any(item.amount.minor in self.poison for item in batch):
+            raise RuntimeError("a fault in the rail")
+        bad = [item for item in batch if item.amount.minor in self.unwritable]
+        if bad:
+            raise RailRefused(
+                "instruction-refused",
+                "Some payments cannot be written.",
+                problems=[Problem(f"/{item.key}", "The name is in no Latin script.") for item in bad],
+            )
+        body = json.dumps(
+            {
+                "order": batch_key,
+                "account": account.name,
+                "payments": [[item.key, item.amount.minor, item.payee.details] for item in batch],
+            }
+        ).encode()
+        return Prepared(batch_key, body, tuple(item.key for item in batch))
+
+    async def send(self, account: RailAccount, prepared: Prepared) -> Sequence[Outcome]:
+        forbid_network()
+        if self.gate is not None:
+            await self.gate.wait()
+        else:
+            await asyncio.sleep(0)
+        self.orders.append(prepared)
+        if self.before:
+            raise self.before.pop(0)
+        for key in prepared.keys:
+            if self.paid[key] == 0:
+                self.paid[key] = 1
+        if self.after:
+            raise self.after.pop(0)
+        return [
+            self.fates.get(key, Outcome(key, self.verdict, provider_id=f"po_{key}"))
+            for key in prepared.keys
+        ]
+
+    @property
+    def bodies(self) -> set[bytes]:
+        return {order.body for order in self.orders}
+
+
+class AskableRail(ScriptedRail):
+    """It can be asked, and calls us."""
+
+    SECRET = secrets.token_hex(16)
+
+    def __init__(self, name: str, **rest: object) -> None:
+        super().__init__(name, **rest)  # type: ignore[arg-type]
+        self.answers: dict[str, Verdict] = {}
+        self.code: str | None = None
+        self.questions: list[str] = []
+        self.silent = 0
+
+    async def query(self, account: RailAccount, key: str) -> Outcome:
+        forbid_network()
+        await asyncio.sleep(0)
+        self.questions.append(key)
+        if self.silent:
+            self.silent -= 1
+            raise RailUnknown("provider-silent", "No answer.")
+        verdict = self.answers.get(key)
+        if verdict is None:
+            verdict = Verdict.PAID if self.paid[key] else Verdict.NOT_FOUND
+        return Outcome(key, verdict, provider_id=f"po_{key}", code=self.code)
+
+    def call(self, key: str, verdict: Verdict, event: str, at: datetime, **more: object) -> dict[str, object]:
+        """Headers and body of a webhook."""
+        body = json.dumps(
+            {"id": event, "key": key, "verdict": verdict.value, "at": at.isoformat(), **more}
+        ).encode()
+        signature = hmac.new(self.SECRET.encode(), body, hashlib.sha256).hexdigest()
+        return {"headers": {"X-Signature": signature}, "body": body}
+
+    def read_webhook(
+        self, account: RailAccount, headers: Mapping[str, str], body: bytes, now: datetime
+    ) -> Sequence[Notice]:
+        expected = hmac.new(self.SECRET.encode(), body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(expected, headers.get("x-signature", "")):
+            raise Unauthenticated("webhook-signature", "The signature does not match.")
+        said = json.loads(body)
+        if abs(now - datetime.fromisoformat(said["at"])) > timedelta(minutes=5):
+            raise Unauthenticated("webhook-stale", "Too old.")
+        if "verdict" not in said:
+            raise Refusal("webhook-malformed", "No verdict.")
+        amount = Money(said["minor"], "EUR") if "minor" in said else None
+        return [
+            Notice(
+                said["id"],
+                Outcome(said["key"], Verdict(said["verdict"]), code=said.get("code"), amount=amount),
+                said.get("batch"),
+            )
+        ]
+
+
+class FileRail(ScriptedRail):
+    """Many payments in one file; answers come as files."""
+
+    def __init__(self, name: str, **rest: object) -> None:
+        rest.setdefault("batch_items", 3)
+        rest.setdefault("replay_window", None)
+        rest.setdefault("proof_after", None)
+        super().__init__(name, **rest)  # type: ignore[arg-type]
+        self.out: list[RemoteFile] = []
+        self.statements: dict[str, list[Statement]] = {}
+        self.notices: dict[str, list[Notice]] = {}
+        self.unreachable = False
+
+    async def fetch(self, account: RailAccount, seen: frozenset[str]) -> Sequence[RemoteFile]:
+        forbid_network()
+        if self.unreachable:
+            raise NeverSent("transport-unreachable", "The bank is away.")
+        return [file for file in self.out if file.name not in seen]
+
+    def read_file(
+        self, account: RailAccount, name: str, body: bytes
+    ) -> tuple[Sequence[Notice], Sequence[Statement]]:
+        if body.startswith(b"broken"):
+            raise Refusal("statement-malformed", "The file is cut off.")
+        if body.startswith(b"poison"):
+            raise RuntimeError("a fault in the reader")
+        return self.notices.get(name, []), self.statements.get(name, [])
+
+
+@dataclass
+class Payouts:
+    """One environment that pays: a treasury cell, accounts, rails."""
+
+    world: World
+    sealer: Sealer
+    rails: dict[str, Rail]
+    accounts: dict[str, PayoutAccount]
+    pace: Pace = field(default_factory=Pace)
+    random: Random = field(default_factory=lambda: Random(1))
+
+    @property
+    def desk(self) -> Desk:
+        by_id = {account.id: account for account in self.accounts.values()}
+        return Desk(by_id, self.rails, self.sealer, self.pace)
+
+    def dispatcher(self) -> Dispatcher:
+        """Another process."""
+        return Dispatcher(
+            self.world.dbs, 1, self.rails, self.sealer, pace=self.pace, random=Random(2)
+        )
+
+    async def add_account(self, name: str, rail: str, **rest: object) -> PayoutAccount:
+        new = NewAccount(
+            name,
+            rail,
+            str(rest.pop("currency", "EUR")),
+            dict(rest.pop("settings", {})),  # type: ignore[call-overload]
+            {},
+            **rest,  # type: ignore[arg-type]
+        )
+
+        async def work(tx: ControlTx) -> PayoutAccount:
+            return await accounts.add(tx, 1, 1, new, self.rails)
+
+        self.accounts[name] = await self.world.dbs.control.run(ACTOR, new_trace_id(), work)
+        return self.accounts[name]
+
+    async def reload(self) -> None:
+        found = await accounts.load(self.world.dbs, 1)
+        self.accounts = {account.rail.name: account for account in found.values()}
+
+    # ------------------------------------------------------------ the steps of one dispatcher
+
+    async def claim(self, cell: int = 1, room: int = 50) -> list[Order]:
+        """Transaction 1 alone."""
+        desk = self.desk
+        rooms = {account_id: room for account_id in desk.accounts}
+        healthy = frozenset(desk.accounts)
+        return await self.world.run(
+            lambda tx: batch.claim_approved(tx, desk, rooms, healthy), cell
+        )
+
+    async def claim_queued(self, account: str, cell: int = 1, room: int = 50) -> list[Order]:
+        desk, found = self.desk, self.accounts[account]
+        return await self.world.run(lambda tx: batch.claim_queued(tx, desk, found, room), cell)
+
+    async def call(self, order: Order) -> send.Sent:
+        """The network alone."""
+        rail = self.rails[order.account.rail.rail]
+        return await send.call(rail, order, self.pace, self.world.clock)
+
+    async def finish(self, *sent: send.Sent, cell: int = 1) -> list[outcome.Applied]:
+        """Transaction 2 alone."""
+        return await self.world.run(
+            lambda tx: send.finish(tx, self.desk, sent, self.random), cell
+        )
+
+    async def deliver(self, orders: Sequence[Order], cell: int = 1) -> None:
+        for order in orders:
+            await self.finish(await self.call(order), cell=cell)
+
+    async def expire(self, account: str, cell: int = 1) -> int:
+        found = self.accounts[account]
+        return await self.world.run(lambda tx: resolve.expire(tx, found, 100), cell)
+
+    async def ask(self, account: str, cell: int = 1) -> dict[int, frozenset[str]]:
+        """One round of questions."""
+        desk, found = self.desk, self.accounts[account]
+        asked = await self.world.run(
+            lambda tx: resolve.claim_questions(tx, desk, found, 100), cell
+        )
+        rail = self.rails[found.rail.rail]
+        told = [
+            await resolve.ask(rail, found, each, self.pace, self.world.clock)  # type: ignore[arg-type]
+            for each in asked
+        ]
+        return await self.world.run(
+            lambda tx: resolve.conclude(tx, desk, found, told, self.random), cell
+        )
+
+    async def replays(self, account: str, cell: int = 1) -> list[Order]:
+        desk, found = self.desk, self.accounts[account]
+        return await self.world.run(
+            lambda tx: resolve.claim_replays(tx, desk, found, 100), cell
+        )
+
+    async def hear(self, account: str, *outcomes: Outcome, cell: int = 1) -> list[outcome.Applied]:
+        """An answer from anywhere."""
+        account_id = self.accounts[account].id
+        return await self.world.run(
+            lambda tx: outcome.apply(tx, account_id, outcomes, evidence="test"), cell
+        )
+
+    async def run(self, dispatcher: Dispatcher, cell: int = 1, rounds: int = 10) -> None:
+        """Tick and wait until nothing more is due now."""
+        for _ in range(rounds):
+            claimed = await dispatcher.tick(cell)
+            await dispatcher.drain()
+            if not claimed:
+                return
+
+    # ------------------------------------------------------------------------ what is there
+
+    async def value(self, sql: str, *params: object, cell: int = 1) -> object:
+        return await self.world.read(lambda tx: tx.value(sql, params), cell)  # type: ignore[arg-type]
+
+    async def states(self, withdrawal_id: int, cell: int = 1) -> tuple[str, list[str]]:
+        """The withdrawal's state and those of its attempts."""
+        state = await self.value("SELECT state FROM withdrawal WHERE id = %s", withdrawal_id, cell=cell)
+        attempts = await self.value(
+            "SELECT coalesce(array_agg(state ORDER BY number), '{}') FROM attempt"
+            " WHERE withdrawal_id = %s",
+            withdrawal_id,
+            cell=cell,
+        )
+        return str(state), list(attempts)  # type: ignore[call-overload]
+
+    async def key_of(self, withdrawal_id: int, number: int = 1, cell: int = 1) -> str:
+        return str(
+            await self.value(
+                "SELECT key FROM attempt WHERE withdrawal_id = %s AND number = %s",
+                withdrawal_id,
+                number,
+                cell=cell,
+            )
+        )
+
+
+async def new_payee(
+    payouts: Payouts, number: int, *, kind: str = "iban", available: str = "100.00", cell: int = 1
+) -> Earner:
+    """A user with money and a sealed destination of their own."""
+    from tests.contract.support import payee_iban, payee_wallet
+
+    payee = payee_iban(number) if kind == "iban" else payee_wallet(number)
+
+    async def work(tx: CellTx) -> Earner:
+        user_id, fund_id, reward_id = tx.ids(3)
+        (made,) = await put(tx, payouts.sealer, [user_id], [Upsert(f"user-{cell}-{number}")])
+        assert made.slug is None, made
+        view = await destinations.add(
+            tx, payouts.sealer, user_id, kind, "EUR", payee.details, cooling=timedelta(0)
+        )
+        amount = Money.parse(available, "EUR")
+        nothing = Money.zero("EUR")
+        rewarded = recipes.reward(
+            CAMPAIGN, user_id, amount, vests=False, owes=False, commission=nothing
+        )
+        verdicts = await post(
+            tx,
+            [
+                Entry(fund_id, "fund", "x", recipes.fund(BANK, CAMPAIGN, amount)),
+                Entry(reward_id, "reward", "x", rewarded),
+            ],
+        )
+        assert all(verdict.done for verdict in verdicts)
+        destination_id = await tx.value(
+            "SELECT id FROM destination WHERE user_id = %s", (user_id,)
+        )
+        assert view.state == "active"
+        return Earner(user_id, destination_id, cell)
+
+    return await payouts.world.run(work, cell)
+
+
+async def approved(payouts: Payouts, earner: Earner, amount: str, fee: str | None = None) -> int:
+    """An approved withdrawal."""
+    world = payouts.world
+    withdrawal_id = await requested(world, earner, amount, fee)
+
+    async def work(tx: CellTx) -> None:
+        await move(tx, [Step(withdrawal_id, Event.SCREEN)])
+        token = tx.id()
+        await tx.execute(
+            "UPDATE withdrawal SET lease_token = %s WHERE id = %s", (token, withdrawal_id)
+        )
+        (moved,) = await move(tx, [Step(withdrawal_id, Event.APPROVE, lease_token=token)])
+        assert moved.done, moved
+
+    await world.run(work, earner.cell)
+    return withdrawal_id
+
+
+@asynccontextmanager
+async def payout_world(
+    postgres: PostgresServer, *rails: ScriptedRail, cells: int = 1
+) -> AsyncIterator[Payouts]:
+    """An environment with one account named like each rail."""
+    moves = [row for machine in (WITHDRAWAL, *MACHINES) for row in machine.rows()]
+    async with make_world(postgres, cells=cells, moves=moves) as world:
+        payouts = Payouts(world, new_sealer(), {rail.caps.name: rail for rail in rails}, {})
+        for rail in rails:
+            await payouts.add_account(rail.caps.name, rail.caps.name)
+        yield payouts
