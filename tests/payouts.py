@@ -377,6 +377,30 @@ class Payouts:
         )
 
 
+async def assert_paid_once(payouts: Payouts) -> None:
+    """No withdrawal was really paid twice, and what the books call paid was paid."""
+    really = Counter[str]()
+    for rail in payouts.rails.values():
+        if isinstance(rail, ScriptedRail):
+            really.update(rail.paid)
+    for cell in payouts.world.dbs.cells():
+        rows = await payouts.world.read(
+            lambda tx: tx.tuples(
+                "SELECT a.key, a.withdrawal_id, a.state, w.state FROM attempt a"
+                " JOIN withdrawal w ON w.id = a.withdrawal_id"
+            ),
+            cell.number,
+        )
+        paid = Counter[int]()
+        for key, withdrawal_id, state, withdrawal_state in rows:
+            paid[withdrawal_id] += really[key]
+            if state == "paid":
+                assert really[key] == 1, "the books say paid, the provider did not pay"
+            if withdrawal_state in {"failed", "queued", "cancelled"}:
+                assert really[key] == 0, "the money was given back and is paid as well"
+        assert max(paid.values(), default=0) <= 1, "paid twice"
+
+
 async def new_payee(
     payouts: Payouts, number: int, *, kind: str = "iban", available: str = "100.00", cell: int = 1
 ) -> Earner:

@@ -237,13 +237,13 @@ class World:
         self.sftp_address = f"127.0.0.1:{self._sftp.get_port()}"
 
     async def _listen_http(self, port: int) -> None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen(1024)
         config = uvicorn.Config(
             self.app, http=CuttableProtocol, ws="none", lifespan="off", log_config=None,
-            access_log=False, timeout_graceful_shutdown=2,
+            access_log=False, timeout_graceful_shutdown=2, timeout_keep_alive=65,
         )  # fmt: skip
         self._http = _QuietServer(config)
         self._start("http", self._http.serve(sockets=[listener]))

@@ -131,10 +131,6 @@ class KeyOfTheProcess(Wallet):
     async def send(self, account: RailAccount, prepared: Prepared) -> Sequence[Outcome]:
         return await self.under(account, prepared, prepared.keys[0] + self._mine)
 
-    async def query(self, account: RailAccount, key: str) -> Outcome:
-        found = await super().query(account, key + self._mine)
-        return replace(found, key=key)
-
 
 @broken("reads a lost answer as a rejection", "lost-answer-is-unknown")
 class SwallowsUnknown(Wallet):

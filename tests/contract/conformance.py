@@ -51,6 +51,8 @@ class Fault(StrEnum):
     """Execute the order, then drop the connection without a word."""
     FAIL_BEFORE = "fail-before"
     """Answer with a failure of its own, having executed nothing."""
+    PAY_LATER = "pay-later"
+    """Take orders in and execute them after a while."""
 
 
 class Fate(StrEnum):
@@ -427,14 +429,19 @@ async def amounts_are_exact(harness: Harness) -> None:
 
 @check("paid-means-paid")
 async def paid_means_paid(harness: Harness) -> None:
-    """PAID is said only when the provider's books have it, REJECTED only when they do not."""
+    """An order that the provider has only taken in is not called paid."""
     work = begin(harness)
     batch = harness.instructions(2)
-    for order in work.prepare(batch):
+    if Fault.PAY_LATER in harness.faults:
+        await harness.arm(Fault.PAY_LATER)
+    orders = work.prepare(batch)
+    for order in orders:
         await work.send(order)
     for item in batch:
         if work.belief.final(item.key) is Verdict.PAID:
             expect(await harness.times_paid(item) > 0, "an order was called paid before it was")
+    await work.resolve(orders)
+    await expect_paid(work, batch)
 
 
 @check("same-bytes-again-pay-once")
@@ -486,6 +493,8 @@ async def lost_answer_is_unknown(harness: Harness) -> None:
     expect(said in {"unknown", "answered"}, f"an order that may be paid was called {said}")
     expect(work.belief.final(batch[0].key) is not Verdict.REJECTED, "unknown was called rejected")
     work.rail = harness.make_rail()
+    if work.rail.caps.replay_window is not None:
+        await work.send(order)
     await work.resolve([order])
     await expect_paid(work, batch)
     expect(work.belief.final(batch[0].key) is Verdict.PAID, "a lost answer was never found")

@@ -138,11 +138,9 @@ class SandboxHarness:
 
     async def reset(self) -> None:
         """No fault of an earlier check is left over."""
-        knobs = cast("dict[str, object]", (await self.outside.control("/faults"))["faults"])
-        zero: dict[str, object] = {
-            knob: 0 for knob, value in knobs.items() if isinstance(value, int) and value
-        }
-        await self.outside.control("/faults", {**zero, "webhook_copies": 1})
+        counters = ("drop_answers", "fail_before", "sftp_drop_answers")
+        sound: dict[str, object] = dict.fromkeys(counters, 0)
+        await self.outside.control("/faults", sound | {"paid_after_seconds": 0.03})
 
     async def rest(self) -> None:
         """Uploads executed, payouts paid, notifications delivered."""
@@ -205,8 +203,12 @@ class WalletHarness(SandboxHarness):
 
     async def arm(self, fault: Fault) -> None:
         """One of the provider's knobs."""
-        knob = {Fault.LOSE_ANSWER: "drop_answers", Fault.FAIL_BEFORE: "fail_before"}[fault]
-        await self.outside.control("/faults", {knob: 1})
+        knobs: dict[Fault, dict[str, object]] = {
+            Fault.LOSE_ANSWER: {"drop_answers": 1},
+            Fault.FAIL_BEFORE: {"fail_before": 1},
+            Fault.PAY_LATER: {"paid_after_seconds": 0.5},
+        }
+        await self.outside.control("/faults", knobs[fault])
 
     async def calls(self) -> int:
         """Payouts made or asked for again."""

@@ -7,14 +7,36 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from tests.payouts import AskableRail, FileRail, Payouts, ScriptedRail, approved, new_payee, payout_world
+from tests.payouts import (
+    LAG,
+    WINDOW,
+    AskableRail,
+    Payouts,
+    approved,
+    assert_paid_once,
+    new_payee,
+    payout_world,
+)
 from tests.withdrawals import assert_proven, available
-from tests.world import PostgresServer
+from tests.world import PostgresServer, owner_rows
 
-from paymaster.kernel.errors import NeverSent, RailRefused, RailUnknown
+from paymaster.dispatch.desk import Pace
+from paymaster.dispatch.send import Answer
+from paymaster.kernel.errors import Broken, NeverSent, RailRefused, RailUnknown
+from paymaster.kernel.money import Money
 from paymaster.rails.base import Outcome, Verdict
 
-SILENCE = RailUnknown("provider-silent", "No answer.")
+
+def silence() -> RailUnknown:
+    return RailUnknown("provider-silent", "No answer.")
+
+
+def refusal(code: str) -> RailRefused:
+    return RailRefused("provider-refused", "No.", extra={"code": code})
+
+
+def never() -> NeverSent:
+    return NeverSent("provider-unreachable", "No connection.")
 
 
 @pytest.fixture
@@ -27,10 +49,21 @@ async def payouts(postgres: PostgresServer, rail: AskableRail) -> AsyncIterator[
     async with payout_world(postgres, rail) as found:
         yield found
         await assert_proven(found.world)
-        assert max(rail.paid.values(), default=0) <= 1
+        await assert_paid_once(found)
 
 
-async def test_an_approved_withdrawal_is_sent_and_paid(payouts: Payouts, rail: AskableRail) -> None:
+async def one(payouts: Payouts, amount: str = "30.00", number: int = 1) -> int:
+    return await approved(payouts, await new_payee(payouts, number), amount)
+
+
+def later(payouts: Payouts, step: timedelta) -> None:
+    payouts.world.clock.advance(step)
+
+
+# ------------------------------------------------------------------------------- the way
+
+
+async def test_an_approved_withdrawal_is_sent_and_paid(payouts: Payouts) -> None:
     earner = await new_payee(payouts, 1)
     withdrawal = await approved(payouts, earner, "30.00", "1.00")
     (order,) = await payouts.claim()
@@ -38,7 +71,462 @@ async def test_an_approved_withdrawal_is_sent_and_paid(payouts: Payouts, rail: A
     await payouts.deliver([order])
     assert await payouts.states(withdrawal) == ("sent", ["sent"])
     key = await payouts.key_of(withdrawal)
-    assert order.prepared.keys == (key,) and len(key) == 15
+    assert order.prepared.keys == (key,)
+    assert len(key) == 15
     await payouts.hear("wallet", Outcome(key, Verdict.PAID))
     assert await payouts.states(withdrawal) == ("paid", ["paid"])
     assert await available(payouts.world, earner) == ("69.00", "0.00")
+
+
+async def test_the_exact_bytes_are_stored_sealed_before_anything_is_sent(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    await one(payouts)
+    (order,) = await payouts.claim()
+    assert rail.orders == []
+    assert b"DE" in order.prepared.body
+    ((sealed, digest),) = owner_rows(payouts.world, "SELECT sealed, digest FROM batch")
+    for part in (b"DE", b"payments", order.prepared.batch_key.encode()):
+        assert part in order.prepared.body
+        assert part not in bytes(sealed) or part == b"DE"
+    assert len(bytes(digest)) == 32
+
+
+async def test_nothing_is_sent_inside_a_transaction(payouts: Payouts) -> None:
+    await one(payouts)
+    (order,) = await payouts.claim()
+
+    async def work(_tx: object) -> Answer:
+        return (await payouts.call(order)).answer
+
+    # The rail's guard raises Broken; nothing left, and the order is unknown, not lost.
+    assert await payouts.world.run(work) is Answer.UNKNOWN  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------- silence
+
+
+async def test_lost_answer_after_paying_is_asked_about_and_paid_once(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    earner = await new_payee(payouts, 1)
+    withdrawal = await approved(payouts, earner, "30.00")
+    rail.after = [silence()]
+    await payouts.deliver(await payouts.claim())
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+    assert await available(payouts.world, earner) == ("70.00", "30.00")
+    later(payouts, timedelta(seconds=5))
+    assert await payouts.ask("wallet") == {}
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])
+    assert len(rail.orders) == 1
+    assert await available(payouts.world, earner) == ("70.00", "0.00")
+
+
+async def test_gumroad_7569_a_read_timeout_stays_unknown_until_there_is_proof(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    earner = await new_payee(payouts, 1)
+    withdrawal = await approved(payouts, earner, "30.00")
+    rail.before = [silence()]
+    rail.silent = 3
+    await payouts.deliver(await payouts.claim())
+    for _ in range(3):
+        later(payouts, timedelta(minutes=20))
+        await payouts.ask("wallet")
+        await payouts.replays("wallet")
+        assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+        assert await available(payouts.world, earner) == ("70.00", "30.00")
+    assert len(rail.orders) == 1
+
+
+async def test_not_found_is_no_proof_before_the_lag_is_over(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    rail.before = [silence()]
+    await payouts.deliver(await payouts.claim())
+    later(payouts, LAG - timedelta(seconds=1))
+    assert await payouts.ask("wallet") == {}
+    assert rail.questions
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+
+
+async def test_after_the_lag_the_same_bytes_go_again_under_the_same_key(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    rail.before = [silence()]
+    await payouts.deliver(await payouts.claim())
+    later(payouts, LAG)
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+    assert len(rail.orders) == 2
+    assert len(rail.bodies) == 1
+    assert {order.keys for order in rail.orders} == {(await payouts.key_of(withdrawal),)}
+
+
+async def test_a_replay_that_is_refused_is_a_no_because_absence_was_proven(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    earner = await new_payee(payouts, 1)
+    withdrawal = await approved(payouts, earner, "30.00")
+    rail.before = [silence(), refusal("wallet_unknown")]
+    await payouts.deliver(await payouts.claim())
+    later(payouts, LAG)
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("failed", ["rejected"])
+    assert await available(payouts.world, earner) == ("100.00", "0.00")
+
+
+async def test_a_replay_that_never_left_does_not_undo_the_first_try(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    rail.before = [silence(), never()]
+    await payouts.deliver(await payouts.claim())
+    later(payouts, LAG)
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+    assert await payouts.value("SELECT state FROM batch") == "unknown"
+
+
+async def test_nothing_is_replayed_after_the_window(payouts: Payouts, rail: AskableRail) -> None:
+    withdrawal = await one(payouts)
+    rail.before = [silence()]
+    await payouts.deliver(await payouts.claim())
+    later(payouts, WINDOW)
+    await payouts.run(payouts.dispatcher())
+    assert rail.questions
+    assert len(rail.orders) == 1
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("x"), Broken("odd", "Odd.")])
+async def test_any_other_error_out_of_a_rail_is_unknown(
+    payouts: Payouts, rail: AskableRail, error: Exception
+) -> None:
+    withdrawal = await one(payouts)
+    rail.after = [error]
+    await payouts.deliver(await payouts.claim())
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+
+
+async def test_a_call_that_takes_too_long_is_unknown(payouts: Payouts, rail: AskableRail) -> None:
+    payouts.pace = Pace(call=timedelta(milliseconds=20))
+    withdrawal = await one(payouts)
+    rail.gate = asyncio.Event()
+    await payouts.deliver(await payouts.claim())
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+
+
+async def test_a_payment_that_the_answer_leaves_out_is_unknown(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    key = order.prepared.keys[0]
+    rail.fates = {key: Outcome("0" * 15, Verdict.PAID)}
+    await payouts.deliver([order])
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+
+
+async def test_an_answer_over_another_amount_is_unclear_and_reported(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    key = order.prepared.keys[0]
+    rail.fates = {key: Outcome(key, Verdict.PAID, amount=Money(3001, "EUR"))}
+    applied = await payouts.finish(await payouts.call(order))
+    assert [each.slug for each in applied] == ["outcome-amount-differs", None]
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+    assert await payouts.value("SELECT count(*) FROM outbox WHERE topic = 'attempt.contradicted'")
+
+
+# ------------------------------------------------------------------------------- crashes
+
+
+async def test_crash_between_the_intent_and_the_call(payouts: Payouts, rail: AskableRail) -> None:
+    withdrawal = await one(payouts)
+    await payouts.claim()  # and the process is gone
+    later(payouts, payouts.pace.lease - timedelta(seconds=1))
+    assert await payouts.expire("wallet") == 0
+    later(payouts, timedelta(seconds=1))
+    assert await payouts.expire("wallet") == 1
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+    later(payouts, LAG)
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+    assert len(rail.orders) == 1
+
+
+async def test_crash_after_the_call_before_its_answer_is_written(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    await payouts.call(order)  # and the process is gone
+    later(payouts, payouts.pace.lease)
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    later(payouts, timedelta(seconds=5))
+    await payouts.run(dispatcher)
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])
+    assert len(rail.orders) == 1
+
+
+async def test_a_dispatcher_that_is_stopped_in_a_call_leaves_an_unknown_order(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    rail.gate = asyncio.Event()
+    first = payouts.dispatcher()
+    await first.tick(1)
+    await asyncio.sleep(0.05)
+    await first.stop()
+    assert await payouts.states(withdrawal) == ("sending", ["sending"])
+    rail.gate = None
+    later(payouts, payouts.pace.lease)
+    await payouts.run(payouts.dispatcher())
+    later(payouts, LAG)
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+    assert len(rail.orders) == 1
+
+
+# ------------------------------------------------------------------------- more than one
+
+
+async def test_two_dispatchers_at_once_never_send_an_order_twice(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawals = [await one(payouts, "10.00", number) for number in range(12)]
+    first, second = payouts.dispatcher(), payouts.dispatcher()
+    await asyncio.gather(*(d.tick(1) for d in (first, second, first, second)))
+    await asyncio.gather(first.drain(), second.drain())
+    for _ in range(4):
+        await asyncio.gather(payouts.run(first), payouts.run(second))
+    keys = [key for order in rail.orders for key in order.keys]
+    assert len(keys) == len(set(keys)) == len(withdrawals)
+    for withdrawal in withdrawals:
+        assert await payouts.states(withdrawal) == ("sent", ["sent"])
+
+
+async def test_two_dispatchers_at_once_never_send_a_due_order_twice(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    await one(payouts)
+    rail.before = [never()]
+    await payouts.deliver(await payouts.claim())
+    later(payouts, timedelta(minutes=1))
+    first, second = payouts.dispatcher(), payouts.dispatcher()
+    await asyncio.gather(first.tick(1), second.tick(1))
+    await asyncio.gather(first.drain(), second.drain())
+    assert len(rail.orders) == 2
+    assert len(rail.bodies) == 1
+    assert sum(rail.paid.values()) == 1
+
+
+async def test_a_holder_past_its_lease_cannot_write(payouts: Payouts, rail: AskableRail) -> None:
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    rail.before = [refusal("invalid_request")]
+    sent = await payouts.call(order)  # and the process is paused here
+    later(payouts, payouts.pace.lease)
+    assert await payouts.expire("wallet") == 1
+    later(payouts, LAG)
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+    assert await payouts.finish(sent) == []  # it wakes up with a no
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+
+
+async def test_a_holder_past_its_lease_does_not_even_send(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    await one(payouts)
+    (order,) = await payouts.claim()
+    later(payouts, payouts.pace.lease)
+    assert (await payouts.call(order)).answer is Answer.LATE
+    assert rail.orders == []
+
+
+async def test_a_question_that_comes_back_past_its_lease_changes_nothing(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    await payouts.deliver(await payouts.claim())
+    later(payouts, timedelta(seconds=30))
+    rail.gate = None
+    slow = asyncio.Event()
+    ask = rail.query
+
+    async def paused(account: object, key: str) -> Outcome:
+        await slow.wait()
+        return Outcome(key, Verdict.REJECTED, code="odd")
+
+    rail.query = paused  # type: ignore[method-assign, assignment]
+    late = asyncio.create_task(payouts.ask("wallet"))
+    await asyncio.sleep(0.05)
+    rail.query = ask  # type: ignore[method-assign]
+    later(payouts, payouts.pace.lease)
+    await payouts.ask("wallet")
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])
+    slow.set()
+    assert await late == {}
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])
+
+
+# ------------------------------------------------------------------------------ no, never
+
+
+async def test_what_never_left_is_due_again_with_the_same_bytes(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    rail.before = [never(), never()]
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    assert await payouts.states(withdrawal) == ("sending", ["sending"])
+    assert await payouts.value("SELECT state FROM batch") == "prepared"
+    assert len(rail.orders) == 1
+    later(payouts, timedelta(seconds=1))
+    await payouts.run(dispatcher)
+    assert len(rail.orders) == 2
+    later(payouts, timedelta(seconds=2))
+    await payouts.run(dispatcher)
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+    assert len(rail.orders) == 3
+    assert len(rail.bodies) == 1
+    assert await payouts.value("SELECT count(*) FROM attempt") == 1
+
+
+async def test_a_definite_no_gives_the_money_back_once(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    earner = await new_payee(payouts, 1)
+    withdrawal = await approved(payouts, earner, "30.00", "1.00")
+    rail.before = [refusal("invalid_request")]
+    await payouts.deliver(await payouts.claim())
+    assert await payouts.states(withdrawal) == ("failed", ["rejected"])
+    assert await available(payouts.world, earner) == ("100.00", "0.00")
+    assert await payouts.value("SELECT reason FROM withdrawal") == "invalid_request"
+    assert await payouts.value("SELECT state FROM destination") == "active"
+
+
+async def test_a_dead_destination_is_closed_with_the_reason(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    rail.before = [refusal("wallet_closed")]
+    await payouts.deliver(await payouts.claim())
+    assert await payouts.states(withdrawal) == ("failed", ["rejected"])
+    assert await payouts.value("SELECT closed_reason FROM destination") == "wallet_closed"
+
+
+async def test_while_our_float_is_short_the_payment_waits_and_is_made_anew(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    earner = await new_payee(payouts, 1)
+    withdrawal = await approved(payouts, earner, "30.00")
+    rail.before = [refusal("insufficient_funds"), refusal("insufficient_funds")]
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    assert await payouts.states(withdrawal) == ("queued", ["rejected"])
+    assert await available(payouts.world, earner) == ("70.00", "30.00")
+    for _ in range(2):
+        later(payouts, timedelta(minutes=10))
+        await payouts.run(dispatcher)
+    assert await payouts.states(withdrawal) == ("sent", ["rejected", "rejected", "sent"])
+    assert len({key for order in rail.orders for key in order.keys}) == 3
+
+
+async def test_killbill_1015_success_of_the_first_attempt_after_a_second_one(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    rail.before = [refusal("insufficient_funds")]
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    later(payouts, timedelta(minutes=10))
+    await payouts.run(dispatcher)
+    first, second = [await payouts.key_of(withdrawal, number) for number in (1, 2)]
+    (applied,) = await payouts.hear("wallet", Outcome(first, Verdict.PAID))
+    assert applied.slug == "outcome-contradicts"
+    assert applied.is_break
+    assert await payouts.states(withdrawal) == ("sent", ["rejected", "sent"])
+    await payouts.hear("wallet", Outcome(second, Verdict.PAID))
+    assert await payouts.states(withdrawal) == ("paid", ["rejected", "paid"])
+
+
+async def test_the_database_refuses_a_second_live_attempt(payouts: Payouts) -> None:
+    await one(payouts)
+    await payouts.claim()
+    with pytest.raises(Exception, match="attempt_withdrawal_live"):
+        owner_rows(
+            payouts.world,
+            "INSERT INTO attempt SELECT id + 1, withdrawal_id, transfer_id, 2, batch_id,"
+            " rail_account_id, 'X', amount, asset, 'sending', NULL, NULL, NULL, 0, NULL, 0,"
+            " created_at, NULL, NULL, NULL, NULL, NULL, trace_id, 1 FROM attempt RETURNING 1",
+        )
+
+
+async def test_an_order_that_was_altered_in_the_database_is_not_sent(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    await one(payouts)
+    rail.before = [never()]
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    owner_rows(
+        payouts.world,
+        "UPDATE batch SET sealed = set_byte(sealed, length(sealed) - 1,"
+        " get_byte(sealed, length(sealed) - 1) # 1) RETURNING 1",
+    )
+    later(payouts, timedelta(minutes=1))
+    await payouts.run(dispatcher)
+    assert len(rail.orders) == 1
+    assert "sealed-damaged" in str(await payouts.value("SELECT detail FROM batch"))
+
+
+# ---------------------------------------------------------------------- lost notifications
+
+
+async def test_an_accepted_payment_whose_message_was_lost_is_asked_about(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    key = await payouts.key_of(withdrawal)
+    rail.answers = {key: Verdict.ACCEPTED}
+    asked = 0
+    for _ in range(6):
+        later(payouts, timedelta(minutes=20))
+        await payouts.run(dispatcher)
+        assert await payouts.states(withdrawal) == ("sent", ["sent"])
+        assert len(rail.questions) > asked
+        asked = len(rail.questions)
+    rail.answers = {key: Verdict.PAID}
+    later(payouts, timedelta(hours=1))
+    await payouts.run(dispatcher)
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])
+    asked = len(rail.questions)
+    later(payouts, timedelta(days=1))
+    await payouts.run(dispatcher)
+    assert len(rail.questions) == asked
+
+
+async def test_a_webhook_that_overtakes_the_answer_of_the_call(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    sent = await payouts.call(order)
+    key = order.prepared.keys[0]
+    await payouts.hear("wallet", Outcome(key, Verdict.PAID))
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])
+    (applied,) = await payouts.finish(sent)
+    assert (applied.done, applied.slug) == (False, "superseded")
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])
+    assert rail.paid[key] == 1

@@ -320,9 +320,7 @@ async def test_the_same_key_twice_in_one_transaction_is_seen(world: World):
 
 async def test_different_keys_race_for_one_balance(world: World):
     earner = await new_earner(world, "30.00")
-    answers = await asyncio.gather(
-        *(once(world, earner, "10.00", name=f"k{n}") for n in range(8))
-    )
+    answers = await asyncio.gather(*(once(world, earner, "10.00", name=f"k{n}") for n in range(8)))
     assert sorted(a.status for a in answers) == [202] * 3 + [422] * 5
     assert await available(world, earner) == ("0.00", "30.00")
     await assert_proven(world)

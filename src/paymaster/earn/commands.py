@@ -7,7 +7,8 @@ from typing import Any
 
 from paymaster.db.outbox import Outgoing
 from paymaster.db.tx import CellTx
-from paymaster.earn import reward, slice
+from paymaster.earn import reward
+from paymaster.earn import slice as slices
 from paymaster.kernel.ids import parse_text_id
 from paymaster.kernel.money import Money
 
@@ -25,16 +26,16 @@ def _read(message: Outgoing) -> tuple[int, int, Money]:
 
 
 async def on_ask(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
-    """In the home cell: a cell asks for a slice."""
+    """In the home cell: a cell asks for a slices."""
     slice_id, campaign_id, asked = _read(message)
-    granted = await slice.grant(tx, source_cell, slice_id, campaign_id, asked)
+    granted = await slices.grant(tx, source_cell, slice_id, campaign_id, asked)
     return {"granted": granted.text()}
 
 
 async def on_grant(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
     """In the asking cell: the answer; rewards that waited for it are credited at once."""
     slice_id, _, granted = _read(message)
-    row = await slice.receive(tx, slice_id, granted)
+    row = await slices.receive(tx, slice_id, granted)
     moved = await reward.retry_awaiting(tx)
     return {"state": row.state, "moved": moved, "home": source_cell}
 
@@ -42,13 +43,13 @@ async def on_grant(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str,
 async def on_return(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
     """In the home cell: a cell gives back what it did not need."""
     slice_id, campaign_id, amount = _read(message)
-    await slice.take_back(tx, source_cell, slice_id, campaign_id, amount)
+    await slices.take_back(tx, source_cell, slice_id, campaign_id, amount)
     return {"returned": amount.text()}
 
 
 HANDLERS: dict[str, Handler] = {
-    slice.ASK: on_ask,
-    slice.GRANT: on_grant,
-    slice.RETURN: on_return,
+    slices.ASK: on_ask,
+    slices.GRANT: on_grant,
+    slices.RETURN: on_return,
 }
 """By topic."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -241,6 +241,6 @@ def _storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def payload_text(payload: dict[str, Scalar]) -> str:
+def payload_text(payload: Mapping[str, Scalar]) -> str:
     """A payload as it is stored."""
-    return msgspec.json.encode(payload).decode()
+    return msgspec.json.encode(dict(payload)).decode()

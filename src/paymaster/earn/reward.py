@@ -7,20 +7,21 @@ occurrence be rewarded once, for ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 
 from paymaster.db import outbox
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import reward_store, slice
+from paymaster.earn import reward_store
+from paymaster.earn import slice as slices
 from paymaster.earn.catalogue import Offer
 from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
 from paymaster.earn.reward_store import RewardMove, RewardRow
+from paymaster.earn.state_store import Fresh, Pair
 from paymaster.earn.states import States
-from paymaster.earn.views import RewardView, money
-from paymaster.kernel.errors import Broken, NotFound, Unprocessable
+from paymaster.earn.views import money
+from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
@@ -49,39 +50,6 @@ class Granted:
     reward_id: int
     state: RewardState
 
-    @property
-    def task_event(self) -> TaskEvent | None:
-        """What it means for the user's task; None for a refused one."""
-        if self.state is RewardState.AWAITING_FUNDS:
-            return TaskEvent.VERIFY
-        return None if self.state is RewardState.REFUSED else TaskEvent.REWARD
-
-
-@dataclass(frozen=True, slots=True)
-class Reverse:
-    """Take a reward back, for example after a partner's claw-back."""
-
-    reward_id: int
-    reason: str
-
-
-class Took(StrEnum):
-    """What became of a reversal."""
-
-    REVERSED = "reversed"
-    ALREADY = "already"
-    UNKNOWN = "unknown"
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class Reversal:
-    """`slug` says why not: `reward-unknown` or `reward-not-paid`."""
-
-    reward_id: int
-    result: Took
-    slug: str | None = None
-
 
 async def grant(tx: CellTx, grants: Sequence[Grant], *, slice_rewards: int) -> list[Granted]:
     """Make rewards and credit them as far as the budgets in this cell reach.
@@ -97,14 +65,25 @@ async def grant(tx: CellTx, grants: Sequence[Grant], *, slice_rewards: int) -> l
     moves: list[RewardMove] = []
     for row, one, result in zip(rows, grants, posted, strict=True):
         event = _event(tx, row, one.offer, result)
-        moves.append(_move(tx, row, event))
+        moves.append(move(row, event))
     await reward_store.insert(tx, rows)
     await reward_store.insert_moves(tx, REWARD.name, moves)
-    await outbox.put(
-        tx, [_message(tx, row, one.offer) for row, one in zip(rows, grants, strict=True)]
-    )
+    await outbox.put(tx, [_message(tx, row) for row in rows])
     await _ask(tx, rows, grants, slice_rewards)
     return [Granted(row.id, RewardState(row.state)) for row in rows]
+
+
+def tell(states: States, pair: Pair, made: Granted, *, once: bool) -> None:
+    """Move the user's task to where the reward leaves it. `once`: it can be earned once only."""
+    if made.state is RewardState.AWAITING_FUNDS:
+        states.move(pair, TaskEvent.VERIFY)
+    elif made.state is not RewardState.REFUSED:
+        states.move(pair, TaskEvent.REWARD)
+    elif once:
+        states.move(pair, TaskEvent.VERIFY)
+        states.move(pair, TaskEvent.REJECT, "budget-exhausted")
+    else:
+        states.move(pair, TaskEvent.PROGRESS)
 
 
 def _row(tx: CellTx, one: Grant, numbers: Sequence[int]) -> RewardRow:
@@ -112,6 +91,7 @@ def _row(tx: CellTx, one: Grant, numbers: Sequence[int]) -> RewardRow:
     return RewardRow(
         id=numbers[0],
         campaign_id=offer.campaign_id,
+        home_cell=offer.home_cell,
         task_id=offer.id,
         user_id=one.user_id,
         occurrence=one.occurrence,
@@ -181,28 +161,28 @@ def _event(tx: CellTx, row: RewardRow, offer: Offer, result: Posted) -> RewardEv
     return RewardEvent.WAIT
 
 
-def _move(tx: CellTx, row: RewardRow, event: RewardEvent, reason: str | None = None) -> RewardMove:
+def move(row: RewardRow, event: RewardEvent, reason: str | None = None) -> RewardMove:
     """Move a row in place."""
-    move = REWARD.find(row.state, event)
+    step = REWARD.find(row.state, event)
     row.version += 1
-    made = RewardMove(row.id, row.version, row.state, move.event.value, move.target.value, reason)
-    row.state = move.target.value
+    made = RewardMove(row.id, row.version, row.state, step.event.value, step.target.value, reason)
+    row.state = step.target.value
     vests = row.state == RewardState.VESTING.value
     row.remaining = row.amount if vests else 0
     row.due_at = row.matures_at if vests else None
     return made
 
 
-def _message(tx: CellTx, row: RewardRow, offer: Offer | None = None) -> outbox.Message:
+def _message(tx: CellTx, row: RewardRow) -> outbox.Message:
     user = text_id("us", tx.cell, row.user_id)
     payload = {
         "reward": text_id("rw", tx.cell, row.id),
         "user": user,
+        "campaign": text_id("cp", row.home_cell, row.campaign_id),
+        "task": text_id("tk", row.home_cell, row.task_id),
         "state": row.state,
         "amount": money(amount_of(row)),
     }
-    if offer is not None:
-        payload |= {"campaign": offer.campaign_name, "task": offer.task_name}
     return outbox.Message(f"reward.{row.state}", user, payload)
 
 
@@ -210,14 +190,14 @@ async def _ask(
     tx: CellTx, rows: Sequence[RewardRow], grants: Sequence[Grant], slice_rewards: int
 ) -> None:
     """Ask the home cells for what was missing."""
-    needs: dict[int, slice.Need] = {}
+    needs: dict[int, slices.Need] = {}
     for row, one in zip(rows, grants, strict=True):
         offer = one.offer
         if row.state != RewardState.AWAITING_FUNDS.value or offer.home_cell == tx.cell:
             continue
         usual = offer.reward.minor * slice_rewards
         need = needs.get(offer.campaign_id)
-        needs[offer.campaign_id] = slice.Need(
+        needs[offer.campaign_id] = slices.Need(
             offer.campaign_id,
             offer.home_cell,
             offer.when_exhausted,
@@ -225,10 +205,10 @@ async def _ask(
             (need.missing if need else 0) + row.amount,
             max(usual, need.usual if need else 0),
         )
-    await slice.ask(tx, list(needs.values()))
+    await slices.ask(tx, list(needs.values()))
 
 
-async def _moved(
+async def moved(
     tx: CellTx,
     rows: Sequence[RewardRow],
     moves: Sequence[RewardMove],
@@ -242,7 +222,9 @@ async def _moved(
     await reward_store.insert_moves(tx, REWARD.name, moves)
     await outbox.put(tx, [_message(tx, row) for row in rows])
     if task_event is not None:
-        states = await States.lock(tx, {(row.user_id, row.task_id): None for row in rows})
+        states = await States.lock(
+            tx, {(row.user_id, row.task_id): Fresh(row.home_cell) for row in rows}
+        )
         for row in rows:
             states.move((row.user_id, row.task_id), task_event, reason)
         await states.write(tx)
@@ -270,13 +252,14 @@ async def mature_due(tx: CellTx, limit: int = MAX_BATCH) -> int:
             for row in rows
         ],
     )
-    _all_done(posted)
-    moves = [_move(tx, row, RewardEvent.MATURE) for row in rows]
-    await _moved(tx, rows, moves, None)
+    all_done(posted)
+    moves = [move(row, RewardEvent.MATURE) for row in rows]
+    await moved(tx, rows, moves, None)
     return len(rows)
 
 
-def _all_done(posted: Sequence[Posted]) -> None:
+def all_done(posted: Sequence[Posted]) -> None:
+    """Raises Broken `reward-refused` unless every entry is in the books."""
     for result in posted:
         if not result.done:
             raise Broken(
@@ -290,19 +273,19 @@ async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
     Returns how many rewards moved. A campaign whose home cell said that nothing is left, and
     whose policy is to refuse, has its waiting rewards refused.
     """
-    moved = 0
+    count = 0
     for waiting in await reward_store.waiting(tx, limit):
-        last = await slice.last(tx, waiting.campaign_id)
+        last = await slices.last(tx, waiting.campaign_id)
         if waiting.balance > 0:
-            moved += await _fund(tx, waiting.campaign_id, limit - moved)
-        elif last is not None and last.refuses:
-            moved += await _refuse(tx, waiting.campaign_id, limit - moved)
+            count += await _fund(tx, waiting.campaign_id, limit - count)
+        if last is not None and last.refuses:
+            count += await _refuse(tx, waiting.campaign_id, limit - count)
         if last is not None:
             missing = await reward_store.waiting_total(tx, waiting.campaign_id)
-            await slice.ask_again(tx, last, missing)
-        if moved >= limit:
+            await slices.ask_again(tx, last, missing)
+        if count >= limit:
             break
-    return moved
+    return count
 
 
 async def _fund(tx: CellTx, campaign_id: int, limit: int) -> int:
@@ -310,124 +293,15 @@ async def _fund(tx: CellTx, campaign_id: int, limit: int) -> int:
     results = await _credit(tx, claimed) if claimed else []
     rows = [row for row, result in zip(claimed, results, strict=True) if result.done]
     moves = [
-        _move(tx, row, RewardEvent.FUND if row.matures_at > tx.now else RewardEvent.CREDIT)
+        move(row, RewardEvent.FUND if row.matures_at > tx.now else RewardEvent.CREDIT)
         for row in rows
     ]
-    await _moved(tx, rows, moves, TaskEvent.REWARD)
+    await moved(tx, rows, moves, TaskEvent.REWARD)
     return len(rows)
 
 
 async def _refuse(tx: CellTx, campaign_id: int, limit: int) -> int:
     rows = await reward_store.claim_waiting(tx, campaign_id, limit)
-    moves = [_move(tx, row, RewardEvent.REFUSE, "budget-exhausted") for row in rows]
-    await _moved(tx, rows, moves, TaskEvent.REJECT, "budget-exhausted")
+    moves = [move(row, RewardEvent.REFUSE, "budget-exhausted") for row in rows]
+    await moved(tx, rows, moves, TaskEvent.REJECT, "budget-exhausted")
     return len(rows)
-
-
-async def reverse(tx: CellTx, commands: Sequence[Reverse]) -> list[Reversal]:
-    """Take rewards back: from what still vests, then from available; the rest is owed.
-
-    Each goes once; a repeated command answers ALREADY. Works after a withdrawal too: the debt is
-    recovered from later earnings.
-    """
-    found = {row.id: row for row in await reward_store.lock(tx, [c.reward_id for c in commands])}
-    todo: dict[int, RewardRow] = {}
-    reasons: dict[int, str] = {}
-    outcomes: list[Reversal] = []
-    for command in commands:
-        row = found.get(command.reward_id)
-        outcome = _may_reverse(command, row, todo)
-        outcomes.append(outcome)
-        if row is not None and outcome.result is Took.REVERSED:
-            todo[row.id], reasons[row.id] = row, command.reason
-    await _post_reversals(tx, list(todo.values()), reasons)
-    moves = [_move(tx, row, RewardEvent.REVERSE, reasons[row.id]) for row in todo.values()]
-    await _moved(tx, list(todo.values()), moves, TaskEvent.REVERSE, "reward-reversed")
-    return outcomes
-
-
-def _may_reverse(
-    command: Reverse, row: RewardRow | None, todo: Mapping[int, RewardRow]
-) -> Reversal:
-    if row is None:
-        return Reversal(command.reward_id, Took.UNKNOWN, "reward-unknown")
-    if row.id in todo or row.state == RewardState.REVERSED.value:
-        return Reversal(row.id, Took.ALREADY)
-    if not REWARD.allows(row.state, RewardEvent.REVERSE):
-        return Reversal(row.id, Took.REFUSED, "reward-not-paid")
-    return Reversal(row.id, Took.REVERSED)
-
-
-async def _post_reversals(
-    tx: CellTx, rows: Sequence[RewardRow], reasons: Mapping[int, str]
-) -> None:
-    paid = [row for row in rows if row.state != RewardState.AWAITING_FUNDS.value]
-    entries = [
-        Entry(
-            row.entry_reverse,
-            "reverse",
-            text_id("rw", tx.cell, row.id),
-            recipes.reverse(
-                row.campaign_id, row.user_id, amount_of(row), Money(row.remaining, row.asset)
-            ),
-            reverses_id=row.entry_credit,
-            evidence={"reason": reasons[row.id]},
-        )
-        for row in paid
-    ]
-    posted = await post(tx, entries)
-    _all_done(posted)
-    for row, result in zip(paid, posted, strict=True):
-        if result.verdict is Verdict.POSTED and sum(result.moved) != row.amount:
-            raise Broken("reward-reversal", f"Reward {row.id} was not taken back in full.")
-
-
-async def reverse_one(tx: CellTx, reward_id: int, reason: str) -> RewardView:
-    """Take one reward back, also a second time without effect.
-
-    Raises NotFound `reward-unknown`, Unprocessable `reward-not-paid`.
-    """
-    [outcome] = await reverse(tx, [Reverse(reward_id, reason)])
-    if outcome.result is Took.UNKNOWN:
-        raise NotFound("reward-unknown", "There is no such reward.")
-    if outcome.result is Took.REFUSED:
-        raise Unprocessable("reward-not-paid", "The reward was refused; nothing was paid.")
-    return await get(tx, reward_id)
-
-
-async def of_events(tx: CellRead, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """The rewards that events `(source, event id)` brought, for claw-backs that name events."""
-    return await reward_store.of_events(tx, keys)
-
-
-async def get(tx: CellRead, reward_id: int) -> RewardView:
-    """One reward. Raises NotFound `reward-unknown`."""
-    rows = await reward_store.by_id(tx, [reward_id])
-    if not rows:
-        raise NotFound("reward-unknown", "There is no such reward.")
-    return view(tx, rows[0])
-
-
-async def listing(
-    tx: CellRead, user_id: int, before: int | None = None, limit: int = 50
-) -> list[RewardView]:
-    """A page of a user's rewards, newest first; `before` is the number of the last one seen."""
-    rows = await reward_store.of_user(tx, user_id, before, min(limit, 200))
-    return [view(tx, row) for row in rows]
-
-
-def view(tx: CellRead, row: RewardRow) -> RewardView:
-    """As people see it."""
-    return RewardView(
-        text_id("rw", tx.cell, row.id),
-        row.id,
-        row.user_id,
-        row.campaign_id,
-        row.task_id,
-        row.occurrence,
-        amount_of(row),
-        row.state,
-        row.matures_at,
-        row.created_at,
-        row.trace_id,
-    )

@@ -16,6 +16,7 @@ class RewardRow:
 
     id: int
     campaign_id: int
+    home_cell: int
     task_id: int
     user_id: int
     occurrence: str
@@ -57,9 +58,9 @@ class Waiting:
 
 
 _COLUMNS: LiteralString = (
-    "id, campaign_id, task_id, user_id, occurrence, amount, asset, state, remaining, matures_at,"
-    " entry_credit, entry_mature, entry_reverse, source, event_id, due_at, created_at, trace_id,"
-    " version"
+    "id, campaign_id, home_cell, task_id, user_id, occurrence, amount, asset, state, remaining,"
+    " matures_at, entry_credit, entry_mature, entry_reverse, source, event_id, due_at, created_at,"
+    " trace_id, version"
 )
 
 
@@ -67,20 +68,21 @@ async def insert(tx: CellTx, rows: Sequence[RewardRow]) -> None:
     """Write new rewards. A second one of an occurrence is an error of the database."""
     await tx.execute(
         """
-        INSERT INTO reward (id, campaign_id, task_id, user_id, occurrence, amount, asset, state,
-            remaining, matures_at, entry_credit, entry_mature, entry_reverse, source, event_id,
-            due_at, lease_token, created_at, trace_id, version)
-        SELECT i, c, t, u, o, a, s, z, r, m, ec, em, er, f, e, d, 0, %s, %s, 1
-        FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
+        INSERT INTO reward (id, campaign_id, home_cell, task_id, user_id, occurrence, amount, asset,
+            state, remaining, matures_at, entry_credit, entry_mature, entry_reverse, source,
+            event_id, due_at, lease_token, created_at, trace_id, version)
+        SELECT i, c, h, t, u, o, a, s, z, r, m, ec, em, er, f, e, d, 0, %s, %s, 1
+        FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::bigint[], %s::text[],
             %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[],
             %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::timestamptz[])
-            AS n (i, c, t, u, o, a, s, z, r, m, ec, em, er, f, e, d)
+            AS n (i, c, h, t, u, o, a, s, z, r, m, ec, em, er, f, e, d)
         """,
         (
             tx.now,
             tx.trace_id,
             [row.id for row in rows],
             [row.campaign_id for row in rows],
+            [row.home_cell for row in rows],
             [row.task_id for row in rows],
             [row.user_id for row in rows],
             [row.occurrence for row in rows],

@@ -1,15 +1,14 @@
-"""The states of tasks in the hands of users, locked for one transaction and moved by the machine."""
+"""The states of tasks in the hands of users, locked for one transaction, moved by the machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
 from paymaster.db import outbox
 from paymaster.db.tx import CellTx
-from paymaster.earn import store
+from paymaster.earn import state_store
 from paymaster.earn.machine import USER_TASK, TaskEvent
-from paymaster.earn.store import MoveRow, Pair, StateRow
+from paymaster.earn.state_store import Fresh, MoveRow, Pair, StateRow
 from paymaster.kernel.ids import text_id
 
 _NEXT = {(move.source.value, move.event.value): move.target.value for move in USER_TASK.moves}
@@ -24,11 +23,11 @@ class States:
         self._changed: set[Pair] = set()
 
     @classmethod
-    async def lock(cls, tx: CellTx, expiries: Mapping[Pair, datetime | None]) -> States:
-        """Lock the states of `(user, task)` pairs; a missing one is made and expires as given."""
-        if not expiries:
+    async def lock(cls, tx: CellTx, pairs: Mapping[Pair, Fresh]) -> States:
+        """Lock the states of `(user, task)` pairs; a missing one is made as given."""
+        if not pairs:
             return cls({})
-        return cls(await store.lock_states(tx, expiries, USER_TASK.initial.value))
+        return cls(await state_store.lock_states(tx, pairs, USER_TASK.initial.value))
 
     @classmethod
     def of(cls, rows: list[StateRow]) -> States:
@@ -65,13 +64,21 @@ class States:
     async def write(self, tx: CellTx) -> None:
         """Store changed states, their moves and a message for each move."""
         if self._changed:
-            await store.update_states(tx, [self._rows[pair] for pair in sorted(self._changed)])
+            await state_store.update_states(
+                tx, [self._rows[pair] for pair in sorted(self._changed)]
+            )
         if self._moves:
-            await store.insert_moves(tx, USER_TASK.name, self._moves)
-            await outbox.put(tx, [_message(tx, move) for move in self._moves])
+            await state_store.insert_moves(tx, USER_TASK.name, self._moves)
+            await outbox.put(
+                tx,
+                [
+                    _message(tx, move, self._rows[(move.user_id, move.task_id)].home_cell)
+                    for move in self._moves
+                ],
+            )
 
 
-def _message(tx: CellTx, move: MoveRow) -> outbox.Message:
+def _message(tx: CellTx, move: MoveRow, home_cell: int) -> outbox.Message:
     user = text_id("us", tx.cell, move.user_id)
-    payload = {"user": user, "task_number": str(move.task_id), "state": move.target}
+    payload = {"user": user, "task": text_id("tk", home_cell, move.task_id), "state": move.target}
     return outbox.Message(f"user_task.{move.target}", user, payload)

@@ -1,16 +1,12 @@
-"""SQL of events, task states and rewards (cell): set-based, one statement for a whole batch."""
+"""SQL of events and what they count for (cell): one statement for a whole batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString
 
 from paymaster.db.tx import CellRead, CellTx
-
-Pair = tuple[int, int]
-"""User and task: the key of a task's state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +33,6 @@ class KnownEvent:
     task_id: int
     user_id: int
     digest: bytes
-
-
-@dataclass(slots=True)
-class StateRow:
-    """A locked row of `task_state`; changed in place, then written back."""
-
-    user_id: int
-    task_id: int
-    state: str
-    number: int
-    rewards: int
-
-
-@dataclass(frozen=True, slots=True)
-class MoveRow:
-    """A move of a task's state."""
-
-    user_id: int
-    task_id: int
-    number: int
-    source: str
-    event: str
-    target: str
-    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,124 +131,6 @@ async def known_events(
         KnownEvent,
     )
     return {(row.source, row.event_id): row for row in rows}
-
-
-async def lock_states(
-    tx: CellTx, expiries: Mapping[Pair, datetime | None], initial: str
-) -> dict[Pair, StateRow]:
-    """Lock the states of tasks in the hands of users, making those that are missing."""
-    found = await _lock_states(tx, sorted(expiries))
-    missing = sorted(pair for pair in expiries if pair not in found)
-    if missing:
-        await tx.execute(
-            """
-            INSERT INTO task_state (user_id, task_id, state, number, rewards, expires_at,
-                updated_at, version)
-            SELECT u, t, %s, 0, 0, x, %s, 1
-            FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[]) AS n (u, t, x)
-            ON CONFLICT (user_id, task_id) DO NOTHING
-            """,
-            (
-                initial,
-                tx.now,
-                [pair[0] for pair in missing],
-                [pair[1] for pair in missing],
-                [expiries[pair] for pair in missing],
-            ),
-        )
-        found |= await _lock_states(tx, missing)
-    return found
-
-
-async def _lock_states(tx: CellTx, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
-    rows = await tx.fetch(
-        """
-        SELECT s.user_id, s.task_id, s.state, s.number, s.rewards
-        FROM unnest(%s::bigint[], %s::bigint[]) AS n (user_id, task_id)
-        JOIN task_state s ON s.user_id = n.user_id AND s.task_id = n.task_id
-        ORDER BY s.user_id, s.task_id FOR UPDATE OF s
-        """,
-        ([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
-        StateRow,
-    )
-    return {(row.user_id, row.task_id): row for row in rows}
-
-
-async def states(tx: CellRead, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
-    """The states of tasks in the hands of users; untouched ones are missing."""
-    rows = await tx.fetch(
-        """
-        SELECT s.user_id, s.task_id, s.state, s.number, s.rewards
-        FROM unnest(%s::bigint[], %s::bigint[]) AS n (user_id, task_id)
-        JOIN task_state s ON s.user_id = n.user_id AND s.task_id = n.task_id
-        """,
-        ([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
-        StateRow,
-    )
-    return {(row.user_id, row.task_id): row for row in rows}
-
-
-async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
-    """Write locked states back; a decided one no longer expires."""
-    await tx.execute(
-        """
-        UPDATE task_state s SET state = n.s, number = n.m, rewards = n.r, updated_at = %s,
-            version = s.version + 1,
-            expires_at = CASE WHEN n.s IN ('offered', 'started', 'in_progress')
-                THEN s.expires_at END
-        FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::int[], %s::int[])
-            AS n (u, t, s, m, r)
-        WHERE s.user_id = n.u AND s.task_id = n.t
-        """,
-        (
-            tx.now,
-            [row.user_id for row in rows],
-            [row.task_id for row in rows],
-            [row.state for row in rows],
-            [row.number for row in rows],
-            [row.rewards for row in rows],
-        ),
-    )
-
-
-async def insert_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None:
-    """Write the moves of tasks' states."""
-    first = tx.append(len(rows))
-    await tx.execute(
-        """
-        INSERT INTO task_move (user_id, task_id, number, machine, source, event, target, actor,
-            reason, commit_id, ordinal, moved_at)
-        SELECT u, t, m, %s, s, e, g, %s, r, %s, o, %s
-        FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::text[], %s::text[],
-            %s::text[], %s::int[]) AS n (u, t, m, s, e, g, r, o)
-        """,
-        (
-            machine,
-            tx.actor.name,
-            tx.commit_id,
-            tx.now,
-            [row.user_id for row in rows],
-            [row.task_id for row in rows],
-            [row.number for row in rows],
-            [row.source for row in rows],
-            [row.event for row in rows],
-            [row.target for row in rows],
-            [row.reason for row in rows],
-            list(range(first, first + len(rows))),
-        ),
-    )
-
-
-async def claim_expired(tx: CellTx, limit: int) -> list[StateRow]:
-    """Undecided states whose time is over, locked."""
-    return await tx.fetch(
-        """
-        SELECT user_id, task_id, state, number, rewards FROM task_state WHERE expires_at <= %s
-        ORDER BY expires_at, user_id, task_id LIMIT %s FOR UPDATE SKIP LOCKED
-        """,
-        (tx.now, limit),
-        StateRow,
-    )
 
 
 async def insert_answers(
@@ -383,17 +237,3 @@ async def dead_letter_bytes(tx: CellRead, number: int) -> bytes | None:
     """The sealed bytes of a dead letter."""
     found = await tx.value("SELECT sealed FROM dead_letter WHERE id = %s", (number,))
     return None if found is None else bytes(found)
-
-
-USER_TASKS: LiteralString = (
-    "SELECT user_id, task_id, state, number, rewards FROM task_state WHERE user_id = %s"
-    " AND task_id = ANY(%s)"
-)
-
-
-async def states_of_user(
-    tx: CellRead, user_id: int, task_ids: Sequence[int]
-) -> dict[int, StateRow]:
-    """A user's states by task."""
-    rows = await tx.fetch(USER_TASKS, (user_id, list(task_ids)), StateRow)
-    return {row.task_id: row for row in rows}

@@ -181,8 +181,8 @@ class RewardView:
     id: str
     number: int
     user_id: int
-    campaign_id: int
-    task_id: int
+    campaign: str
+    task: str
     occurrence: str
     amount: Money
     state: str
@@ -190,12 +190,12 @@ class RewardView:
     created_at: datetime
     trace_id: str
 
-    def wire(self, home_cell: int) -> dict[str, Any]:
-        """For JSON; `home_cell` is the treasury's number, which campaigns and tasks carry."""
+    def wire(self) -> dict[str, Any]:
+        """For JSON."""
         return {
             "id": self.id,
-            "campaign": text_id("cp", home_cell, self.campaign_id),
-            "task": text_id("tk", home_cell, self.task_id),
+            "campaign": self.campaign,
+            "task": self.task,
             "occurrence": self.occurrence,
             "amount": money(self.amount),
             "state": self.state,

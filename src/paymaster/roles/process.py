@@ -16,14 +16,14 @@ from paymaster.compose import Deps, build
 from paymaster.kernel.errors import Refusal
 from paymaster.observe import configure_logs, get_logger
 from paymaster.roles.health import health_app
-from paymaster.roles.lanes import Lane, run_lanes
-from paymaster.roles.work import LANES
+from paymaster.roles.lanes import run_lanes
+from paymaster.roles import work
 from paymaster.settings import Settings
 
 log = get_logger("paymaster.roles")
 
 WEB_ROLES = ("api", "hooks")
-ROLES: tuple[str, ...] = (*WEB_ROLES, *LANES)
+ROLES: tuple[str, ...] = (*WEB_ROLES, *work.ROLES)
 """Every role, in the order in which `paymaster up` starts them."""
 
 
@@ -72,17 +72,19 @@ async def _serve_web(deps: Deps, role: str, stop: asyncio.Event) -> None:
 
 
 async def _work(deps: Deps, role: str, health_port: int, stop: asyncio.Event) -> None:
-    lanes: list[Lane] = LANES[role](deps)
-    app = health_app(deps, role, lanes)
+    made = work.ROLES[role](deps)
+    app = health_app(deps, role, made.lanes)
     async with _server(app, "127.0.0.1", health_port, 1):
-        work = asyncio.create_task(run_lanes(lanes, stop))
+        running = asyncio.create_task(run_lanes(made.lanes, stop))
         await stop.wait()
         try:
             async with asyncio.timeout(deps.settings.roles.stop_timeout_seconds):
-                await work
+                await running
+                for ending in made.endings:
+                    await ending()
         except TimeoutError:
             log.warning("drain_timed_out", role=role)
-            work.cancel()
+            running.cancel()
 
 
 @asynccontextmanager

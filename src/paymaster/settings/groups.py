@@ -126,6 +126,9 @@ class Roles(Group):
     poll_interval_seconds: float = Field(
         default=0.5, ge=0.01, le=60, description="Pause of a role that found nothing due."
     )
+    file_poll_interval_seconds: float = Field(
+        default=30.0, ge=0.05, le=3600, description="Pause between visits to a provider's files."
+    )
     batch_items: int = Field(
         default=200, ge=1, le=10_000, description="Most items that a role claims at once."
     )

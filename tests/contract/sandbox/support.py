@@ -282,11 +282,15 @@ class Process:
 
 async def start(data: Path, *more: str) -> Process:
     """Start `python -m paymaster_sandbox serve` and wait until it is ready."""
+    return await asyncio.to_thread(_start, data, *more)
+
+
+def _start(data: Path, *more: str) -> Process:
     command = [sys.executable, "-m", "paymaster_sandbox", "serve", "--data", str(data), *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
-    line = await asyncio.to_thread(process.stdout.readline)
+    line = process.stdout.readline()
     if not line:
         process.wait()
         process.stdout.close()

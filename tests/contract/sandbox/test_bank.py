@@ -3,8 +3,6 @@
 import asyncssh
 import pytest
 from lxml import etree
-
-from paymaster_sandbox import World
 from tests.contract.sandbox.support import (
     OURS,
     PSP,
@@ -18,6 +16,8 @@ from tests.contract.sandbox.support import (
     sftp_session,
     texts,
 )
+
+from paymaster_sandbox import World
 
 ADA, BOB, CARLA = iban(100), iban(101), iban(102)
 ANSWERS = {"09": "pain.002.001.10", "03": "pain.002.001.03"}

@@ -54,6 +54,7 @@ CREATE TABLE dead_letter (
 CREATE TABLE task_state (
     user_id bigint NOT NULL,
     task_id bigint NOT NULL,
+    home_cell integer NOT NULL,
     state text NOT NULL,
     number integer NOT NULL,
     rewards integer NOT NULL,
@@ -86,6 +87,7 @@ CREATE TABLE task_move (
 CREATE TABLE reward (
     id bigint PRIMARY KEY,
     campaign_id bigint NOT NULL,
+    home_cell integer NOT NULL,
     task_id bigint NOT NULL,
     user_id bigint NOT NULL,
     occurrence text NOT NULL,

@@ -1,0 +1,146 @@
+"""A user and the tasks on offer: what is on the list, starting, deciding, expiring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paymaster.db import audit
+from paymaster.db.tx import CellRead, CellTx
+from paymaster.earn import reward, state_store, verify
+from paymaster.earn.catalogue import SLICE_REWARDS, Offer
+from paymaster.earn.machine import USER_TASK, TaskEvent, TaskState
+from paymaster.earn.reward import Grant
+from paymaster.earn.state_store import Fresh
+from paymaster.earn.states import States
+from paymaster.earn.views import money
+from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.errors import Unprocessable
+from paymaster.kernel.ids import text_id
+from paymaster.people import users
+from paymaster.people.profile import Profile
+from paymaster.secrets.sealing import Sealer
+
+DECISION = "decision"
+"""The source of rewards that a decision brought; the event id is that of the audit's moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserTask:
+    """A task as one user sees it."""
+
+    offer: Offer
+    state: str
+
+    def wire(self) -> dict[str, Any]:
+        """For JSON."""
+        closes_at = self.offer.closes_at
+        return {
+            "id": self.offer.task_name,
+            "campaign": self.offer.campaign_name,
+            "type": self.offer.type,
+            "title": self.offer.title,
+            "reward": money(self.offer.reward),
+            "state": self.state,
+            "expires_at": None if closes_at is None else rfc3339(closes_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A person's or partner's word on work that was handed in."""
+
+    user_id: int
+    offer: Offer
+    approve: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """`slug` says why not: `not-submitted`."""
+
+    state: str
+    slug: str | None = None
+    reward_id: str | None = None
+
+
+def _eligible(offer: Offer, profile: Profile | None, year: int) -> bool:
+    return offer.requirements.met_by(profile, year) and offer.targeting.met_by(profile, year)
+
+
+def _over(offer: Offer, state: str, rewards: int) -> bool:
+    """Nothing more is to be earned here."""
+    if state in USER_TASK.terminal() or state == TaskState.EXPIRED.value:
+        return True
+    if isinstance(offer.rule, verify.Gold):
+        return offer.user_cap is not None and rewards >= offer.user_cap
+    return rewards > 0
+
+
+async def listing(
+    tx: CellRead, sealer: Sealer, user_id: int, offers: Sequence[Offer]
+) -> list[UserTask]:
+    """What of the live offers the user may do; what is done or over is left out.
+
+    Raises NotFound `user-unknown`, Unprocessable `user-suspended` or `user-closed`.
+    """
+    await users.require_active(tx, user_id)
+    states = await state_store.states_of_user(tx, user_id, [offer.id for offer in offers])
+    profile = (await users.profiles(tx, sealer, [user_id])).get(user_id)
+    found: list[UserTask] = []
+    for offer in offers:
+        row = states.get(offer.id)
+        if row is None:
+            if _eligible(offer, profile, tx.now.year):
+                found.append(UserTask(offer, USER_TASK.initial.value))
+        elif not _over(offer, row.state, row.rewards):
+            found.append(UserTask(offer, row.state))
+    return found
+
+
+async def start(tx: CellTx, sealer: Sealer, user_id: int, offer: Offer) -> UserTask:
+    """The user begins; doing so again changes nothing.
+
+    Raises NotFound `user-unknown`, Unprocessable `user-suspended`, `user-closed`,
+    `task-not-active`, `outside-dates` or `not-eligible`.
+    """
+    await users.require_active(tx, user_id)
+    if not offer.active:
+        raise Unprocessable("task-not-active", "The campaign or the task is not active.")
+    if not offer.covers(tx.now):
+        raise Unprocessable("outside-dates", "The task is not on offer now.")
+    pair = (user_id, offer.id)
+    if pair not in await state_store.states(tx, [pair]):
+        profile = (await users.profiles(tx, sealer, [user_id])).get(user_id)
+        if not _eligible(offer, profile, tx.now.year):
+            raise Unprocessable("not-eligible", "The user's profile does not fit the task.")
+    states = await States.lock(tx, {pair: Fresh(offer.home_cell, offer.closes_at)})
+    states.move(pair, TaskEvent.START)
+    await states.write(tx)
+    return UserTask(offer, states.state(pair))
+
+
+async def decide(
+    tx: CellTx, commands: Sequence[Decision], *, slice_rewards: int = SLICE_REWARDS
+) -> list[Decided]:
+    """Approve or reject work that was handed in; approved work is rewarded at once.
+
+    Work that is not handed in, or decided already, answers `not-submitted`.
+    """
+    states = await States.lock(
+        tx,
+        {(c.user_id, c.offer.id): Fresh(c.offer.home_cell, c.offer.closes_at) for c in commands},
+    )
+    open_: list[Decision] = []
+    for command in commands:
+        pair = command.user_id, command.offer.id
+        if states.state(pair) == TaskState.SUBMITTED.value:
+            if command.approve:
+                states.move(pair, TaskEvent.VERIFY, command.reason)
+                open_.append(command)
+            else:
+                states.move(pair, TaskEvent.REJECT, command.reason)
+            continue
+    return await _settle(tx, states, commands, open_, slice_rewards)

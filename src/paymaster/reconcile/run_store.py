@@ -1,0 +1,194 @@
+"""The SQL of runs: a day's balances and counts, each set from one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from paymaster.db.tx import CellTx, ReadTx
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where an account's statements of a day began and ended, minor units."""
+
+    opening: int
+    closing: int
+
+
+async def bounds(tx: ReadTx, rail_account_id: int, day: date) -> Bounds | None:
+    """The first opening and the last closing balance of a day; None without a statement."""
+    return await tx.maybe(
+        """
+        SELECT (array_agg(s.opening ORDER BY s.id))[1] AS opening,
+            (array_agg(s.closing ORDER BY s.id DESC))[1] AS closing
+        FROM statement s
+        WHERE s.rail_account_id = %s AND s.day = %s
+            AND NOT EXISTS (SELECT 1 FROM statement r WHERE r.restates_id = s.id)
+        HAVING count(*) > 0
+        """,
+        (rail_account_id, day),
+        Bounds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What the books and the lines say, minor units; all from one snapshot.
+
+    `balance` is raw (in - out), `later` is what statements after the day have moved in the books.
+    """
+
+    balance: int
+    later: int
+    outstanding: int
+    lines: int
+    matched: int
+    breaks: int
+    seq: int
+
+
+async def sums(tx: ReadTx, rail_account_id: int, asset: str, day: date) -> Sums:
+    """One statement, so that nothing moves between the figures."""
+    found = await tx.fetch(
+        """
+        SELECT
+            coalesce((SELECT balance FROM account WHERE kind = 'cash'
+                AND owner_id = %(account)s AND asset = %(asset)s), 0) AS balance,
+            coalesce((SELECT sum(l.amount - l.fee)
+                FROM statement s JOIN statement_line l ON l.statement_id = s.id
+                WHERE s.rail_account_id = %(account)s AND s.day > %(day)s
+                    AND l.posted_id IS NOT NULL), 0)::bigint AS later,
+            coalesce((SELECT sum(l.amount - l.fee)
+                FROM statement_line l JOIN statement s ON s.id = l.statement_id
+                WHERE l.rail_account_id = %(account)s AND s.day <= %(day)s
+                    AND l.state <> 'matched' AND l.posted_id IS NULL), 0)::bigint AS outstanding,
+            counts.lines, counts.matched, counts.breaks,
+            (SELECT seq FROM head WHERE id = 1) AS seq
+        FROM (
+            SELECT count(*)::int AS lines,
+                (count(*) FILTER (WHERE l.state = 'matched'))::int AS matched,
+                (count(*) FILTER (WHERE l.state = 'break'))::int AS breaks
+            FROM statement s JOIN statement_line l ON l.statement_id = s.id
+            WHERE s.rail_account_id = %(account)s AND s.day = %(day)s
+        ) AS counts
+        """,
+        {"account": rail_account_id, "asset": asset, "day": day},
+        Sums,
+    )
+    return found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as stored, amounts in minor units: ledger + outstanding + difference = closing."""
+
+    id: int
+    rail_account_id: int
+    day: date
+    asset: str
+    opening: int
+    closing: int
+    ledger: int
+    outstanding: int
+    difference: int
+    lines: int
+    matched: int
+    breaks: int
+    as_of_seq: int
+    started_at: datetime
+    actor: str
+
+
+async def insert(tx: CellTx, row: Run) -> None:
+    """Write a run."""
+    await tx.execute(
+        """
+        INSERT INTO recon_run (id, rail_account_id, day, asset, opening, closing, ledger,
+            outstanding, difference, lines, matched, breaks, as_of_seq, started_at, actor)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        """,
+        (
+            row.id,
+            row.rail_account_id,
+            row.day,
+            row.asset,
+            row.opening,
+            row.closing,
+            row.ledger,
+            row.outstanding,
+            row.difference,
+            row.lines,
+            row.matched,
+            row.breaks,
+            row.as_of_seq,
+            row.started_at,
+            row.actor,
+        ),
+    )
+
+
+async def latest(tx: ReadTx, rail_account_id: int, day: date) -> Run | None:
+    """The newest run of an account and day."""
+    return await tx.maybe(
+        """
+        SELECT id, rail_account_id, day, asset, opening, closing, ledger, outstanding, difference,
+            lines, matched, breaks, as_of_seq, started_at, actor
+        FROM recon_run WHERE day = %s AND rail_account_id = %s ORDER BY id DESC LIMIT 1
+        """,
+        (day, rail_account_id),
+        Run,
+    )
+
+
+async def listing(
+    tx: ReadTx, rail_account_id: int | None, day: date | None, before_id: int | None, limit: int
+) -> list[Run]:
+    """Runs, newest first, those older than `before_id`."""
+    return await tx.fetch(
+        """
+        SELECT id, rail_account_id, day, asset, opening, closing, ledger, outstanding, difference,
+            lines, matched, breaks, as_of_seq, started_at, actor
+        FROM recon_run
+        WHERE (%(account)s::bigint IS NULL OR rail_account_id = %(account)s)
+            AND (%(day)s::date IS NULL OR day = %(day)s)
+            AND (%(before)s::bigint IS NULL OR id < %(before)s)
+        ORDER BY id DESC LIMIT %(limit)s
+        """,
+        {"account": rail_account_id, "day": day, "before": before_id, "limit": limit},
+        Run,
+    )
+
+
+async def open_subjects(
+    tx: ReadTx, rail_account_id: int, kinds: Sequence[str], until: date
+) -> list[str]:
+    """Subjects of an account's open breaks of some kinds up to a day."""
+    rows = await tx.tuples(
+        "SELECT subject FROM break WHERE state = 'open' AND rail_account_id = %s"
+        " AND kind = ANY(%s) AND day <= %s ORDER BY id",
+        (rail_account_id, list(kinds), until),
+    )
+    return [row[0] for row in rows]
+
+
+async def unsettled(tx: ReadTx, rail_account_id: int, until: date) -> int:
+    """How many lines of statements up to a day are still open or asked about."""
+    return await tx.value(
+        """
+        SELECT count(*)::int FROM statement_line l JOIN statement s ON s.id = l.statement_id
+        WHERE l.rail_account_id = %s AND l.state IN ('open', 'asked') AND s.day <= %s
+        """,
+        (rail_account_id, until),
+    )
+
+
+async def days_to_run(tx: ReadTx, rail_account_id: int, after: date | None) -> list[date]:
+    """Days after one (the last closed) of which an account has statements, oldest first."""
+    rows = await tx.tuples(
+        "SELECT DISTINCT day FROM statement WHERE rail_account_id = %s"
+        " AND (%s::date IS NULL OR day > %s) ORDER BY day",
+        (rail_account_id, after, after),
+    )
+    return [row[0] for row in rows]

@@ -1,0 +1,82 @@
+"""The gauges of what waits, measured over all cells."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import LiteralString
+
+from paymaster.db import outbox
+from paymaster.db.cells import Databases
+from paymaster.db.tx import CellRead
+from paymaster.observe import Metrics
+
+_DUE: LiteralString = """
+    SELECT 'withdrawal.' || state, count(*), min(due_at) FROM withdrawal
+    WHERE due_at <= %(now)s GROUP BY state
+    UNION ALL
+    SELECT 'inbox.' || topic, count(*), min(due_at) FROM inbox WHERE due_at <= %(now)s GROUP BY topic
+    UNION ALL
+    SELECT 'statement_line.' || state, count(*), min(due_at) FROM statement_line
+    WHERE due_at <= %(now)s GROUP BY state
+"""
+_UNKNOWN: LiteralString = """
+    SELECT rail_account_id::text, count(*), min(created_at) FROM attempt
+    WHERE state = 'unknown' AND due_at IS NOT NULL GROUP BY 1
+"""
+_BREAKS: LiteralString = "SELECT kind, count(*) FROM break WHERE state = 'open' GROUP BY kind"
+_INBOX: LiteralString = "SELECT source, count(*) FROM inbox WHERE due_at IS NOT NULL GROUP BY source"
+
+
+async def measure(dbs: Databases, metrics: Metrics) -> None:
+    """Set every gauge anew; what is gone since the last time becomes absent."""
+    now = dbs.clock.now()
+    due: dict[str, tuple[int, datetime]] = {}
+    unknown: dict[str, tuple[int, datetime]] = {}
+    breaks: dict[str, int] = {}
+    pending: dict[str, int] = {}
+    for cell in dbs.cells():
+        lag = await dbs.cell(cell.number).read(_lag)
+        metrics.outbox_lag_seconds.labels(str(cell.number)).set(lag)
+        for target, statement in ((due, _DUE), (unknown, _UNKNOWN)):
+            rows = await dbs.cell(cell.number).read(
+                lambda tx, s=statement: tx.tuples(s, {"now": now} if s is _DUE else None)
+            )
+            for name, count, oldest in rows:
+                known = target.get(name, (0, oldest))
+                target[name] = (known[0] + count, min(known[1], oldest))
+        for counts, statement in ((breaks, _BREAKS), (pending, _INBOX)):
+            for name, count in await dbs.cell(cell.number).read(lambda tx, s=statement: tx.tuples(s)):
+                counts[name] = counts.get(name, 0) + count
+    _set(metrics, now, due, unknown)
+    metrics.breaks_open.clear()
+    metrics.inbox_pending.clear()
+    for kind, count in breaks.items():
+        metrics.breaks_open.labels(kind).set(count)
+    for source, count in pending.items():
+        metrics.inbox_pending.labels(source).set(count)
+
+
+def _set(
+    metrics: Metrics,
+    now: datetime,
+    due: dict[str, tuple[int, datetime]],
+    unknown: dict[str, tuple[int, datetime]],
+) -> None:
+    for found, items, ages in (
+        (due, metrics.due_items, metrics.oldest_due_age_seconds),
+        (unknown, metrics.unknown_attempts, metrics.oldest_unknown_age_seconds),
+    ):
+        items.clear()
+        ages.clear()
+        for name, (count, oldest) in found.items():
+            items.labels(name).set(count)
+            ages.labels(name).set((now - oldest).total_seconds())
+
+
+async def _lag(tx: CellRead) -> float:
+    """Age of the oldest commit that the relay has not passed."""
+    position = await outbox.position(tx, "relay")
+    oldest = await tx.value(
+        "SELECT recorded_at FROM commit WHERE last_seq > %s ORDER BY last_seq LIMIT 1", (position,)
+    )
+    return 0.0 if oldest is None else max((tx.now - oldest).total_seconds(), 0.0)

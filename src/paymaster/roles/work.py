@@ -1,0 +1,223 @@
+"""What each background role does: its lanes over the cells of the installation."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+
+from paymaster.compose import Deps
+from paymaster.db.pool import CellDb
+from paymaster.db.tx import Actor, CellTx, ControlRead
+from paymaster.dispatch import accounts
+from paymaster.dispatch.desk import Pace
+from paymaster.dispatch.run import Dispatcher
+from paymaster.earn import reward, slice
+from paymaster.earn.campaign import funding_references
+from paymaster.kernel.errors import RailError
+from paymaster.kernel.ids import new_trace_id
+from paymaster.people import destinations
+from paymaster.reconcile import statement
+from paymaster.reconcile.catalogue import Catalogue, Funding
+from paymaster.reconcile.match import match_due
+from paymaster.roles.gauges import measure
+from paymaster.roles.lanes import Lane, Step
+from paymaster.roles.relay import Relay
+from paymaster.screen import activate, decide
+from paymaster.settle import files
+from paymaster.settle.apply import apply_due
+
+IDLE_SLICE = timedelta(hours=1)
+HOURLY_SECONDS, GAUGE_SECONDS = 3600.0, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The lanes of a role, and what must be waited for after they have stopped."""
+
+    lanes: list[Lane]
+    endings: list[Callable[[], Awaitable[None]]] = field(
+        default_factory=list[Callable[[], Awaitable[None]]]
+    )
+
+
+def _each_cell(deps: Deps, name: str, make: Callable[[CellDb], Step]) -> list[Lane]:
+    pause = deps.settings.roles.poll_interval_seconds
+    cells = [deps.dbs.cell(cell.number) for cell in deps.dbs.cells()]
+    return [Lane(f"{name}:{cell.number}", make(cell), pause) for cell in cells]
+
+
+def intake(deps: Deps) -> Work:
+    """Rewards mature, waiting ones get their budget, idle slices go home."""
+    actor, limit = Actor("role:intake"), deps.settings.roles.batch_items
+
+    def run(cell: CellDb, work: Callable[[CellTx], Awaitable[int]]) -> Step:
+        return lambda: cell.run(actor, new_trace_id(), work)
+
+    def home(cell: CellDb) -> Step:
+        async def step() -> int:
+            since = deps.clock.now() - IDLE_SLICE
+            await cell.run(actor, new_trace_id(), lambda tx: slice.give_back_idle(tx, since))
+            return 0
+
+        return step
+
+    lanes = _each_cell(deps, "mature", lambda c: run(c, lambda tx: reward.mature_due(tx, limit)))
+    lanes += _each_cell(
+        deps, "awaiting", lambda c: run(c, lambda tx: reward.retry_awaiting(tx, limit))
+    )
+    idle = _each_cell(deps, "idle-slices", home)
+    for lane in idle:
+        lane.pause_seconds = HOURLY_SECONDS
+    return Work(lanes + idle)
+
+
+def screen(deps: Deps) -> Work:
+    """Requested withdrawals are judged by the rules in force."""
+    return Work(_each_cell(deps, "screen", lambda cell: lambda: _judge(deps, cell)))
+
+
+async def _judge(deps: Deps, cell: CellDb) -> int:
+    actor, trace_id = Actor("role:screen"), new_trace_id()
+    limit = deps.settings.roles.batch_items
+    length = timedelta(seconds=deps.settings.roles.lease_seconds)
+    claimed = await cell.run(actor, trace_id, lambda tx: decide.claim(tx, limit, length))
+    if not claimed:
+        return 0
+    environment = deps.dbs.environment_of(cell.number)
+    rules = await deps.dbs.control.run(
+        actor, trace_id, lambda tx: activate.ensure(tx, environment.id)
+    )
+    ids = [one.destination_id for one in claimed]
+    prints = await cell.read(
+        lambda tx: destinations.fingerprints_of(tx, deps.secrets.sealer, ids)
+    )
+    shared = await deps.dbs.control.read(
+        lambda tx: destinations.shared_by(tx, environment.id, prints)
+    )
+    decided = await cell.run(actor, trace_id, lambda tx: decide.decide(tx, claimed, rules, shared))
+    for one in decided:
+        outcome = one.outcome.value if one.outcome is not None else one.slug or "none"
+        deps.metrics.verdicts.labels(outcome).inc()
+    return len(decided)
+
+
+def dispatch(deps: Deps) -> Work:
+    """What is approved leaves; what is unknown is asked about."""
+    lease = timedelta(seconds=deps.settings.roles.lease_seconds)
+    pace = Pace(items=deps.settings.roles.batch_items, lease=lease, call=lease * 0.75)
+    work = Work([])
+    for environment in deps.dbs.environments():
+        dispatcher = Dispatcher(
+            deps.dbs,
+            environment.id,
+            deps.rails,
+            deps.secrets.sealer,
+            metrics=deps.metrics,
+            pace=pace,
+        )
+        for cell in deps.dbs.cells(environment.id):
+            work.lanes.append(
+                Lane(
+                    f"dispatch:{cell.number}",
+                    lambda d=dispatcher, n=cell.number: d.tick(n),
+                    deps.settings.roles.poll_interval_seconds,
+                )
+            )
+        work.endings.append(dispatcher.drain)
+    return work
+
+
+def settle(deps: Deps) -> Work:
+    """Webhooks and bank answers are applied, files are fetched."""
+    random = Random()  # noqa: S311 - jitter
+
+    def applying(cell: CellDb) -> Step:
+        async def step() -> int:
+            limit = deps.settings.roles.batch_items
+            return (await apply_due(cell, deps.secrets.sealer, random, limit=limit)).claimed
+
+        return step
+
+    lanes = _each_cell(deps, "apply", applying)
+    for environment in deps.dbs.environments():
+        lanes.append(
+            Lane(
+                f"files:{environment.tenant}/{environment.mode}",
+                lambda e=environment.id: _fetch(deps, e),
+                deps.settings.roles.file_poll_interval_seconds,
+            )
+        )
+    return Work(lanes)
+
+
+async def _fetch(deps: Deps, environment_id: int) -> int:
+    """Visit every account of an environment; one that cannot be reached stops no other."""
+    brought = 0
+    for account in (await accounts.load(deps.dbs, environment_id)).values():
+        try:
+            polled = await files.poll(
+                deps.dbs, deps.rails, deps.secrets.sealer, account, statement.on_statements
+            )
+        except RailError:
+            continue
+        brought += polled.fetched + polled.read
+    return brought
+
+
+def reconcile(deps: Deps) -> Work:
+    """Statement lines find their postings."""
+    lanes: list[Lane] = []
+    for environment in deps.dbs.environments():
+        lanes.append(
+            Lane(
+                f"match:{environment.tenant}/{environment.mode}",
+                lambda e=environment.id: _match(deps, e),
+                deps.settings.roles.poll_interval_seconds,
+            )
+        )
+    return Work(lanes)
+
+
+async def _match(deps: Deps, environment_id: int) -> int:
+    async def references(tx: ControlRead) -> Catalogue:
+        rows = await funding_references(tx, environment_id)
+        return Catalogue({ref: Funding(number, currency) for ref, number, currency in rows})
+
+    catalogue = await deps.dbs.control.read(references)
+    cells = frozenset(cell.number for cell in deps.dbs.cells(environment_id))
+    progress = await deps.dbs.treasury(environment_id).run(
+        Actor("role:reconcile"),
+        new_trace_id(),
+        lambda tx: match_due(tx, deps.secrets.sealer, catalogue, cells),
+    )
+    return progress.claimed
+
+
+def relay(deps: Deps) -> Work:
+    """Commands travel between cells; the gauges of what waits are measured."""
+    length = timedelta(seconds=deps.settings.roles.lease_seconds)
+    relays = {
+        cell.number: Relay(deps.dbs, deps.dbs.cell(cell.number), length)
+        for cell in deps.dbs.cells()
+    }
+    lanes = _each_cell(deps, "relay", lambda cell: relays[cell.number].step)
+
+    async def gauges() -> int:
+        await measure(deps.dbs, deps.metrics)
+        return 0
+
+    lanes.append(Lane("gauges", gauges, GAUGE_SECONDS))
+    return Work(lanes, [one.give_up for one in relays.values()])
+
+
+ROLES: dict[str, Callable[[Deps], Work]] = {
+    "intake": intake,
+    "screen": screen,
+    "dispatch": dispatch,
+    "settle": settle,
+    "reconcile": reconcile,
+    "relay": relay,
+}
+"""The background roles, in the order in which the money goes."""

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+import pytest_asyncio
+from tests.withdrawals import (
+    PATHS,
+    Earner,
+    assert_proven,
+    bring,
+    new_earner,
+    requested,
+    withdrawal_world,
+)
+from tests.world import PostgresServer, World
+
+from paymaster.db.tx import CellTx
+from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
+from paymaster.ledger import recipes
+from paymaster.ledger.entry import Entry
+from paymaster.ledger.hold import Settle, settle
+from paymaster.ledger.post import post
+from paymaster.ledger.proof import Difference
+from paymaster.withdraw import proof
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(postgres: PostgresServer) -> AsyncIterator[World]:
+    async with withdrawal_world(postgres) as made:
+        yield made
+
+
+async def made_in(world: World, state: str) -> tuple[Earner, int]:
+    earner = await new_earner(world)
+    withdrawal_id = await requested(world, earner, "40.00", "0.50")
+    await bring(world, withdrawal_id, state)
+    return earner, withdrawal_id
+
+
+async def told_of(world: World, withdrawal_id: int) -> list[Difference]:
+    subject = text_id("wd", 1, withdrawal_id)
+    return [d for d in await world.read(proof.prove) if d.subject == subject]
+
+
+def as_owner(world: World, statement: str, *params: object) -> None:
+    """Past every right of the application, as somebody with the owner's password would."""
+    with psycopg.connect(world.owner_dsn, autocommit=True) as connection:
+        connection.execute("SET search_path TO cell_1")
+        connection.execute("SET session_replication_role TO replica")
+        assert connection.execute(statement.encode(), params).rowcount == 1
+
+
+async def test_every_state_is_proven(world: World):
+    for state in PATHS:
+        await made_in(world, state)
+    await assert_proven(world)
+
+
+@pytest.mark.parametrize(
+    ("state", "written", "checks"),
+    [
+        ("sent", "paid", {"withdrawal-postings", "withdrawal-hold", "withdrawal-moves"}),
+        ("paid", "failed", {"withdrawal-postings", "withdrawal-hold", "withdrawal-moves"}),
+        ("paid", "returned", {"withdrawal-postings", "withdrawal-moves"}),
+        ("denied", "in_review", {"withdrawal-postings", "withdrawal-hold", "withdrawal-moves"}),
+        ("denied", "cancelled", {"withdrawal-moves"}),
+    ],
+)
+async def test_a_state_that_was_written_past_the_machine_is_found(
+    world: World, state: str, written: str, checks: set[str]
+):
+    _, withdrawal_id = await made_in(world, state)
+    as_owner(world, "UPDATE withdrawal SET state = %s WHERE id = %s", written, withdrawal_id)
+    assert {d.check for d in await told_of(world, withdrawal_id)} == checks
+
+
+@pytest.mark.parametrize(
+    ("statement", "check"),
+    [
+        ("UPDATE withdrawal SET amount = amount - 1 WHERE id = %s", "withdrawal-postings"),
+        ("UPDATE withdrawal SET rail_account_id = 99 WHERE id = %s", "withdrawal-postings"),
+        (
+            "UPDATE posting SET amount = amount + 1"
+            " WHERE entry_id = (SELECT entry_request FROM withdrawal WHERE id = %s)",
+            "withdrawal-postings",
+        ),
+        (
+            "DELETE FROM posting"
+            " WHERE entry_id = (SELECT entry_returned FROM withdrawal WHERE id = %s)",
+            "withdrawal-postings",
+        ),
+        (
+            "UPDATE hold SET state = 'released'"
+            " WHERE id = (SELECT hold_id FROM withdrawal WHERE id = %s)",
+            "withdrawal-hold",
+        ),
+        (
+            "DELETE FROM hold WHERE id = (SELECT hold_id FROM withdrawal WHERE id = %s)",
+            "withdrawal-hold",
+        ),
+        ("DELETE FROM withdrawal_move WHERE withdrawal_id = %s AND number = 2", "withdrawal-moves"),
+        ("DELETE FROM withdrawal_move WHERE withdrawal_id = %s AND number = 5", "withdrawal-moves"),
+        (
+            "UPDATE withdrawal_move SET source = 'held' WHERE withdrawal_id = %s AND number = 3",
+            "withdrawal-moves",
+        ),
+    ],
+)
+async def test_what_was_altered_is_found(world: World, statement: str, check: str):
+    _, withdrawal_id = await made_in(world, "returned")
+    assert await told_of(world, withdrawal_id) == []
+    as_owner(world, statement, withdrawal_id)
+    assert check in {d.check for d in await told_of(world, withdrawal_id)}
+
+
+async def test_money_given_back_under_another_entry_is_found(world: World):
+    earner, withdrawal_id = await made_in(world, "sent")
+    total = Money.parse("40.50", "EUR")
+
+    async def give(tx: CellTx) -> int:
+        hold_id = await tx.value("SELECT hold_id FROM withdrawal WHERE id = %s", (withdrawal_id,))
+        entry = Entry(tx.id(), "release", "x", recipes.release(earner.user_id, total))
+        (posted,) = await settle(tx, [Settle(hold_id, entry, total, "released")])
+        assert posted.done
+        return entry.id
+
+    subject = text_id("en", 1, await world.run(give))
+    (difference,) = [d for d in await world.read(proof.prove) if d.subject == subject]
+    assert (difference.check, difference.derived) == ("withdrawal-postings", "nothing")
+    assert difference.stored.startswith("release: held ")
+    assert difference.stored.endswith(" 4050 EUR")
+    assert {d.check for d in await told_of(world, withdrawal_id)} == {"withdrawal-hold"}
+
+
+async def test_a_payment_that_no_withdrawal_asked_for_is_found(world: World):
+    earner = await new_earner(world)
+    amount = Money.parse("1.00", "EUR")
+
+    async def pay(tx: CellTx) -> int:
+        entry = Entry(tx.id(), "returned", "x", recipes.returned(earner.user_id, 7, amount))
+        (posted,) = await post(tx, [entry])
+        assert posted.done
+        return entry.id
+
+    entry_id = await world.run(pay)
+    found = await world.read(proof.prove)
+    assert text_id("en", 1, entry_id) in {d.subject for d in found}
