@@ -43,9 +43,7 @@ class Keys:
     """A store with a KEK, a fingerprint key and a signing key made for this run."""
 
     def __init__(self) -> None:
-        self._keys = {
-            name: secrets.token_bytes(32) for name in ("kek", "fingerprint", "day-close")
-        }
+        self._keys = {name: secrets.token_bytes(32) for name in ("kek", "fingerprint", "day-close")}
 
     def get(self, name: str) -> list[SecretVersion]:
         value = self._keys.get(name)
@@ -129,9 +127,9 @@ class Office:
             transfer_id, attempt_id, batch_id, *entries = tx.ids(6)
             await tx.execute(
                 "INSERT INTO transfer (id, from_account_id, to_account_id, amount, asset, state,"
-                " number, entry_out, entry_in, entry_back, lease_token, created_at, actor, reason,"
-                " trace_id, version)"
-                " VALUES (%s, %s, %s, %s, 'EUR', 'sending', 1, %s, %s, %s, 0, %s, 't', 't', 't', 1)",
+                " number, entry_out, entry_in, entry_back, created_at, actor, reason, trace_id,"
+                " lease_token, version)"
+                " VALUES (%s, %s, %s, %s, 'EUR', 'sending', 1, %s, %s, %s, %s, 't', 't', 't', 0, 1)",
                 (transfer_id, BANK.id, WALLET.id, money.minor, *entries, tx.now),
             )
             await _insert_batch(tx, batch_id, BANK.id)
@@ -176,9 +174,7 @@ class Office:
         for cell in sorted(self.cells):
             if only is not None and cell != only:
                 continue
-            reached, messages = await self.world.read(
-                lambda tx: _after(tx, "test-relay"), cell
-            )
+            reached, messages = await self.world.read(lambda tx: _after(tx, "test-relay"), cell)
             for message in messages:
                 if message.target_cell is not None:
                     done += await self.hand_over(cell, message)
@@ -366,8 +362,8 @@ async def _insert_attempt(
     key = reference(tx.cell, attempt_id)
     await tx.execute(
         "INSERT INTO attempt (id, withdrawal_id, transfer_id, number, batch_id, rail_account_id,"
-        " key, amount, asset, state, tries, lease_token, created_at, resolved_at, trace_id, version)"
-        " VALUES (%s, %s, %s, 1, %s, %s, %s, %s, %s, %s, 0, 0, %s, %s, 't', 1)",
+        " key, amount, asset, state, created_at, resolved_at, tries, lease_token, trace_id,"
+        " version) VALUES (%s, %s, %s, 1, %s, %s, %s, %s, %s, %s, %s, %s, 0, 0, 't', 1)",
         (
             attempt_id,
             withdrawal_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -45,27 +46,26 @@ class Answering:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-                method, path, _ = head[0].split(" ", 2)
-                headers = {
-                    name.strip().lower(): value.strip()
-                    for name, _, value in (line.partition(":") for line in head[1:] if line)
-                }
-                body = await reader.readexactly(int(headers.get("content-length", "0")))
-                asked = Asked(method, path, headers, body)
-                self.asked.append(asked)
-                reply = self.answer(asked)
-                await asyncio.sleep(reply.wait_seconds)
-                lines = [f"HTTP/1.1 {reply.status} X", f"Content-Length: {len(reply.body)}"]
-                lines += [f"{name}: {value}" for name, value in reply.headers.items()]
-                raw = "\r\n".join([*lines, "", ""]).encode() + reply.body
-                writer.write(raw if reply.cut_after is None else raw[: reply.cut_after])
-                await writer.drain()
-                if reply.cut_after is not None:
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                    method, path, _ = head[0].split(" ", 2)
+                    headers = {
+                        name.strip().lower(): value.strip()
+                        for name, _, value in (line.partition(":") for line in head[1:] if line)
+                    }
+                    body = await reader.readexactly(int(headers.get("content-length", "0")))
+                    asked = Asked(method, path, headers, body)
+                    self.asked.append(asked)
+                    reply = self.answer(asked)
+                    await asyncio.sleep(reply.wait_seconds)
+                    lines = [f"HTTP/1.1 {reply.status} X", f"Content-Length: {len(reply.body)}"]
+                    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+                    raw = "\r\n".join([*lines, "", ""]).encode() + reply.body
+                    writer.write(raw if reply.cut_after is None else raw[: reply.cut_after])
+                    await writer.drain()
+                    if reply.cut_after is not None:
+                        break
         finally:
             writer.close()
 

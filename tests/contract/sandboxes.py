@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 import httpx
-from tests.contract.conformance import Delivery, Fate, Fault, patiently
+from tests.contract.checking import patiently
+from tests.contract.harness import Delivery, Fate, Fault
 from tests.contract.http_server import Answering, Reply
 from tests.contract.support import OUR_IBAN, iban_of, payee_iban, payee_wallet
 

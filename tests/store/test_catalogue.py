@@ -108,7 +108,8 @@ async def test_every_table_and_partition_has_exactly_the_rights_listed(
                 for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
                 if connection.execute(
                     "SELECT has_table_privilege(%s, %s::oid, %s)", (role, oid, right)
-                ).fetchone() == (True,)
+                ).fetchone()
+                == (True,)
             }
             columns = {
                 row[0]

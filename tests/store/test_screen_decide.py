@@ -74,6 +74,12 @@ async def judged(
     return {one.withdrawal_id: one for one in found}
 
 
+async def reason_of(world: World, withdrawal_id: int) -> str | None:
+    return await world.read(
+        lambda tx: tx.value("SELECT reason FROM withdrawal WHERE id = %s", (withdrawal_id,))
+    )
+
+
 def rule_set(version: int, *rules: dict[str, Any]) -> RuleSet:
     return RuleSet.read({"version": version, "rules": list(rules)})
 
@@ -197,10 +203,7 @@ async def test_a_rule_that_fails_hands_over_to_a_person_and_stops_nobody_else(wo
     found = await judged(world, one, two, rules=rules)
     assert (found[one].outcome, found[one].state) == (None, "in_review")
     assert found[two].state == "approved"
-    reason = await world.read(
-        lambda tx: tx.value("SELECT reason FROM withdrawal WHERE id = %s", (one,))
-    )
-    assert reason == "screening-failed: rule-fault"
+    assert await reason_of(world, one) == "screening-failed: rule-fault"
 
 
 async def test_a_version_is_never_two_rule_sets(world: World):
@@ -436,7 +439,7 @@ async def test_two_authors_at_once_make_one_version(world: World):
     assert sorted(str(r) for r in results if isinstance(r, str)) == ["rule-set-changed"] * 3
 
 
-async def test_the_bounds_that_deny_are_known_at_the_request(world: World):
+async def test_the_bounds_that_deny_are_known_at_the_request():
     found = limits(default_rule_set())
     assert found["EUR"] == Limits(Money.parse("1.00", "EUR"), None)  # above the maximum: a person
     assert found["JPY"] == Limits(Money.parse("150", "JPY"), None)

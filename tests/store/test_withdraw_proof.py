@@ -85,18 +85,24 @@ async def test_a_state_that_was_written_past_the_machine_is_found(
         ("UPDATE withdrawal SET amount = amount - 1 WHERE id = %s", "withdrawal-postings"),
         ("UPDATE withdrawal SET rail_account_id = 99 WHERE id = %s", "withdrawal-postings"),
         (
-            "UPDATE posting SET amount = amount + 1"
-            " WHERE entry_id = (SELECT entry_request FROM withdrawal WHERE id = %s)",
+            (
+                "UPDATE posting SET amount = amount + 1"
+                " WHERE entry_id = (SELECT entry_request FROM withdrawal WHERE id = %s)"
+            ),
             "withdrawal-postings",
         ),
         (
-            "DELETE FROM posting"
-            " WHERE entry_id = (SELECT entry_returned FROM withdrawal WHERE id = %s)",
+            (
+                "DELETE FROM posting"
+                " WHERE entry_id = (SELECT entry_returned FROM withdrawal WHERE id = %s)"
+            ),
             "withdrawal-postings",
         ),
         (
-            "UPDATE hold SET state = 'released'"
-            " WHERE id = (SELECT hold_id FROM withdrawal WHERE id = %s)",
+            (
+                "UPDATE hold SET state = 'released'"
+                " WHERE id = (SELECT hold_id FROM withdrawal WHERE id = %s)"
+            ),
             "withdrawal-hold",
         ),
         (

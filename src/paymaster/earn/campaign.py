@@ -212,6 +212,13 @@ async def by_funding_reference(
     return None if row is None else CampaignView.of(row)
 
 
+async def funding_references(
+    tx: ControlRead, environment_id: int
+) -> list[tuple[str, int, str]]:
+    """`(funding reference, campaign's number, currency)` of every campaign, ended ones too."""
+    return await offers.funding_references(tx, environment_id)
+
+
 async def sponsors(
     tx: ControlRead, environment_id: int, home_cell: int, after: int = 0, limit: int = 50
 ) -> list[SponsorView]:
@@ -235,3 +242,12 @@ async def budget(tx: CellRead, campaign_id: int, currency: str) -> Money:
     if currency not in EXPONENTS:
         raise Broken("currency-unknown", f"A campaign has the currency {currency!r}.")
     return Money(await account_balance(tx, Account("budget", campaign_id, currency)), currency)
+
+
+async def funding_references(tx: ControlRead, environment_id: int) -> list[tuple[str, int, str]]:
+    """Every campaign's funding reference with its id and currency, for matching payments in."""
+    rows = await tx.tuples(
+        "SELECT funding_reference, id, currency FROM campaign WHERE environment_id = %s",
+        (environment_id,),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]

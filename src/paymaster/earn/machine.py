@@ -30,7 +30,7 @@ _OFFER = (
     Move(OfferState.PAUSED, OfferEvent.END, OfferState.ENDED),
 )
 CAMPAIGN = Machine("campaign", OfferState.ACTIVE, _OFFER)
-TASK = Machine("task", OfferState.ACTIVE, _OFFER)
+OFFER = Machine("offer", OfferState.ACTIVE, _OFFER)
 TOWARDS: dict[OfferState, OfferEvent] = {
     OfferState.ACTIVE: OfferEvent.RESUME,
     OfferState.PAUSED: OfferEvent.PAUSE,
@@ -75,8 +75,8 @@ def _from(event: TaskEvent, target: TaskState, *sources: TaskState) -> tuple[Mov
 _OPEN = (TaskState.OFFERED, TaskState.STARTED, TaskState.IN_PROGRESS)
 _UNDECIDED = (*_OPEN, TaskState.SUBMITTED, TaskState.EXPIRED)
 
-USER_TASK = Machine(
-    "user_task",
+TASK = Machine(
+    "task",
     TaskState.OFFERED,
     (
         *_from(TaskEvent.START, TaskState.STARTED, TaskState.OFFERED),
@@ -144,5 +144,5 @@ REWARD = Machine(
     ),
 )
 
-MACHINES = (CAMPAIGN, TASK, USER_TASK, REWARD)
+MACHINES = (CAMPAIGN, OFFER, TASK, REWARD)
 """All machines of this package, for the table of legal moves and the docs."""

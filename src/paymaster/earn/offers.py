@@ -160,6 +160,17 @@ async def campaign_of_reference(
     )
 
 
+async def funding_references(
+    tx: ControlRead, environment_id: int
+) -> list[tuple[str, int, str]]:
+    """`(funding reference, campaign, currency)` of every campaign."""
+    rows = await tx.tuples(
+        "SELECT funding_reference, id, currency FROM campaign WHERE environment_id = %s",
+        (environment_id,),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
 async def insert_campaign(tx: ControlTx, row: CampaignRow) -> bool:
     """Store a campaign; False when there is one of this external id."""
     return bool(

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from paymaster.db import outbox
 from paymaster.db.tx import CellTx
 from paymaster.earn import state_store
-from paymaster.earn.machine import USER_TASK, TaskEvent
+from paymaster.earn.machine import TASK, TaskEvent
 from paymaster.earn.state_store import Fresh, MoveRow, Pair, StateRow
 from paymaster.kernel.ids import text_id
 
-_NEXT = {(move.source.value, move.event.value): move.target.value for move in USER_TASK.moves}
+_NEXT = {(move.source.value, move.event.value): move.target.value for move in TASK.moves}
 
 
 class States:
@@ -27,7 +27,7 @@ class States:
         """Lock the states of `(user, task)` pairs; a missing one is made as given."""
         if not pairs:
             return cls({})
-        return cls(await state_store.lock_states(tx, pairs, USER_TASK.initial.value))
+        return cls(await state_store.lock_states(tx, pairs, TASK.initial.value))
 
     @classmethod
     def of(cls, rows: list[StateRow]) -> States:
@@ -68,7 +68,7 @@ class States:
                 tx, [self._rows[pair] for pair in sorted(self._changed)]
             )
         if self._moves:
-            await state_store.insert_moves(tx, USER_TASK.name, self._moves)
+            await state_store.insert_moves(tx, TASK.name, self._moves)
             await outbox.put(
                 tx,
                 [

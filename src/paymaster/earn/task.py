@@ -11,7 +11,7 @@ from paymaster.db import audit, outbox
 from paymaster.db.tx import ControlRead, ControlTx
 from paymaster.earn import offers, requirements, verify
 from paymaster.earn.campaign import check_name
-from paymaster.earn.machine import TASK, TOWARDS, OfferState
+from paymaster.earn.machine import OFFER, TOWARDS, OfferState
 from paymaster.earn.offers import CampaignRow, TaskRow
 from paymaster.earn.views import TaskView
 from paymaster.kernel.errors import Broken, NotFound, Problem, Refusal, Unprocessable
@@ -126,7 +126,7 @@ def _changed(row: TaskRow, wanted: TaskRow) -> TaskRow:
             "Type, start and kind of verification of a task stay as they were first given.",
             problems=[Problem(f"/{name}", "Cannot change.") for name in fixed],
         )
-    if row.state != wanted.state and not TASK.allows(row.state, TOWARDS[OfferState(wanted.state)]):
+    if row.state != wanted.state and not OFFER.allows(row.state, TOWARDS[OfferState(wanted.state)]):
         raise Unprocessable("task-ended", f"The task is {row.state} for good.")
     return replace(
         row,

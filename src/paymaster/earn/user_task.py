@@ -10,7 +10,7 @@ from paymaster.db import audit
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.earn import reward, state_store, verify
 from paymaster.earn.catalogue import SLICE_REWARDS, Offer
-from paymaster.earn.machine import USER_TASK, TaskEvent, TaskState
+from paymaster.earn.machine import TASK, TaskEvent, TaskState
 from paymaster.earn.reward import Grant
 from paymaster.earn.state_store import Fresh
 from paymaster.earn.states import States
@@ -23,7 +23,7 @@ from paymaster.people.profile import Profile
 from paymaster.secrets.sealing import Sealer
 
 DECISION = "decision"
-"""The source of rewards that a decision brought; the event id is that of the audit's moment."""
+"""The source of rewards that a decision brought; their event id is that of its commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _eligible(offer: Offer, profile: Profile | None, year: int) -> bool:
 
 def _over(offer: Offer, state: str, rewards: int) -> bool:
     """Nothing more is to be earned here."""
-    if state in USER_TASK.terminal() or state == TaskState.EXPIRED.value:
+    if state in TASK.terminal() or state == TaskState.EXPIRED.value:
         return True
     if isinstance(offer.rule, verify.Gold):
         return offer.user_cap is not None and rewards >= offer.user_cap
@@ -94,7 +94,7 @@ async def listing(
         row = states.get(offer.id)
         if row is None:
             if _eligible(offer, profile, tx.now.year):
-                found.append(UserTask(offer, USER_TASK.initial.value))
+                found.append(UserTask(offer, TASK.initial.value))
         elif not _over(offer, row.state, row.rewards):
             found.append(UserTask(offer, row.state))
     return found
@@ -133,14 +133,51 @@ async def decide(
         tx,
         {(c.user_id, c.offer.id): Fresh(c.offer.home_cell, c.offer.closes_at) for c in commands},
     )
-    open_: list[Decision] = []
+    outcomes: list[Decided | None] = []
+    approved: list[Decision] = []
+    acts: list[audit.Act] = []
     for command in commands:
         pair = command.user_id, command.offer.id
-        if states.state(pair) == TaskState.SUBMITTED.value:
-            if command.approve:
-                states.move(pair, TaskEvent.VERIFY, command.reason)
-                open_.append(command)
-            else:
-                states.move(pair, TaskEvent.REJECT, command.reason)
+        if states.state(pair) != TaskState.SUBMITTED.value or states.rewards(pair):
+            outcomes.append(Decided(states.state(pair), "not-submitted"))
             continue
-    return await _settle(tx, states, commands, open_, slice_rewards)
+        word = TaskEvent.VERIFY if command.approve else TaskEvent.REJECT
+        states.move(pair, word, command.reason)
+        acts.append(_act(tx, command))
+        if command.approve:
+            approved.append(command)
+        outcomes.append(None if command.approve else Decided(states.state(pair)))
+    evidence = str(tx.commit_id)
+    granted = await reward.grant(
+        tx,
+        [Grant(c.offer, c.user_id, verify.ONCE, DECISION, evidence) for c in approved],
+        slice_rewards=slice_rewards,
+    )
+    made: list[Decided] = []
+    for command, one in zip(approved, granted, strict=True):
+        pair = command.user_id, command.offer.id
+        states.add_reward(pair)
+        reward.tell(states, pair, one, once=True)
+        made.append(Decided(states.state(pair), None, text_id("rw", tx.cell, one.reward_id)))
+    await states.write(tx)
+    await audit.record(tx, acts)
+    rest = iter(made)
+    return [outcome or next(rest) for outcome in outcomes]
+
+
+def _act(tx: CellTx, command: Decision) -> audit.Act:
+    verdict = "approve" if command.approve else "reject"
+    user = text_id("us", tx.cell, command.user_id)
+    return audit.Act(
+        f"user_task.{verdict}", user, command.reason, {"task": command.offer.task_name}
+    )
+
+
+async def expire_due(tx: CellTx, limit: int = 1000) -> int:
+    """Expire unfinished tasks whose time is over; how many. Late events still count afterwards."""
+    rows = await state_store.claim_expired(tx, limit)
+    states = States.of(rows)
+    for row in rows:
+        states.move((row.user_id, row.task_id), TaskEvent.EXPIRE)
+    await states.write(tx)
+    return len(rows)

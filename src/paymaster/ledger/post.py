@@ -114,7 +114,7 @@ class _Calendar:
 _Undo = list[tuple[AccountRow, int, int, int | None, date | None]]
 
 
-class _Refused(Exception):  # noqa: N818 - carries a verdict inside this file only
+class _Refused(Exception):
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict)
         self.verdict = verdict

@@ -53,22 +53,25 @@ class DirectoryTransport:
         if self._delivered(final, body):
             return
         try:
-            with part.open("wb") as handle:
+            with part.open("xb") as handle:
                 handle.write(body)
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
+            self._tidy(part)
             raise NeverSent(
                 "transport-refused", f"The file cannot be written there: {error.strerror}."
             ) from error
         try:
             os.link(part, final)
         except FileExistsError:
+            self._tidy(part)
             if not self._delivered(final, body):
                 raise RailUnknown(
                     "transport-unproven", f"{name} was there and is gone: it may be picked up."
                 ) from None
         except OSError as error:
+            self._tidy(part)
             raise NeverSent(
                 "transport-refused", f"The file cannot be linked there: {error.strerror}."
             ) from error
@@ -90,7 +93,7 @@ class DirectoryTransport:
         return True
 
     def _tidy(self, part: Path) -> None:
-        # The file is delivered: failing to sweep up must not say otherwise.
+        # What is delivered, or not, is known by now: failing to sweep up must not change it.
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         with contextlib.suppress(OSError):

@@ -71,7 +71,7 @@ class SftpTransport:
                 if await _there(sftp, final, body):
                     return
                 await _write(sftp, part, body)
-                renaming = True
+                renaming = True  # from here on the bank may have it
                 await sftp.rename(part, final)
         except (asyncssh.Error, OSError) as error:
             if not renaming:
@@ -251,7 +251,7 @@ async def _remove(sftp: asyncssh.SFTPClient, path: str) -> bool:
 
 
 async def _write(sftp: asyncssh.SFTPClient, part: str, body: bytes) -> None:
-    async with sftp.open(part, "wb") as handle:
+    async with sftp.open(part, "xb") as handle:
         await handle.write(body)
         with contextlib.suppress(asyncssh.SFTPOpUnsupported):  # an extension of OpenSSH
             await handle.fsync()

@@ -4,14 +4,16 @@
     list    what lies there for us, oldest first
     get     some of them, each whole or not at all
 
-`put` writes `.NAME.part` first and renames it without overwriting; the bank reads nothing that
-begins with a dot. So whatever happens before the rename has delivered nothing (NeverSent), and
-after it the place is looked at again before anything is claimed.
+`put` writes `.NAME.XXXX.part` first, with a name of its own for each try so that two tries cannot
+spoil each other's file, and renames it without overwriting; the bank reads nothing that begins
+with a dot. So whatever happens before the rename has delivered nothing (NeverSent), and after it
+the place is looked at again before anything is claimed.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +28,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_LISTED = 20_000
 """A folder with more entries than this is refused rather than read."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}\Z", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z", re.ASCII)
 
 _READABLE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}\Z")
 
@@ -79,8 +81,8 @@ def checked_name(name: str) -> str:
 
 
 def part_name(name: str) -> str:
-    """What a file is called until it is complete."""
-    return f".{name}.part"
+    """What a file is called until it is complete; another name at every try."""
+    return f".{name}.{secrets.token_hex(4)}.part"
 
 
 def is_ours_to_read(name: str) -> bool:

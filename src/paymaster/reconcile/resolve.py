@@ -36,9 +36,7 @@ class Target:
     campaign_id: int | None = None
 
 
-async def resolve(
-    tx: CellTx, break_id: int, reason: str, target: Target | None = None
-) -> Break:
+async def resolve(tx: CellTx, break_id: int, reason: str, target: Target | None = None) -> Break:
     """End a break.
 
     Raises NotFound `not-found`; Conflict `break-resolved`, `line-in-work`; Unprocessable
@@ -75,9 +73,7 @@ async def _line_of(tx: CellTx, subject: str) -> LineRow | None:
     return found[0] if found else None
 
 
-async def _explain(
-    tx: CellTx, line: LineRow, row: Break, reason: str, target: Target
-) -> None:
+async def _explain(tx: CellTx, line: LineRow, row: Break, reason: str, target: Target) -> None:
     entry = Entry(
         tx.id(),
         "explain",

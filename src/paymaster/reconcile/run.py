@@ -62,15 +62,11 @@ async def unbooked_everywhere(
     """The same over all cells of an environment, each from a snapshot of its own."""
     found: list[Unbooked] = []
     for cell in dbs.cells(environment_id):
-        found += await dbs.cell(cell.number).read(
-            lambda tx: unbooked(tx, rail_account_id, before)
-        )
+        found += await dbs.cell(cell.number).read(lambda tx: unbooked(tx, rail_account_id, before))
     return found
 
 
-async def run(
-    tx: CellTx, account: RailAccount, day: date, overdue: Sequence[Unbooked] = ()
-) -> Run:
+async def run(tx: CellTx, account: RailAccount, day: date, overdue: Sequence[Unbooked] = ()) -> Run:
     """Prove an account's balance at the end of a day. In the treasury cell only.
 
     `overdue` comes from `unbooked_everywhere`. Run again whenever something has changed: breaks

@@ -192,3 +192,12 @@ async def days_to_run(tx: ReadTx, rail_account_id: int, after: date | None) -> l
         (rail_account_id, after, after),
     )
     return [row[0] for row in rows]
+
+
+async def newer_statement(tx: ReadTx, rail_account_id: int, day: date, run_id: int) -> bool:
+    """Whether a statement of the day came after a run: ids of a cell grow with time."""
+    found = await tx.value(
+        "SELECT 1 FROM statement WHERE rail_account_id = %s AND day = %s AND id > %s LIMIT 1",
+        (rail_account_id, day, run_id),
+    )
+    return found is not None

@@ -14,7 +14,8 @@ _DUE: LiteralString = """
     SELECT 'withdrawal.' || state, count(*), min(due_at) FROM withdrawal
     WHERE due_at <= %(now)s GROUP BY state
     UNION ALL
-    SELECT 'inbox.' || topic, count(*), min(due_at) FROM inbox WHERE due_at <= %(now)s GROUP BY topic
+    SELECT 'inbox.' || topic, count(*), min(due_at) FROM inbox
+    WHERE due_at <= %(now)s GROUP BY topic
     UNION ALL
     SELECT 'statement_line.' || state, count(*), min(due_at) FROM statement_line
     WHERE due_at <= %(now)s GROUP BY state
@@ -24,7 +25,9 @@ _UNKNOWN: LiteralString = """
     WHERE state = 'unknown' AND due_at IS NOT NULL GROUP BY 1
 """
 _BREAKS: LiteralString = "SELECT kind, count(*) FROM break WHERE state = 'open' GROUP BY kind"
-_INBOX: LiteralString = "SELECT source, count(*) FROM inbox WHERE due_at IS NOT NULL GROUP BY source"
+_INBOX: LiteralString = (
+    "SELECT source, count(*) FROM inbox WHERE due_at IS NOT NULL GROUP BY source"
+)
 
 
 async def measure(dbs: Databases, metrics: Metrics) -> None:
@@ -45,7 +48,9 @@ async def measure(dbs: Databases, metrics: Metrics) -> None:
                 known = target.get(name, (0, oldest))
                 target[name] = (known[0] + count, min(known[1], oldest))
         for counts, statement in ((breaks, _BREAKS), (pending, _INBOX)):
-            for name, count in await dbs.cell(cell.number).read(lambda tx, s=statement: tx.tuples(s)):
+            for name, count in await dbs.cell(cell.number).read(
+                lambda tx, s=statement: tx.tuples(s)
+            ):
                 counts[name] = counts.get(name, 0) + count
     _set(metrics, now, due, unknown)
     metrics.breaks_open.clear()

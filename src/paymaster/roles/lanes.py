@@ -55,7 +55,7 @@ class Lane:
                 log.exception("lane_failed", lane=self.name)
                 pause = self._failed(random)
             if pause:
-                await _wait(stop, pause)
+                await stopped_within(stop, pause)
             else:
                 await asyncio.sleep(0)
 
@@ -64,12 +64,13 @@ class Lane:
         return _BACKOFF.delay(self.failures, random).total_seconds()
 
 
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
+async def stopped_within(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait at most so long; whether `stop` is set."""
     try:
         async with asyncio.timeout(seconds):
-            await stop.wait()
+            return await stop.wait()
     except TimeoutError:
-        return
+        return False
 
 
 async def run_lanes(lanes: list[Lane], stop: asyncio.Event) -> None:

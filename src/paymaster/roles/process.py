@@ -15,9 +15,9 @@ from paymaster.api.app import build_api, build_hooks
 from paymaster.compose import Deps, build
 from paymaster.kernel.errors import Refusal
 from paymaster.observe import configure_logs, get_logger
-from paymaster.roles.health import health_app
-from paymaster.roles.lanes import run_lanes
 from paymaster.roles import work
+from paymaster.roles.health import health_app
+from paymaster.roles.lanes import run_lanes, stopped_within
 from paymaster.settings import Settings
 
 log = get_logger("paymaster.roles")
@@ -55,10 +55,10 @@ async def _run(settings: Settings, role: str, health_port: int, exit_with_parent
 async def _watch_parent(stop: asyncio.Event) -> None:
     """A process whose supervisor was killed must not go on by itself."""
     parent = os.getppid()
-    while os.getppid() == parent:
-        await asyncio.sleep(0.5)
-    log.warning("parent_gone")
-    stop.set()
+    while not await stopped_within(stop, 0.5):
+        if os.getppid() != parent:
+            log.warning("parent_gone")
+            stop.set()
 
 
 async def _serve_web(deps: Deps, role: str, stop: asyncio.Event) -> None:
@@ -106,7 +106,7 @@ async def _server(
     server.install_signal_handlers = lambda: None  # type: ignore[method-assign,attr-defined]
     task = asyncio.create_task(server._serve())  # noqa: SLF001 - without its signal handlers
     try:
-        while not server.started and not task.done():
+        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.01)
         if task.done():
             task.result()

@@ -13,8 +13,9 @@ from paymaster.db.tx import Actor, CellTx, ControlRead
 from paymaster.dispatch import accounts
 from paymaster.dispatch.desk import Pace
 from paymaster.dispatch.run import Dispatcher
-from paymaster.earn import reward, slice
+from paymaster.earn import reward
 from paymaster.earn.campaign import funding_references
+from paymaster.earn.slice import give_back_idle
 from paymaster.kernel.errors import RailError
 from paymaster.kernel.ids import new_trace_id
 from paymaster.people import destinations
@@ -58,7 +59,7 @@ def intake(deps: Deps) -> Work:
     def home(cell: CellDb) -> Step:
         async def step() -> int:
             since = deps.clock.now() - IDLE_SLICE
-            await cell.run(actor, new_trace_id(), lambda tx: slice.give_back_idle(tx, since))
+            await cell.run(actor, new_trace_id(), lambda tx: give_back_idle(tx, since))
             return 0
 
         return step
@@ -90,9 +91,7 @@ async def _judge(deps: Deps, cell: CellDb) -> int:
         actor, trace_id, lambda tx: activate.ensure(tx, environment.id)
     )
     ids = [one.destination_id for one in claimed]
-    prints = await cell.read(
-        lambda tx: destinations.fingerprints_of(tx, deps.secrets.sealer, ids)
-    )
+    prints = await cell.read(lambda tx: destinations.fingerprints_of(tx, deps.secrets.sealer, ids))
     shared = await deps.dbs.control.read(
         lambda tx: destinations.shared_by(tx, environment.id, prints)
     )
@@ -168,16 +167,16 @@ async def _fetch(deps: Deps, environment_id: int) -> int:
 
 def reconcile(deps: Deps) -> Work:
     """Statement lines find their postings."""
-    lanes: list[Lane] = []
-    for environment in deps.dbs.environments():
-        lanes.append(
+    return Work(
+        [
             Lane(
                 f"match:{environment.tenant}/{environment.mode}",
                 lambda e=environment.id: _match(deps, e),
                 deps.settings.roles.poll_interval_seconds,
             )
-        )
-    return Work(lanes)
+            for environment in deps.dbs.environments()
+        ]
+    )
 
 
 async def _match(deps: Deps, environment_id: int) -> int:

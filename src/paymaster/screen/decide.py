@@ -256,3 +256,8 @@ def _facts(cell: int, subject: Subject, figures: Sequence[Figure], users: int) -
         figures=tuple(figures),
         challenge_passed=subject.challenge_passed,
     )
+
+
+async def stored_verdicts(tx: CellRead, withdrawal_id: int) -> list[Stored]:
+    """The verdicts on a withdrawal with their facts and rules, oldest first, for `check`."""
+    return await store.stored_verdicts(tx, withdrawal_id)

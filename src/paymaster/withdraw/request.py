@@ -104,18 +104,19 @@ async def _faults(
     tx: CellTx, commands: Sequence[RequestWithdrawal], limits: Mapping[str, Limits]
 ) -> list[_Fault | None]:
     """What stands against each command, apart from its balance."""
-    users = await store.user_statuses(tx, sorted({c.user_id for c in commands}))
-    targets = await store.destinations(tx, sorted({c.destination_id for c in commands}))
+    known = await store.asked(
+        tx, [c.user_id for c in commands], [c.destination_id for c in commands]
+    )
     indebted: set[tuple[int, str]] = set()
     for asset in sorted({c.amount.currency for c in commands}):
         asking = sorted({c.user_id for c in commands if c.amount.currency == asset})
         indebted.update((user, asset) for user in await owing(tx, asking, asset))
     return [
-        _user_fault(users.get(c.user_id))
-        or _destination_fault(c, targets.get(c.destination_id), tx.now)
-        or _amount_fault(c, limits.get(c.amount.currency))
-        or (_DEBT if (c.user_id, c.amount.currency) in indebted else None)
-        for c in commands
+        _user_fault(found.user_status)
+        or _destination_fault(command, found, tx.now)
+        or _amount_fault(command, limits.get(command.amount.currency))
+        or (_DEBT if (command.user_id, command.amount.currency) in indebted else None)
+        for command, found in zip(commands, known, strict=True)
     ]
 
 
@@ -131,9 +132,9 @@ def _user_fault(status: str | None) -> _Fault | None:
 
 
 def _destination_fault(
-    command: RequestWithdrawal, found: store.Destination | None, now: datetime
+    command: RequestWithdrawal, found: store.Asked, now: datetime
 ) -> _Fault | None:
-    if found is None or found.user_id != command.user_id:
+    if found.state is None or found.usable_at is None:
         return "destination-not-found", "The user has no such payout destination."
     if found.state != "active":
         return "destination-closed", "The payout destination is closed; add another one."

@@ -156,30 +156,30 @@ async def write_moves(tx: CellTx, machine: str, changes: Sequence[Change]) -> No
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
-    """What a request must know of a destination."""
+class Asked:
+    """What a request must know of its user and destination; None where there is none such."""
 
-    id: int
-    user_id: int
-    currency: str
-    state: str
-    usable_at: datetime
+    user_status: str | None
+    currency: str | None
+    state: str | None
+    usable_at: datetime | None
 
 
-async def destinations(tx: CellRead, ids: Sequence[int]) -> dict[int, Destination]:
-    """Destinations by id."""
-    rows = await tx.fetch(
-        "SELECT id, user_id, currency, state, usable_at FROM destination WHERE id = ANY(%s)",
-        (list(ids),),
-        Destination,
+async def asked(
+    tx: CellRead, user_ids: Sequence[int], destination_ids: Sequence[int]
+) -> list[Asked]:
+    """For each pair, in order: the user, and the destination if it is that user's."""
+    return await tx.fetch(
+        """
+        SELECT u.status AS user_status, d.currency, d.state, d.usable_at
+        FROM unnest(%s::bigint[], %s::bigint[]) WITH ORDINALITY AS n (user_id, destination_id, place)
+            LEFT JOIN app_user u ON u.id = n.user_id
+            LEFT JOIN destination d ON d.id = n.destination_id AND d.user_id = n.user_id
+        ORDER BY n.place
+        """,
+        (list(user_ids), list(destination_ids)),
+        Asked,
     )
-    return {row.id: row for row in rows}
-
-
-async def user_statuses(tx: CellRead, ids: Sequence[int]) -> dict[int, str]:
-    """The status of each user who exists."""
-    rows = await tx.tuples("SELECT id, status FROM app_user WHERE id = ANY(%s)", (list(ids),))
-    return dict(rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import asyncssh
 import pytest
 from tests.contract.sftp_server import BankServer
 
-from paymaster.kernel.errors import Broken, NeverSent, RailUnknown
+from paymaster.kernel.errors import Broken, NeverSent, RailError, RailUnknown
 from paymaster.kernel.guard import TRANSACTION_OPEN
 from paymaster.rails import sftp
 from paymaster.rails.directory import DirectoryTransport
@@ -55,10 +55,12 @@ async def test_another_file_of_that_name_is_never_overwritten(bank: BankServer) 
     assert inbox(bank) == {NAME: BODY}
 
 
-async def test_a_leftover_of_an_earlier_try_is_replaced(bank: BankServer) -> None:
-    (bank.root / "in" / f".{NAME}.part").write_bytes(b"longer" * 100_000)
+async def test_a_leftover_of_an_earlier_try_is_never_delivered(bank: BankServer) -> None:
+    leftover = {f".{NAME}.part": b"half", f".{NAME}.0011aabb.part": b"half"}
+    for name, body in leftover.items():
+        (bank.root / "in" / name).write_bytes(body)
     await SftpTransport(bank.place()).put(NAME, BODY)
-    assert inbox(bank) == {NAME: BODY}
+    assert inbox(bank) == {NAME: BODY, **leftover}
 
 
 async def test_cut_while_writing_was_never_sent(bank: BankServer) -> None:
@@ -67,7 +69,7 @@ async def test_cut_while_writing_was_never_sent(bank: BankServer) -> None:
         await SftpTransport(bank.place()).put(NAME, BODY)
     assert NAME not in inbox(bank)
     await SftpTransport(bank.place()).put(NAME, BODY)
-    assert inbox(bank) == {NAME: BODY}
+    assert inbox(bank)[NAME] == BODY
 
 
 async def test_cut_before_the_rename_was_never_sent(bank: BankServer) -> None:
@@ -122,14 +124,22 @@ async def test_a_server_that_stays_away_after_the_rename_is_unknown(
     assert calls == 4
 
 
-async def test_two_puts_at_once_never_use_two_names(bank: BankServer) -> None:
-    bank.pick_up = True
+@pytest.mark.parametrize("pick_up", [True, False])
+async def test_puts_at_once_deliver_whole_files_under_one_name(
+    bank: BankServer, pick_up: bool
+) -> None:
+    bank.pick_up = pick_up
     results = await asyncio.gather(
-        *(SftpTransport(bank.place()).put(NAME, BODY) for _ in range(2)), return_exceptions=True
+        *(SftpTransport(bank.place()).put(NAME, BODY) for _ in range(4)), return_exceptions=True
     )
-    assert all(result is None or isinstance(result, RailUnknown) for result in results)
-    assert set(bank.picked_up) == {NAME}
-    assert {body for copies in bank.picked_up.values() for body in copies} == {BODY}
+    assert None in results
+    assert all(result is None or isinstance(result, RailError) for result in results)
+    arrived = bank.picked_up if pick_up else {NAME: [inbox(bank)[NAME]]}
+    assert set(arrived) == {NAME}
+    assert set(arrived[NAME]) == {BODY}
+    if not pick_up:
+        assert results == [None] * 4
+        assert inbox(bank) == {NAME: BODY}
 
 
 async def test_another_host_key_is_refused_before_anything_is_sent(bank: BankServer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -27,7 +27,7 @@ class Narrator:
         )
         self._task: Any = None
 
-    def __enter__(self) -> Narrator:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -91,5 +91,3 @@ def statement_table(worker: str, rows: list[dict[str, Any]]) -> Table:
             row["balance"]["amount"],
         )
     return table
-
-

@@ -122,7 +122,7 @@ async def open_accounts(story: Story) -> None:
             "time_zone": "UTC",
             "payout_window": "always",
             "settings": {
-                "base_url": story.addresses.sandbox,
+                "url": story.addresses.sandbox,
                 "topup_iban": provider,
                 "topup_holder": "Sandpay",
             },
@@ -169,7 +169,7 @@ async def offer_work(story: Story) -> None:
 
 
 async def sponsor_pays(story: Story) -> None:
-    """The sponsor's transfer reaches the bank; the bank's statement of that day funds the budget."""
+    """The sponsor's transfer reaches the bank; the statement of that day funds the budget."""
     campaign = await story.app.get(f"/v1/campaigns/{CAMPAIGN}")
     amount = Money(story.reward.minor * max(len(story.answers), 1), story.currency)
     await story.sandbox.post(
@@ -388,6 +388,11 @@ async def money_leaves(story: Story) -> None:
 async def reconcile(story: Story) -> None:
     """The day ends: both statements are read and every line finds its posting."""
     day = story.state.payout_day
+
+    async def booked() -> bool:
+        return bool((await story.sandbox.get("/_control/books"))["pending"] == 0)
+
+    await wait_for(booked, "the providers to finish their day")
     await story.sandbox.post("/_control/close-day", {"date": day, "advance": False})
 
     async def matched() -> bool:
@@ -404,9 +409,7 @@ async def reconcile(story: Story) -> None:
 
     await wait_for(matched, "the statements to be matched")
     for account in (BANK, WALLET):
-        await story.operator.post(
-            "/v1/reconciliation/runs", {"rail_account": account, "day": day}
-        )
+        await story.operator.post("/v1/reconciliation/runs", {"rail_account": account, "day": day})
 
 
 async def close_day(story: Story) -> dict[str, Any]:

@@ -57,7 +57,8 @@ async def _owed(story: Story) -> int:
         async with gate:
             found = await story.app.get(f"/v1/users/{quote(worker, safe='')}/balances")
         return sum(
-            minor(balance["available"]) + minor(balance["vesting"]["total"])
+            minor(balance["available"])
+            + minor(balance["vesting"]["total"])
             + sum(minor(held["amount"]) for held in balance["held"])
             - minor(balance["debt"])
             for balance in found["data"]

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -134,11 +135,11 @@ async def running(data: Path, seed: int, first_day: date) -> AsyncIterator[Addre
     command = [sys.executable, "-m", "paymaster_sandbox", "serve", "--data", str(data / "sandbox")]
     command += ["--seed", str(seed), "--date", first_day.isoformat(), "--exit-with-parent"]
     with (logs / "sandbox.log").open("ab") as sandbox_log, (logs / "up.log").open("ab") as up_log:
-        sandbox = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sandbox_log)  # noqa: S603
+        sandbox = _child(command, stdout=subprocess.PIPE, stderr=sandbox_log)
         up: subprocess.Popen[bytes] | None = None
         try:
             told = await _first_line(sandbox)
-            up = subprocess.Popen(  # noqa: S603 - our own program
+            up = _child(
                 [sys.executable, "-m", "paymaster", "up", "--exit-with-parent"], stderr=up_log
             )
             host, _, port = told["sftp"].rpartition(":")
@@ -160,6 +161,12 @@ async def running(data: Path, seed: int, first_day: date) -> AsyncIterator[Addre
             for process in (up, sandbox):
                 if process is not None:
                     await asyncio.to_thread(_stop, process)
+
+
+def _child(
+    command: list[str], *, stderr: IO[bytes], stdout: int | None = None
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr)  # noqa: S603 - ours
 
 
 async def _first_line(process: subprocess.Popen[bytes]) -> dict[str, str]:

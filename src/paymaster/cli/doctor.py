@@ -1,0 +1,138 @@
+"""`paymaster doctor`: what is set, where it came from, and what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from paymaster.api.health import readiness
+from paymaster.compose import Deps, build
+from paymaster.db.embedded import EmbeddedPostgresError, find_binaries
+from paymaster.db.migrate import latest_version
+from paymaster.db.servers import embedded
+from paymaster.db.tx import ReadTx
+from paymaster.dispatch import accounts
+from paymaster.kernel.errors import PaymasterError
+from paymaster.settings import Settings, explain, load_settings
+
+Finding = tuple[str, bool, str]
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check the installation; exit code 1 when something is missing."""
+    settings = load_settings()
+    findings = [_python(), _binaries(settings), *_servers(settings)]
+    if all(ok for _, ok, _ in findings):
+        findings += asyncio.run(_inside(settings))
+    healthy = all(ok for _, ok, _ in findings)
+    if as_json:
+        shown = {
+            "healthy": healthy,
+            "settings": [
+                {"name": name, "value": value, "origin": origin}
+                for name, value, origin in explain(settings)
+            ],
+            "findings": [{"check": c, "ok": ok, "detail": d} for c, ok, d in findings],
+        }
+        typer.echo(json.dumps(shown))
+    else:
+        _show(settings, findings)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _show(settings: Settings, findings: list[Finding]) -> None:
+    console = Console()
+    table = Table("setting", "value", "from")
+    for name, value, origin in explain(settings):
+        table.add_row(name, value, origin)
+    console.print(table)
+    checks = Table("check", "", "")
+    for name, ok, detail in findings:
+        checks.add_row(name, "[green]ok[/]" if ok else "[red]missing[/]", detail)
+    console.print(checks)
+
+
+def _python() -> Finding:
+    return "python", sys.version_info >= (3, 11), sys.version.split()[0]
+
+
+def _binaries(settings: Settings) -> Finding:
+    if settings.database.url is not None:
+        return "postgresql", True, "by address"
+    try:
+        found = find_binaries()
+    except EmbeddedPostgresError as error:
+        return "postgresql", False, str(error)
+    return "postgresql", True, f"{found.version} from {found.origin}"
+
+
+def _servers(settings: Settings) -> list[Finding]:
+    return [
+        (f"server {name}", server.is_running, "runs" if server.is_running else "run `paymaster up`")
+        for name, server in embedded(settings).items()
+    ]
+
+
+async def _inside(settings: Settings) -> list[Finding]:
+    try:
+        async with build(settings) as deps:
+            return [*await _schemas(deps), *_keys(deps), *await _rails(deps), await _ready(deps)]
+    except PaymasterError as error:
+        return [("database", False, str(error))]
+
+
+async def _schemas(deps: Deps) -> list[Finding]:
+    async def version(tx: ReadTx) -> int:
+        return int(await tx.value("SELECT max(version) FROM schema_version"))
+
+    found = await deps.dbs.control.read(version)
+    wanted = latest_version("control")
+    findings: list[Finding] = [("schema control", found == wanted, f"{found} of {wanted}")]
+    wanted = latest_version("cell")
+    for cell in deps.dbs.cells():
+        found = await deps.dbs.cell(cell.number).read(version)
+        findings.append((f"schema cell {cell.number}", found == wanted, f"{found} of {wanted}"))
+    return findings
+
+
+def _keys(deps: Deps) -> list[Finding]:
+    def check(use: Callable[[], object]) -> tuple[bool, str]:
+        try:
+            return True, str(use())
+        except PaymasterError as error:
+            return False, error.detail
+
+    sealer = deps.secrets.sealer
+    return [
+        ("key-encryption key", *check(lambda: f"id {deps.secrets.kek.current_id()}")),
+        ("fingerprint key", *check(lambda: sealer.fingerprint("doctor", "x") and "present")),
+    ]
+
+
+async def _rails(deps: Deps) -> list[Finding]:
+    findings: list[Finding] = []
+    for environment in deps.dbs.environments():
+        for account in (await accounts.load(deps.dbs, environment.id)).values():
+            name = f"rail {environment.tenant}/{environment.mode} {account.rail.name}"
+            if account.rail.rail not in deps.rails:
+                findings.append((name, False, f"the rail {account.rail.rail!r} is not installed"))
+                continue
+            missing = [s for s in account.rail.secrets.values() if not deps.secrets.store.get(s)]
+            detail = f"no secret named {', '.join(missing)}" if missing else account.state
+            findings.append((name, not missing, detail))
+    return findings
+
+
+async def _ready(deps: Deps) -> Finding:
+    faults = await readiness(deps)
+    return "ready", not faults, "; ".join(faults) or "yes"

@@ -1,0 +1,107 @@
+"""`paymaster keys`: API keys of an environment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Annotated, TypeVar
+
+import typer
+
+from paymaster.compose import Deps, build
+from paymaster.db.cells import Environment
+from paymaster.db.tx import Actor, ControlTx
+from paymaster.installation import start_embedded
+from paymaster.kernel.errors import Refusal
+from paymaster.kernel.ids import new_trace_id
+from paymaster.people import credentials
+from paymaster.settings import load_settings
+
+T = TypeVar("T")
+app = typer.Typer(help="API keys. A key is shown once, when it is made.", no_args_is_help=True)
+
+Tenant = Annotated[str, typer.Option(help="Name of the app or legal entity.")]
+Mode = Annotated[str, typer.Option(help="live or test")]
+
+
+def _run(tenant: str, mode: str, work: Callable[[ControlTx, Environment], Awaitable[T]]) -> T:
+    settings = load_settings()
+    start_embedded(settings)
+
+    async def inside() -> T:
+        async with build(settings) as deps:
+            environment = _environment(deps, tenant, mode)
+            return await deps.dbs.control.run(
+                Actor("cli"), new_trace_id(), lambda tx: work(tx, environment)
+            )
+
+    return asyncio.run(inside())
+
+
+def _environment(deps: Deps, tenant: str, mode: str) -> Environment:
+    for environment in deps.dbs.environments():
+        if (environment.tenant, environment.mode) == (tenant, mode):
+            return environment
+    raise Refusal("environment-unknown", f"There is no environment {tenant}/{mode}.")
+
+
+@app.command("issue")
+def issue(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    tenant: Tenant = "default",
+    mode: Mode = "test",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Repeat for more; default all of: {', '.join(credentials.SCOPES)}."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make a key and print it: it cannot be shown again."""
+    scopes = scope or list(credentials.SCOPES)
+    made = _run(tenant, mode, lambda tx, e: credentials.issue(tx, e.id, name, scopes))
+    typer.echo(json.dumps({"key": made.key, "scopes": scopes}) if as_json else made.key)
+
+
+@app.command("list")
+def list_keys(tenant: Tenant = "default", mode: Mode = "test") -> None:
+    """The keys of an environment, one JSON object a line; never the keys themselves."""
+    for view in _run(tenant, mode, lambda tx, e: credentials.listing(tx, e.id)):
+        typer.echo(
+            json.dumps(
+                {
+                    "prefix": view.prefix,
+                    "name": view.name,
+                    "scopes": list(view.scopes),
+                    "expires_at": view.expires_at and view.expires_at.isoformat(),
+                    "revoked_at": view.revoked_at and view.revoked_at.isoformat(),
+                    "last_used_on": view.last_used_on and view.last_used_on.isoformat(),
+                }
+            )
+        )
+
+
+@app.command("revoke")
+def revoke(
+    prefix: Annotated[str, typer.Argument(help="The visible part, such as pk_test_1a2b3c4d.")],
+    reason: Annotated[str, typer.Option(help="Kept in the audit.")],
+    tenant: Tenant = "default",
+    mode: Mode = "test",
+) -> None:
+    """End a key at once."""
+    _run(tenant, mode, lambda tx, e: credentials.revoke(tx, e.id, prefix, reason))
+    typer.echo(f"{prefix} is revoked")
+
+
+@app.command("rotate")
+def rotate(
+    prefix: Annotated[str, typer.Argument(help="The visible part of the old key.")],
+    overlap_hours: Annotated[int, typer.Option(help="How long the old key stays good.")] = 24,
+    tenant: Tenant = "default",
+    mode: Mode = "test",
+) -> None:
+    """A new key with the same scopes; the old one ends after the overlap."""
+    overlap = timedelta(hours=overlap_hours)
+    made = _run(tenant, mode, lambda tx, e: credentials.rotate(tx, e.id, prefix, overlap))
+    typer.echo(made.key)

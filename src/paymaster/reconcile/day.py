@@ -1,0 +1,96 @@
+"""The day over all cells: proofs, runs and closing, each step in a transaction of its own.
+
+Nothing here decides anything; it only brings the cells together. Every step may be repeated, so
+whoever calls can stop anywhere and start again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+from paymaster.db.cells import Databases
+from paymaster.db.tx import Actor, CellRead
+from paymaster.ledger import proof as ledger_proof
+from paymaster.ledger.proof import Difference
+from paymaster.rails.base import RailAccount
+from paymaster.reconcile import close, close_store, proof
+from paymaster.reconcile.close import SIGNING_KEY, CellState
+from paymaster.reconcile.close_store import DayClose
+from paymaster.reconcile.run import cut_off, run, unbooked_everywhere
+from paymaster.reconcile.run_store import Run
+from paymaster.secrets.port import Signer
+from paymaster.withdraw import proof as withdraw_proof
+
+ALLOWED = timedelta(days=2)
+"""How long a confirmed payment may stay away from the statements before it is a break."""
+
+
+async def prove_cell(tx: CellRead) -> list[Difference]:
+    """Books, withdrawals and lines of a cell, on one snapshot."""
+    found = await ledger_proof.prove(tx)
+    found += await withdraw_proof.prove(tx)
+    found += await proof.prove(tx)
+    return found
+
+
+async def look(dbs: Databases, environment_id: int) -> list[CellState]:
+    """Prove every cell of an environment, one after the other."""
+
+    async def work(tx: CellRead) -> CellState:
+        return await close.state(tx, await prove_cell(tx))
+
+    cells = dbs.cells(environment_id)
+    return [await dbs.cell(cell.number).read(work) for cell in cells]
+
+
+async def run_account(
+    dbs: Databases,
+    environment_id: int,
+    actor: Actor,
+    trace_id: str,
+    account: RailAccount,
+    day: date,
+    allowed: timedelta = ALLOWED,
+) -> Run:
+    """Prove one account and day with what all cells are waiting for. Raises as `run` does."""
+    zone = dbs.environment(environment_id).time_zone
+    overdue = await unbooked_everywhere(
+        dbs, environment_id, account.id, cut_off(day, zone, allowed)
+    )
+    treasury = dbs.treasury(environment_id)
+    return await treasury.run(actor, trace_id, lambda tx: run(tx, account, day, overdue))
+
+
+async def close_day(
+    dbs: Databases,
+    environment_id: int,
+    signer: Signer,
+    actor: Actor,
+    trace_id: str,
+    accounts: Sequence[RailAccount],
+    day: date,
+    *,
+    key_id: str = SIGNING_KEY,
+) -> DayClose:
+    """Close a day in every cell and sign it; a day that is closed is returned as it is.
+
+    `accounts` are the environment's active ones. Raises Unprocessable `day-not-ready` with a
+    problem for each blocker, before anything is changed, and `day-passed`.
+    """
+    treasury = dbs.treasury(environment_id)
+    done = await treasury.read(lambda tx: close_store.find(tx, day))
+    if done is not None:
+        return done
+    cells = await look(dbs, environment_id)
+    close.refuse(await treasury.read(lambda tx: close.blockers(tx, day, accounts, cells)))
+    frozen = [
+        await dbs.cell(cell.number).run(actor, trace_id, lambda tx: close.freeze(tx, day))
+        for cell in dbs.cells(environment_id)
+        if not cell.treasury
+    ]
+    return await treasury.run(
+        actor,
+        trace_id,
+        lambda tx: close.seal(tx, signer, day, accounts, cells, frozen, key_id=key_id),
+    )
