@@ -128,8 +128,8 @@ class Office:
             await tx.execute(
                 "INSERT INTO transfer (id, from_account_id, to_account_id, amount, asset, state,"
                 " number, entry_out, entry_in, entry_back, created_at, actor, reason, trace_id,"
-                " lease_token, version)"
-                " VALUES (%s, %s, %s, %s, 'EUR', 'sending', 1, %s, %s, %s, %s, 't', 't', 't', 0, 1)",
+                " lease_token, version) VALUES (%s, %s, %s, %s, 'EUR', 'sending', 1, %s, %s, %s,"
+                " %s, 't', 't', 't', 0, 1)",
                 (transfer_id, BANK.id, WALLET.id, money.minor, *entries, tx.now),
             )
             await _insert_batch(tx, batch_id, BANK.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ def legal_moves() -> list[tuple[str, str, str, str]]:
 
 
 @asynccontextmanager
-async def build(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Deps]:
+async def build(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Deps]:
     """Open everything, and close it again. The database servers must run and be migrated."""
     clock = clock or WallClock()
     if "file" in settings.secrets.stores:

@@ -353,3 +353,28 @@ async def test_a_key_whose_first_use_has_no_answer_yet_is_a_conflict(world: Worl
     with pytest.raises(Conflict) as refused:
         await once(world, earner, "1.00", body=b"{}")
     assert refused.value.slug == "in-progress"
+
+
+async def test_an_original_that_takes_too_long_is_a_conflict_for_its_copy(world: World):
+    earner = await new_earner(world, "10.00")
+    inside, finish = asyncio.Event(), asyncio.Event()
+    key, command = key_of(earner), earner.asks("10.00")
+
+    async def slow(tx: CellTx) -> Answer:
+        answer = await request_once(tx, key, command)
+        inside.set()
+        await finish.wait()
+        return answer
+
+    async def impatient(tx: CellTx) -> Answer:
+        await tx.execute("SET LOCAL lock_timeout TO '100ms'")
+        return await request_once(tx, key, command)
+
+    original = asyncio.create_task(world.run(slow))
+    await inside.wait()
+    with pytest.raises(Conflict) as refused:
+        await world.run(impatient)
+    assert refused.value.slug == "in-progress"
+    finish.set()
+    assert (await original).status == 202
+    assert await world.run(impatient) == await original

@@ -14,7 +14,7 @@ from paymaster.dispatch.route import Candidate, choose
 from paymaster.dispatch.window import NEVER, next_close, window_fault
 from paymaster.kernel.retry import Circuit
 from paymaster.rails.base import RailAccount, RailCaps
-from paymaster.withdraw import moves
+from paymaster.withdraw.machine import WITHDRAWAL
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
@@ -209,9 +209,8 @@ def test_nothing_becomes_unknown_again_that_was_known() -> None:
 def test_a_withdrawal_can_follow_every_move_of_its_attempt() -> None:
     follows = {"lose": "lose", "accept": "accept", "pay": "settle", "reject": "reject", "return": "return"}
     same = {"rejected": "failed"}
-    machine = moves.MACHINE if hasattr(moves, "MACHINE") else moves.WITHDRAWAL
     for move in ATTEMPT.moves:
-        followed = machine.find(move.source.value, follows[move.event.value])
+        followed = WITHDRAWAL.find(move.source.value, follows[move.event.value])
         assert followed.target.value == same.get(move.target.value, move.target.value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,10 +34,13 @@ class BodyTooLarge(Refusal):
 class Outermost:
     """ASGI middleware; the outermost one, so that it sees what every other one answers."""
 
-    def __init__(self, app: ASGIApp, deps: Deps, body_limit_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, deps: Deps, body_limit_bytes: int, rate_policy: str | None = None
+    ) -> None:
         self._app = app
         self._deps = deps
         self._limit = body_limit_bytes
+        self._rate_policy = rate_policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,6 +51,7 @@ class Outermost:
         trace_id = trace_id_of(headers.get(b"traceparent", b"").decode("latin-1") or None)
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["trace_id"] = trace_id
+        _keep_slashes(scope)
         status = 500
 
         async def answering(message: Message) -> None:
@@ -58,6 +63,7 @@ class Outermost:
                 message["headers"] = [
                     *message["headers"],
                     *extra,
+                    *self._rate(state),
                     (b"trace-id", trace_id.encode()),
                 ]
             await send(message)
@@ -67,11 +73,30 @@ class Outermost:
                 declared = int(headers.get(b"content-length", b"0") or b"0")
             except ValueError:
                 declared = 0
-            if declared > self._limit:
-                await _refuse(answering, self._too_large(), trace_id)
-            else:
-                await self._app(scope, self._counted(receive), answering)
-            self._record(scope, state, status, monotonic_seconds() - started)
+            try:
+                if declared > self._limit:
+                    await self._refuse(answering, self._too_large(), trace_id)
+                else:
+                    await self._app(scope, self._counted(receive), answering)
+            finally:
+                self._record(scope, state, status, monotonic_seconds() - started)
+
+    def _rate(self, state: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
+        """How much the key may still ask, in the words of the RateLimit header fields draft."""
+        left = state.get("rate_limit")
+        if left is None or self._rate_policy is None:
+            return []
+        return [
+            (b"ratelimit-policy", self._rate_policy.encode()),
+            (b"ratelimit", str(left).encode()),
+        ]
+
+    async def _refuse(self, send: Send, error: Refusal, trace_id: str) -> None:
+        errors_url = self._deps.settings.api.errors_url
+        made = problem_of(error, errors_url=errors_url, trace_id=trace_id)
+        headers = [(name.lower().encode(), value.encode()) for name, value in made.headers.items()]
+        await send({"type": "http.response.start", "status": made.status, "headers": headers})
+        await send({"type": "http.response.body", "body": made.body})
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge("body-too-large", f"At most {self._limit} bytes are taken here.")
@@ -108,8 +133,10 @@ class Outermost:
         )
 
 
-async def _refuse(send: Send, error: Refusal, trace_id: str) -> None:
-    made = problem_of(error, trace_id=trace_id)
-    headers = [(name.lower().encode(), value.encode()) for name, value in made.headers.items()]
-    await send({"type": "http.response.start", "status": made.status, "headers": headers})
-    await send({"type": "http.response.body", "body": made.body})
+
+def _keep_slashes(scope: Scope) -> None:
+    """An encoded slash belongs to a name, not to the way: it stands as `SLASH` until matched."""
+    raw = scope.get("raw_path") or b""
+    if b"%2f" in raw.lower():
+        kept = raw.replace(b"%2F", b"%EE%80%80").replace(b"%2f", b"%EE%80%80")
+        scope["path"] = unquote(kept.decode("ascii", "replace"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Annotated, Any
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from starlette.responses import Response
 
 from paymaster.kernel.clock import parse_rfc3339
 from paymaster.kernel.money import Money
@@ -70,10 +73,37 @@ def moment(text: str | None) -> datetime | None:
     return parse_rfc3339(text) if text is not None else None
 
 
+def _day(text: str) -> str:
+    if date.fromisoformat(text).isoformat() != text:
+        raise ValueError("write a day as 2026-01-31")
+    return text
+
+
+Day = Annotated[
+    str,
+    StringConstraints(max_length=10),
+    AfterValidator(_day),
+    Field(description="A business day.", examples=["2026-01-31"], json_schema_extra={"format": "date"}),
+]
+
+
 class Reasoned(Body):
     """An act that needs a reason."""
 
     reason: Reason
+
+
+class Nothing(Body):
+    """No fields: the act needs no words."""
+
+
+class Reply(Response):
+    """A JSON answer, already in the form that the wire has."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: object, status_code: int = 200) -> None:
+        super().__init__(msgspec.json.encode(content), status_code)
 
 
 def wire(money: Money) -> dict[str, str]:
@@ -81,6 +111,6 @@ def wire(money: Money) -> dict[str, str]:
     return {"amount": money.text(), "currency": money.currency}
 
 
-def listing(data: list[dict[str, Any]], next_cursor: str | None = None) -> dict[str, Any]:
+def listing(data: Sequence[Mapping[str, Any]], next_cursor: str | None = None) -> Reply:
     """A page of a list."""
-    return {"data": data, "next_cursor": next_cursor}
+    return Reply({"data": data, "next_cursor": next_cursor})

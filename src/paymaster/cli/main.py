@@ -11,7 +11,6 @@ import typer
 
 from paymaster.cli import cells, doctor, keys, ledger, run, screen
 from paymaster.cli.demo import command as demo_command
-from paymaster.db.embedded import EmbeddedPostgresError
 from paymaster.kernel.errors import PaymasterError
 
 app = typer.Typer(
@@ -55,7 +54,4 @@ def main() -> None:
         print(f"paymaster: {error}", file=sys.stderr)
         for problem in error.problems:
             print(f"  {problem.pointer}: {problem.detail}", file=sys.stderr)
-        sys.exit(1)
-    except EmbeddedPostgresError as error:
-        print(f"paymaster: database: {error}", file=sys.stderr)
         sys.exit(1)

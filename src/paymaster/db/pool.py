@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString, TypeVar, cast
 
@@ -64,7 +64,7 @@ class Server:
     @asynccontextmanager
     async def transaction(
         self, schema: str, begin: LiteralString
-    ) -> AsyncIterator[AsyncConnection[Any]]:
+    ) -> AsyncGenerator[AsyncConnection[Any]]:
         """A connection inside BEGIN ... COMMIT with the schema on its search path."""
         if TRANSACTION_OPEN.get():
             raise Broken("transaction-nested", "A transaction was opened inside another one.")

@@ -242,12 +242,3 @@ async def budget(tx: CellRead, campaign_id: int, currency: str) -> Money:
     if currency not in EXPONENTS:
         raise Broken("currency-unknown", f"A campaign has the currency {currency!r}.")
     return Money(await account_balance(tx, Account("budget", campaign_id, currency)), currency)
-
-
-async def funding_references(tx: ControlRead, environment_id: int) -> list[tuple[str, int, str]]:
-    """Every campaign's funding reference with its id and currency, for matching payments in."""
-    rows = await tx.tuples(
-        "SELECT funding_reference, id, currency FROM campaign WHERE environment_id = %s",
-        (environment_id,),
-    )
-    return [(row[0], row[1], row[2]) for row in rows]

@@ -139,15 +139,13 @@ class _Book:
         results: list[Posted] = []
         for entry in group:
             result = self._seen(entry) or self._try(entry, undo)
-            results.append(result)
             if not result.done:
                 self._roll_back(mark, undo)
                 return [
-                    other if other is result else Posted(member.id, Verdict.LINKED)
-                    for member, other in zip(
-                        group, results + [None] * (len(group) - len(results)), strict=True
-                    )
+                    result if place == len(results) else Posted(member.id, Verdict.LINKED)
+                    for place, member in enumerate(group)
                 ]
+            results.append(result)
         for entry, _ in self.entries[mark[0] :]:
             self.known[entry.id] = entry.digest()
         return results

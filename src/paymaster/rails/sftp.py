@@ -94,6 +94,8 @@ class SftpTransport:
             try:
                 async with self._session() as sftp:
                     if await _there(sftp, final, body):
+                        with contextlib.suppress(asyncssh.Error):  # delivered, swept or not
+                            await _remove(sftp, part)
                         return
                     removed = await _remove(sftp, part)
                     if not removed and await _there(sftp, final, body):

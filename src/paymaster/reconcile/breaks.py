@@ -253,6 +253,19 @@ async def listing(
     )
 
 
+async def of_subject(tx: ReadTx, subject: str) -> list[Break]:
+    """All breaks that one thing ever had, oldest first."""
+    return await tx.fetch(
+        """
+        SELECT id, rail_account_id, day, kind, subject, expected, found, asset, detail, state,
+            owner, resolution, resolved_by, opened_at, resolved_at, version
+        FROM break WHERE subject = %s ORDER BY id
+        """,
+        (subject,),
+        Break,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Ageing:
     """Open breaks of one kind: how many, since which day, and the money in doubt."""

@@ -37,17 +37,20 @@ async def measure(dbs: Databases, metrics: Metrics) -> None:
     unknown: dict[str, tuple[int, datetime]] = {}
     breaks: dict[str, int] = {}
     pending: dict[str, int] = {}
+    waits: tuple[tuple[dict[str, tuple[int, datetime]], LiteralString], ...]
+    waits = ((due, _DUE), (unknown, _UNKNOWN))
+    sums: tuple[tuple[dict[str, int], LiteralString], ...] = ((breaks, _BREAKS), (pending, _INBOX))
     for cell in dbs.cells():
         lag = await dbs.cell(cell.number).read(_lag)
         metrics.outbox_lag_seconds.labels(str(cell.number)).set(lag)
-        for target, statement in ((due, _DUE), (unknown, _UNKNOWN)):
+        for target, statement in waits:
             rows = await dbs.cell(cell.number).read(
                 lambda tx, s=statement: tx.tuples(s, {"now": now} if s is _DUE else None)
             )
             for name, count, oldest in rows:
                 known = target.get(name, (0, oldest))
                 target[name] = (known[0] + count, min(known[1], oldest))
-        for counts, statement in ((breaks, _BREAKS), (pending, _INBOX)):
+        for counts, statement in sums:
             for name, count in await dbs.cell(cell.number).read(
                 lambda tx, s=statement: tx.tuples(s)
             ):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -87,31 +88,44 @@ async def _work(deps: Deps, role: str, health_port: int, stop: asyncio.Event) ->
             running.cancel()
 
 
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process: a role drains its own way."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises Refusal `port-in-use`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise Refusal(
+            "port-in-use", f"Nothing can listen on {host}:{port}: {error.strerror}."
+        ) from error
+    return listening
+
+
 @asynccontextmanager
-async def _server(
-    app: ASGIApp, host: str, port: int, drain_seconds: int
-) -> AsyncIterator[uvicorn.Server]:
+async def _server(app: ASGIApp, host: str, port: int, drain_seconds: int) -> AsyncGenerator[None]:
     """Serve while inside; on leaving, finish the requests under way."""
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=drain_seconds,
     )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[method-assign,attr-defined]
-    task = asyncio.create_task(server._serve())  # noqa: SLF001 - without its signal handlers
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[_listen(host, port)]))
     try:
-        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event
-            await asyncio.sleep(0.01)
-        if task.done():
-            task.result()
-            raise Refusal("port-in-use", f"Nothing can listen on {host}:{port}; is it in use?")
-        yield server
+        yield
     finally:
         server.should_exit = True
         await task

@@ -210,7 +210,11 @@ def _entry(tx: CellTx, plan: _Plan, entry_id: int, postings: recipes.Postings) -
         plan.move.recipe or "",
         text_id("wd", tx.cell, plan.row.id),
         postings,
-        evidence={"event": plan.move.event.value, "reason": plan.reason},
+        evidence={
+            "event": plan.move.event.value,
+            "reason": plan.reason,
+            "trace_id": plan.row.trace_id,
+        },
     )
 
 
@@ -257,6 +261,7 @@ def _message(tx: CellTx, row: Withdrawal, change: Change) -> outbox.Message:
             "number": change.number,
             "reason": change.reason,
             "at": rfc3339(tx.now),
+            "trace_id": row.trace_id,
         },
     )
 

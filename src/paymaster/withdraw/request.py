@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
+from psycopg.errors import LockNotAvailable
 
 from paymaster.db import audit, idempotency, outbox
 from paymaster.db.idempotency import Answer, Key
 from paymaster.db.tx import CellTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Broken, Unprocessable
+from paymaster.kernel.errors import Broken, Conflict, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
@@ -227,6 +228,7 @@ def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
             "number": 0,
             "reason": None,
             "at": rfc3339(tx.now),
+            "trace_id": tx.trace_id,
         },
     )
 
@@ -293,7 +295,10 @@ async def request_once(
 
     Raises Unprocessable `idempotency-key-reused`, Conflict `in-progress`.
     """
-    stored = await idempotency.begin(tx, key)
+    try:
+        stored = await idempotency.begin(tx, key)
+    except LockNotAvailable:
+        raise Conflict("in-progress", "The first request with this key is still running.") from None
     if stored is not None:
         return stored
     (outcome,) = await request(tx, [command], limits=limits)

@@ -29,6 +29,7 @@ class Withdrawal:
     entry_returned: int
     rail_account_id: int | None
     lease_token: int
+    trace_id: str
     version: int
 
     @property
@@ -52,7 +53,8 @@ async def lock(tx: CellTx, ids: Sequence[int]) -> dict[int, Withdrawal]:
     rows = await tx.fetch(
         """
         SELECT id, user_id, destination_id, amount, fee, asset, state, number, hold_id,
-            entry_release, entry_paid, entry_returned, rail_account_id, lease_token, version
+            entry_release, entry_paid, entry_returned, rail_account_id, lease_token, trace_id,
+            version
         FROM withdrawal WHERE id = ANY(%s) ORDER BY id FOR UPDATE
         """,
         (sorted(set(ids)),),
@@ -172,7 +174,8 @@ async def asked(
     return await tx.fetch(
         """
         SELECT u.status AS user_status, d.currency, d.state, d.usable_at
-        FROM unnest(%s::bigint[], %s::bigint[]) WITH ORDINALITY AS n (user_id, destination_id, place)
+        FROM unnest(%s::bigint[], %s::bigint[])
+                WITH ORDINALITY AS n (user_id, destination_id, place)
             LEFT JOIN app_user u ON u.id = n.user_id
             LEFT JOIN destination d ON d.id = n.destination_id AND d.user_id = n.user_id
         ORDER BY n.place

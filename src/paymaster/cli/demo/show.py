@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+)
 from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 
@@ -25,7 +32,8 @@ class Narrator:
             console=console,
             disable=quiet,
         )
-        self._task: Any = None
+        self._task: TaskID | None = None
+        self._total = 1
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -37,18 +45,19 @@ class Narrator:
     def stage(self, description: str) -> None:
         """A new stage begins; the one before is done."""
         self.done()
-        self._task = self._progress.add_task(description, total=1)
+        self._total = 1
+        self._task = self._progress.add_task(description, total=self._total)
 
     def step(self, done: int, total: int) -> None:
         """How far the stage is."""
         if self._task is not None:
-            self._progress.update(self._task, completed=done, total=max(total, 1))
+            self._total = max(total, 1)
+            self._progress.update(self._task, completed=done, total=self._total)
 
     def done(self) -> None:
         """The stage is complete."""
         if self._task is not None:
-            total = self._progress.tasks[self._task].total or 1
-            self._progress.update(self._task, completed=total)
+            self._progress.update(self._task, completed=self._total, total=self._total)
 
 
 def money_table(summary: dict[str, Any], currency: str) -> Table:

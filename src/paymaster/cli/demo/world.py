@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -127,7 +127,7 @@ async def prepare(state: State, cells: int) -> None:
 
 
 @asynccontextmanager
-async def running(data: Path, seed: int, first_day: date) -> AsyncIterator[Addresses]:
+async def running(data: Path, seed: int, first_day: date) -> AsyncGenerator[Addresses]:
     """Sandboxes and Paymaster up; both stopped in order on leaving."""
     settings = load_settings()
     logs = data / "demo"

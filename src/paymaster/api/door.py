@@ -1,0 +1,156 @@
+"""The route class of the API: what is checked before a route sees its request.
+
+In this order: the key, its scope, how often it asks, the names in the query, the media type, the
+size of the body. FastAPI would read and parse a body first; a stranger's body is not worth that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, cast
+
+from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from paymaster.api.context import authenticate
+from paymaster.api.limiter import Limiter
+from paymaster.kernel.errors import Problem, Refusal
+
+SLASH = "\ue000"
+"""Stands for an encoded slash (%2F) while the path is matched; see `Outermost`."""
+
+_JSON = ("application/json",)
+_MAX_ADDRESS_CHARACTERS = 1024
+
+
+class MediaTypeUnsupported(Refusal):
+    """The body is of a type that this address does not take."""
+
+    status = 415
+    title = "Media type unsupported"
+
+
+class Door(APIRoute):
+    """A route with its checks. The scope is that of the route's `Users`, `Reads`, ... parameter."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler."""
+        inner = super().get_route_handler()
+        scope = scope_of(self)
+        names = frozenset(_query_names(self.dependant))
+        taken, encodings = _body_types(self)
+
+        async def handle(request: Request) -> Response:
+            try:
+                await _let_in(request, scope)
+                _check_address(request, names)
+                await _check_body(request, taken, encodings)
+                return await inner(request)
+            except ClientDisconnect:
+                return Response(status_code=400)
+            except RequestValidationError as error:
+                faults: list[dict[str, Any]] = list(error.errors())
+                if faults and faults[0].get("type") == "json_invalid":
+                    raise _malformed(faults[0]) from None
+                raise
+
+        return handle
+
+
+def scope_of(route: APIRoute) -> str | None:
+    """The scope that a route asks for; None for one that needs no key."""
+    for part in _walk(route.dependant):
+        name = getattr(part.call, "__paymaster_scope__", None)
+        if name is not None:
+            return cast("str", name)
+    return None
+
+
+def _walk(dependant: Dependant) -> Iterator[Dependant]:
+    yield dependant
+    for part in dependant.dependencies:
+        yield from _walk(part)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    for part in _walk(dependant):
+        for param in part.query_params:
+            yield param.alias
+
+
+def _body_types(route: APIRoute) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Media types of the body and content encodings that the route takes."""
+    extra = route.openapi_extra or {}
+    if "requestBody" in extra:
+        return tuple(extra["requestBody"]["content"]), tuple(extra.get("x-content-encodings", ()))
+    return (_JSON if route.body_field is not None else ()), ()
+
+
+async def _let_in(request: Request, scope: str | None) -> None:
+    params = request.scope.get("path_params", {})
+    for name, value in params.items():
+        params[name] = value.replace(SLASH, "/") if isinstance(value, str) else value
+    if scope is None:
+        return
+    call = await authenticate(request)
+    call.credential.require(scope)
+    request.state.call = call
+    limiter: Limiter = request.app.state.limiter
+    request.state.rate_limit = limiter.take(call.credential.id)
+
+
+def _check_address(request: Request, names: frozenset[str]) -> None:
+    """Unknown names in the query are refused: a mistyped filter must not answer with everything."""
+    problems = [
+        Problem(f"query:{name[:100]}", f"Names are: {', '.join(sorted(names)) or 'none'}.")
+        for name in request.query_params
+        if name not in names
+    ]
+    seen = [name for name, _ in request.query_params.multi_items()]
+    problems += [
+        Problem(f"query:{name}", "It is there twice.")
+        for name in sorted(names)
+        if seen.count(name) > 1
+    ]
+    problems += [
+        Problem(f"query:{name[:100]}", "The value holds a character that is not allowed, or is long.")
+        for name, value in request.query_params.items()
+        if "\x00" in value or len(value) > 2 * _MAX_ADDRESS_CHARACTERS
+    ]
+    if problems:
+        raise Refusal(
+            "request-invalid", "The query does not fit what is documented.", problems=problems
+        )
+
+
+async def _check_body(
+    request: Request, taken: tuple[str, ...], encodings: tuple[str, ...]
+) -> None:
+    body = await request.body()
+    if not body:
+        return
+    if not taken:
+        raise Refusal("request-invalid", "This address takes no body.")
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given not in taken:
+        raise MediaTypeUnsupported(
+            "media-type-unsupported", f"Send Content-Type: {' or '.join(taken)}."
+        )
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", *encodings):
+        raise MediaTypeUnsupported(
+            "media-type-unsupported",
+            f"Content-Encoding here is {' or '.join(('identity', *encodings))}.",
+        )
+
+
+def _malformed(fault: dict[str, Any]) -> Refusal:
+    place = fault["loc"][-1] if fault.get("loc") else 0
+    return Refusal(
+        "json-malformed",
+        "The body is not JSON.",
+        problems=[Problem("", f"The fault is near character {place}.")],
+    )
