@@ -1,4 +1,4 @@
-"""Any steps in any order, by anybody: the machine and a plain model agree, and the books are proven.
+"""Any steps in any order, by anybody: machine and model agree, and the books are proven.
 
 Hypothesis chooses who asks for what and which step meets which withdrawal, legal or not, one at a
 time or several in one transaction. A model of a few lines - state, available, held - says what must

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from paymaster.db import arrays
 from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
 from paymaster.db.worker import WorkerIds
 from paymaster.kernel.clock import Clock
@@ -44,6 +45,7 @@ class Server:
             timeout=5.0,
             reconnect_timeout=0.0,
             check=None,
+            configure=arrays.configure,
             kwargs={
                 "autocommit": True,
                 "application_name": f"paymaster-{os.getpid()}",

@@ -27,6 +27,7 @@ EPOCH_MS = 1_735_689_600_000
 MAX_CELL = 32 * 32 - 1
 _WORKER_BITS, _SEQUENCE_BITS = 6, 16
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUE = {letter: value for value, letter in enumerate(_ALPHABET)}
 _MAX_ID = 2**63 - 1
 
@@ -39,19 +40,12 @@ class Ref:
     id: int
 
 
-def _encode(number: int, length: int) -> str:
-    letters: list[str] = []
-    for _ in range(length):
-        number, digit = divmod(number, 32)
-        letters.append(_ALPHABET[digit])
-    return "".join(reversed(letters))
-
-
 def reference(cell: int, number: int) -> str:
     """The 15 characters [0-9A-Z] by which the outside knows this id."""
     if not 0 <= cell <= MAX_CELL or not 0 <= number <= _MAX_ID:
         raise Broken("id-range", f"Cell {cell}, id {number} cannot be written.")
-    return _encode(cell, 2) + _encode(number, 13)
+    pairs = "".join([_PAIRS[number >> shift & 1023] for shift in (50, 40, 30, 20, 10, 0)])
+    return f"{_PAIRS[cell]}{_ALPHABET[number >> 60]}{pairs}"
 
 
 def parse_reference(text: str) -> Ref | None:

@@ -39,7 +39,10 @@ class Answer:
 
     def json_object(self) -> dict[str, object]:
         """The body as a JSON object. Raises ValueError when it is anything else."""
-        found: object = json.loads(self.body)
+        try:
+            found: object = json.loads(self.body)
+        except RecursionError:
+            raise ValueError("the answer is nested too deeply") from None
         if not isinstance(found, dict):
             raise ValueError("the answer is not a JSON object")  # noqa: TRY004 - one class to catch
         return cast("dict[str, object]", found)

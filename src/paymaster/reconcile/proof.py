@@ -138,8 +138,8 @@ async def _line_breaks(tx: CellRead) -> list[Difference]:
     lines = await tx.tuples("SELECT id FROM statement_line WHERE state = 'break'")
     doubted = {text_id("sl", tx.cell, row[0]) for row in lines}
     subjects = await tx.tuples(
-        "SELECT subject, count(*)::int FROM break WHERE state = 'open' AND starts_with(subject, 'sl_')"
-        " GROUP BY subject"
+        "SELECT subject, count(*)::int FROM break"
+        " WHERE state = 'open' AND starts_with(subject, 'sl_') GROUP BY subject"
     )
     waiting = await tx.tuples(
         "SELECT id FROM statement_line WHERE state IN ('open', 'asked') AND posted_id IS NOT NULL"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from random import Random
 
 import pytest
 from tests.contract.support import data_files, deps, need_data
@@ -77,6 +78,41 @@ def test_a_truncated_sample_is_refused(path: Path) -> None:
         with pytest.raises(Refusal) as caught:
             rail.read_file(account_in(body), path.name, body[: len(body) * share // 100])
         assert caught.value.slug in {"statement-malformed", "statement-foreign"}
+
+
+def damaged(body: bytes, random: Random) -> bytes:
+    """A file with a piece changed, cut out, doubled, or with another text in an element."""
+    found = bytearray(body)
+    place = random.randrange(len(found))
+    end = min(len(found), place + random.randrange(1, 200))
+    texts = list(re.finditer(rb">([^<>\s][^<>]*)<", body))
+    match random.randrange(4):
+        case 0:
+            found[place] = random.randrange(256)
+        case 1:
+            del found[place:end]
+        case 2:
+            found[place:place] = found[place:end]
+        case _ if texts:
+            odd = [b"", b"-1", b"BOOK", b"RJCT", b"9" * 50, b"2020-02-30", b"1e5", b"\xd9\xa3"]
+            text = random.choice(texts)
+            found[text.start(1) : text.end(1)] = random.choice(odd)
+    return bytes(found)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name[:60])
+def test_a_damaged_sample_is_read_or_refused_and_nothing_else(path: Path) -> None:
+    random, rail = Random(path.name), Iso20022Rail(deps())
+    body = path.read_bytes()
+    outcomes: set[str] = set()
+    for _ in range(40):
+        try:
+            rail.read_file(account_in(body), path.name, damaged(body, random))
+            outcomes.add("read")
+        except Refusal as refusal:
+            outcomes.add(refusal.slug)
+    assert outcomes <= {"read", "statement-malformed", "statement-foreign"}
+    assert outcomes - {"read"}
 
 
 def test_the_finnish_statement_in_detail() -> None:

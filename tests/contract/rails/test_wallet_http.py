@@ -138,6 +138,7 @@ def failing(status: int, code: str | None = "some_code", **headers: str) -> Repl
         (failing(503), RailUnknown, "provider-error"),
         (Reply(201, b"{"), RailUnknown, "provider-answer-malformed"),
         (Reply(201, b"[]"), RailUnknown, "provider-answer-malformed"),
+        (Reply(201, b"[" * 100_000), RailUnknown, "provider-answer-malformed"),
         (Reply.json(201, payout(amount="12.35")), RailUnknown, "provider-answer-malformed"),
         (Reply.json(201, payout(amount=12.34)), RailUnknown, "provider-answer-malformed"),
         (Reply.json(201, payout(reference="X")), RailUnknown, "provider-answer-malformed"),

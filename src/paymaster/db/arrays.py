@@ -1,0 +1,98 @@
+"""Lists as PostgreSQL arrays, quickly.
+
+Every batch statement passes its columns as arrays. The driver's own adapter asks a regular
+expression about each element, which took a third of the time of a batch; here a list of one plain
+type is written in one go. Whatever is not known here goes the driver's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection, DataError
+from psycopg.abc import Buffer
+from psycopg.adapt import PyFormat
+from psycopg.types.array import ListDumper
+from psycopg.types.json import Jsonb
+
+_WIDE = 2**40
+"""An int that the driver takes for bigint."""
+
+_NOTHING = type(None)
+
+
+def _plain(items: Sequence[Any]) -> str:
+    return ",".join(["NULL" if item is None else str(item) for item in items])
+
+
+def _quoted(items: Sequence[str | None]) -> str:
+    return ",".join(
+        [
+            "NULL"
+            if item is None
+            else '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
+            for item in items
+        ]
+    )
+
+
+def _bytes(items: Sequence[bytes | None]) -> str:
+    return ",".join(["NULL" if item is None else f'"\\\\x{item.hex()}"' for item in items])
+
+
+def _times(items: Sequence[date | None]) -> str:
+    return ",".join(["NULL" if item is None else f'"{item.isoformat()}"' for item in items])
+
+
+def _jsonb(items: Sequence[Jsonb | None]) -> str:
+    return _quoted(
+        [None if item is None else msgspec.json.encode(item.obj).decode() for item in items]
+    )
+
+
+_WRITERS: dict[type, Callable[[Sequence[Any]], str]] = {
+    int: _plain,
+    bool: _plain,
+    str: _quoted,
+    bytes: _bytes,
+    datetime: _times,
+    date: _times,
+    Jsonb: _jsonb,
+}
+
+
+class ArrayDumper(ListDumper):
+    """Writes a list of one plain type; a list of ints is an array of bigint, however small."""
+
+    def _find_list_element(self, L: list[Any], format: PyFormat) -> Any:  # noqa: A002, N803
+        kinds = set(map(type, L))
+        kinds.discard(_NOTHING)
+        if kinds == {int}:
+            return _WIDE
+        return super()._find_list_element(L, format)
+
+    def dump(self, obj: list[Any]) -> Buffer | None:
+        """The array's text."""
+        kinds = set(map(type, obj))
+        kinds.discard(_NOTHING)
+        if len(kinds) == 1:
+            write = _WRITERS.get(kinds.pop())
+            if write is not None and not _special(obj, write):
+                text = write(obj)
+                if "\0" in text:
+                    raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+                return f"{{{text}}}".encode()
+        return super().dump(obj)
+
+
+def _special(items: Sequence[Any], write: Callable[[Sequence[Any]], str]) -> bool:
+    """JSON with an encoder of its own."""
+    return write is _jsonb and any(item is not None and item.dumps for item in items)
+
+
+async def configure(connection: AsyncConnection[Any]) -> None:
+    """Make a new connection write its arrays so."""
+    connection.adapters.register_dumper(list, ArrayDumper)
