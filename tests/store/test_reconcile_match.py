@@ -80,7 +80,7 @@ async def test_every_injected_difference_is_named(postgres: PostgresServer) -> N
         assert {name for name, state in states.items() if state == "matched"} == {
             "F1", "F2", "G", "D1",
         }  # fmt: skip
-        assert await desk.cash() == "894.14"
+        assert await desk.cash() == "884.64"
         assert (await desk.balance("suspense", BANK.id)).text() == "-74.01"
         assert (await desk.balance("rail_fees", BANK.id)).text() == "-1.35"
         assert await desk.withdrawal(altered) == "sent"

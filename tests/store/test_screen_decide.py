@@ -319,6 +319,28 @@ async def test_a_worker_stopped_past_its_lease_writes_nothing(world: World):
     assert len(await world.read(lambda tx: store.stored_verdicts(tx, withdrawal_id))) == 1
 
 
+async def test_a_claim_does_not_wait_for_another_one(world: World):
+    earner = await new_earner(world)
+    ids = [await requested(world, earner, "1.00") for _ in range(3)]
+    inside, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(tx: CellTx) -> list[Claimed]:
+        taken = await claim(tx, 2)
+        inside.set()
+        await finish.wait()
+        return taken
+
+    first = asyncio.create_task(world.run(slow))
+    await inside.wait()
+    second = await asyncio.wait_for(world.run(lambda tx: claim(tx, 5)), 5)
+    finish.set()
+    taken = [one.withdrawal_id for one in [*await first, *second]]
+    assert (len(await first), sorted(taken)) == (2, sorted(ids))
+    await world.run(lambda tx: decide(tx, second, LENIENT))
+    world.clock.advance(timedelta(seconds=61))
+    await judged(world, *(one.withdrawal_id for one in await first))
+
+
 async def test_what_nobody_could_finish_goes_to_a_person(world: World):
     earner = await new_earner(world)
     withdrawal_id = await requested(world, earner, "10.00")

@@ -47,6 +47,10 @@ async def told_of(world: World, withdrawal_id: int) -> list[Difference]:
     return [d for d in await world.read(proof.prove) if d.subject == subject]
 
 
+async def new_ids(tx: CellTx) -> list[int]:
+    return tx.ids(1)
+
+
 def as_owner(world: World, statement: str, *params: object) -> None:
     """Past every right of the application, as somebody with the owner's password would."""
     with psycopg.connect(world.owner_dsn, autocommit=True) as connection:
@@ -122,6 +126,22 @@ async def test_what_was_altered_is_found(world: World, statement: str, check: st
     assert await told_of(world, withdrawal_id) == []
     as_owner(world, statement, withdrawal_id)
     assert check in {d.check for d in await told_of(world, withdrawal_id)}
+
+
+async def test_a_posting_that_stands_twice_is_found(world: World):
+    _, withdrawal_id = await made_in(world, "paid")
+    (posting_id,) = await world.run(new_ids)
+    as_owner(
+        world,
+        "INSERT INTO posting SELECT %s, entry_id, source_id, destination_id, amount, asset,"
+        " requested, source_previous, source_number, source_balance, destination_previous,"
+        " destination_number, destination_balance FROM posting"
+        " WHERE entry_id = (SELECT entry_paid FROM withdrawal WHERE id = %s) AND amount = 4000",
+        posting_id,
+        withdrawal_id,
+    )
+    (difference,) = await told_of(world, withdrawal_id)
+    assert (difference.check, difference.derived) == ("withdrawal-postings", "nothing")
 
 
 async def test_money_given_back_under_another_entry_is_found(world: World):

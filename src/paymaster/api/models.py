@@ -83,7 +83,11 @@ Day = Annotated[
     str,
     StringConstraints(max_length=10),
     AfterValidator(_day),
-    Field(description="A business day.", examples=["2026-01-31"], json_schema_extra={"format": "date"}),
+    Field(
+        description="A business day.",
+        examples=["2026-01-31"],
+        json_schema_extra={"format": "date"},
+    ),
 ]
 
 

@@ -25,13 +25,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def up(
-    copies: Annotated[int, typer.Option(min=1, max=8, help="Copies of each background role.")] = 1,
+    copies: Annotated[int, typer.Option(min=1, max=8, help="Copies of each role.")] = 1,
     exit_with_parent: Annotated[
         bool, typer.Option(help="Stop when the process that started this one ends.")
     ] = False,
 ) -> None:
     """Start the embedded database, migrate, and run every role until SIGTERM."""
-    from paymaster.roles.process import ROLES, WEB_ROLES
+    from paymaster.roles.process import ROLES
     from paymaster.roles.supervisor import Supervisor
 
     settings, clock = load_settings(), WallClock()
@@ -39,7 +39,7 @@ def up(
     start_embedded(settings)
     try:
         upgrade_schemas(settings, clock)
-        supervisor = Supervisor(settings, ROLES, copies=copies, single=WEB_ROLES)
+        supervisor = Supervisor(settings, ROLES, copies=copies)
         if exit_with_parent:
             _stop_with_parent(supervisor.request_stop)
         supervisor.every(6 * 3600.0, lambda: ensure_partitions(settings, clock))
@@ -69,14 +69,17 @@ def role(
     exit_with_parent: Annotated[
         bool, typer.Option(help="Stop when the process that started this one ends.")
     ] = False,
+    share_port: Annotated[
+        bool, typer.Option(help="Let copies of api or hooks listen on one port side by side.")
+    ] = False,
 ) -> None:
     """Run one role until SIGTERM. The database must run and be migrated."""
-    from paymaster.roles.process import ROLES, run_role
+    from paymaster.roles.process import ROLES, Running, run_role
 
     settings = load_settings()
     number = ROLES.index(name) if name in ROLES else 0
     port = health_port or settings.roles.health_base_port + number
-    run_role(settings, name, health_port=port, exit_with_parent=exit_with_parent)
+    run_role(settings, Running(name, port, exit_with_parent, share_port))
 
 
 def setup(

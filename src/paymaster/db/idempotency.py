@@ -8,8 +8,10 @@ differently next time (400, 401, 429, 503) is not, because it raises and rolls b
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+
+from psycopg import errors
 
 from paymaster.db.tx import Writes
 from paymaster.kernel.errors import Conflict, Unprocessable
@@ -41,6 +43,8 @@ class Answer:
 
     status: int
     answer: bytes
+    replayed: bool = field(default=False, compare=False)
+    """Whether it was read from the store, not made by this call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +54,53 @@ class _Stored:
     answer: bytes | None
 
 
-async def begin(tx: Writes, key: Key) -> Answer | None:
-    """None when this is the first use; otherwise the stored answer.
+async def claim(tx: Writes, key: Key) -> None:
+    """Note in the directory which body a key belongs to, before the cell of the effect is known.
 
-    Raises Unprocessable `idempotency-key-reused` for another body, Conflict `in-progress` when the
-    first is still running after the lock timeout (the caller maps that).
+    Two bodies under one key may name users of two cells, where neither sees the other's row.
+    Raises Unprocessable `idempotency-key-reused`, Conflict `in-progress`.
     """
-    created = await tx.execute(
+    try:
+        created = await _insert(tx, key)
+    except errors.LockNotAvailable:
+        raise Conflict("in-progress", "The first request with this key is still running.") from None
+    if not created:
+        body_hash = await tx.value(
+            "SELECT body_hash FROM idempotency"
+            " WHERE credential_id = %s AND route = %s AND key_hash = %s",
+            (key.credential_id, key.route, key.key_hash),
+        )
+        _same_body(key, body_hash)
+
+
+async def _insert(tx: Writes, key: Key) -> int:
+    return await tx.execute(
         """
         INSERT INTO idempotency (credential_id, route, key_hash, body_hash, created_at)
         VALUES (%s, %s, %s, %s, %s) ON CONFLICT (credential_id, route, key_hash) DO NOTHING
         """,
         (key.credential_id, key.route, key.key_hash, key.body_hash, tx.now),
     )
+
+
+def _same_body(key: Key, body_hash: bytes) -> None:
+    if body_hash != key.body_hash:
+        raise Unprocessable(
+            "idempotency-key-reused",
+            "This Idempotency-Key was used with another body; take a new key.",
+        )
+
+
+async def begin(tx: Writes, key: Key) -> Answer | None:
+    """None when this is the first use; otherwise the stored answer.
+
+    Raises Unprocessable `idempotency-key-reused` for another body, Conflict `in-progress` when the
+    first is still running after the lock timeout.
+    """
+    try:
+        created = await _insert(tx, key)
+    except errors.LockNotAvailable:
+        raise Conflict("in-progress", "The first request with this key is still running.") from None
     if created:
         return None
     stored = await tx.maybe(
@@ -73,12 +111,8 @@ async def begin(tx: Writes, key: Key) -> Answer | None:
     )
     if stored is None or stored.status is None or stored.answer is None:
         raise Conflict("in-progress", "The first request with this key is still running.")
-    if stored.body_hash != key.body_hash:
-        raise Unprocessable(
-            "idempotency-key-reused",
-            "This Idempotency-Key was used with another body; take a new key.",
-        )
-    return Answer(stored.status, stored.answer)
+    _same_body(key, stored.body_hash)
+    return Answer(stored.status, stored.answer, replayed=True)
 
 
 async def finish(tx: Writes, key: Key, answer: Answer) -> None:

@@ -208,3 +208,13 @@ async def listing(
         raise NotFound("campaign-unknown", "There is no campaign of this external id.")
     rows = await offers.tasks_of(tx, parent.id, after, min(limit, 200))
     return [TaskView.of(row, parent) for row in rows]
+
+
+async def named(tx: ControlRead, environment_id: int, campaign: str, task: str) -> TaskView:
+    """A task by the app's names. Raises NotFound `campaign-unknown` or `task-unknown`."""
+    parent = await offers.campaign(tx, environment_id, campaign)
+    if parent is None:
+        raise NotFound("campaign-unknown", "There is no campaign of this external id.")
+    for row in await offers.tasks_by_name(tx, environment_id, [(campaign, task)]):
+        return TaskView.of(row, parent)
+    raise NotFound("task-unknown", "There is no such task.")

@@ -66,3 +66,23 @@ async def owing(tx: ReadTx, user_ids: Sequence[int], asset: str) -> frozenset[in
         (asset, list(user_ids)),
     )
     return frozenset(row[0] for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Money set aside: how much is left of it, why, and for what (a text id)."""
+
+    amount: Money
+    reason: str
+    subject: str
+
+
+async def holds(tx: ReadTx, user_id: int) -> list[Held]:
+    """A user's open holds, oldest first."""
+    rows = await tx.tuples(
+        "SELECT h.remaining, a.asset, h.reason, h.subject FROM account a"
+        " JOIN hold h ON h.held_id = a.id AND h.state = 'open'"
+        " WHERE a.kind = 'held' AND a.owner_id = %s ORDER BY h.id",
+        (user_id,),
+    )
+    return [Held(Money(left, asset), reason, subject) for left, asset, reason, subject in rows]

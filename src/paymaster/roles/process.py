@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -28,27 +29,39 @@ ROLES: tuple[str, ...] = (*WEB_ROLES, *work.ROLES)
 """Every role, in the order in which `paymaster up` starts them."""
 
 
-def run_role(settings: Settings, role: str, *, health_port: int, exit_with_parent: bool) -> None:
-    """Run one role until SIGTERM or SIGINT. Raises Refusal `role-unknown`."""
-    if role not in ROLES:
-        raise Refusal("role-unknown", f"There is no role {role!r}: {', '.join(ROLES)}.")
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How to run a role: `health_port` is for background roles; with `share_port` copies of a web
+    role listen on one port side by side; with `exit_with_parent` it stops when its parent ends.
+    """
+
+    role: str
+    health_port: int
+    exit_with_parent: bool = False
+    share_port: bool = False
+
+
+def run_role(settings: Settings, how: Running) -> None:
+    """Run one role until SIGTERM or SIGINT. Raises Refusal `role-unknown` or `port-in-use`."""
+    if how.role not in ROLES:
+        raise Refusal("role-unknown", f"There is no role {how.role!r}: {', '.join(ROLES)}.")
     configure_logs(settings.log.level, settings.log.format)
-    asyncio.run(_run(settings, role, health_port, exit_with_parent))
+    asyncio.run(_run(settings, how))
 
 
-async def _run(settings: Settings, role: str, health_port: int, exit_with_parent: bool) -> None:
+async def _run(settings: Settings, how: Running) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watch = asyncio.create_task(_watch_parent(stop)) if exit_with_parent else None
+    watch = asyncio.create_task(_watch_parent(stop)) if how.exit_with_parent else None
     async with build(settings) as deps:
-        log.info("role_started", role=role, pid=os.getpid())
-        if role in WEB_ROLES:
-            await _serve_web(deps, role, stop)
+        log.info("role_started", role=how.role, pid=os.getpid())
+        if how.role in WEB_ROLES:
+            await _serve_web(deps, how, stop)
         else:
-            await _work(deps, role, health_port, stop)
-        log.info("role_stopped", role=role, pid=os.getpid())
+            await _work(deps, how, stop)
+        log.info("role_stopped", role=how.role, pid=os.getpid())
     if watch is not None:
         watch.cancel()
 
@@ -62,20 +75,21 @@ async def _watch_parent(stop: asyncio.Event) -> None:
             stop.set()
 
 
-async def _serve_web(deps: Deps, role: str, stop: asyncio.Event) -> None:
+async def _serve_web(deps: Deps, how: Running, stop: asyncio.Event) -> None:
     settings = deps.settings
-    if role == "api":
+    if how.role == "api":
         app, host, port = build_api(deps), settings.api.host, settings.api.port
     else:
         app, host, port = build_hooks(deps), settings.hooks.host, settings.hooks.port
-    async with _server(app, host, port, settings.roles.stop_timeout_seconds):
+    listening = _listen(host, port, share=how.share_port)
+    async with _server(app, listening, settings.roles.stop_timeout_seconds):
         await stop.wait()
 
 
-async def _work(deps: Deps, role: str, health_port: int, stop: asyncio.Event) -> None:
-    made = work.ROLES[role](deps)
-    app = health_app(deps, role, made.lanes)
-    async with _server(app, "127.0.0.1", health_port, 1):
+async def _work(deps: Deps, how: Running, stop: asyncio.Event) -> None:
+    made = work.ROLES[how.role](deps)
+    app = health_app(deps, how.role, made.lanes)
+    async with _server(app, _listen("127.0.0.1", how.health_port), 1):
         running = asyncio.create_task(run_lanes(made.lanes, stop))
         await stop.wait()
         try:
@@ -84,7 +98,7 @@ async def _work(deps: Deps, role: str, health_port: int, stop: asyncio.Event) ->
                 for ending in made.endings:
                     await ending()
         except TimeoutError:
-            log.warning("drain_timed_out", role=role)
+            log.warning("drain_timed_out", role=how.role)
             running.cancel()
 
 
@@ -96,11 +110,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, share: bool = False) -> socket.socket:
     """Raises Refusal `port-in-use`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if share:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listening.bind((host, port))
     except OSError as error:
@@ -112,7 +128,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def _server(app: ASGIApp, host: str, port: int, drain_seconds: int) -> AsyncGenerator[None]:
+async def _server(
+    app: ASGIApp, listening: socket.socket, drain_seconds: int
+) -> AsyncGenerator[None]:
     """Serve while inside; on leaving, finish the requests under way."""
     config = uvicorn.Config(
         app,
@@ -123,7 +141,7 @@ async def _server(app: ASGIApp, host: str, port: int, drain_seconds: int) -> Asy
         timeout_graceful_shutdown=drain_seconds,
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[_listen(host, port)]))
+    task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -41,7 +41,7 @@ class Child:
 
 
 class Supervisor:
-    """Keeps `copies` of every role running (`single` ones once: they own a port) until stopped."""
+    """Keeps `copies` of every role running until stopped."""
 
     def __init__(
         self,
@@ -49,15 +49,14 @@ class Supervisor:
         roles: Sequence[str],
         *,
         copies: int = 1,
-        single: Collection[str] = (),
     ) -> None:
         self._settings = settings
+        self._copies = copies
         base = settings.roles.health_base_port
         self.children = [
             Child(role, copy, base + copy * len(roles) + index)
             for copy in range(copies)
             for index, role in enumerate(roles)
-            if copy == 0 or role not in single
         ]
         self._chores: list[tuple[float, Callable[[], object]]] = []
         self._stop = threading.Event()
@@ -115,6 +114,7 @@ class Supervisor:
                 "--health-port",
                 str(child.health_port),
                 "--exit-with-parent",
+                *(["--share-port"] if self._copies > 1 else []),
             ]
             child.process = subprocess.Popen(command, env=dict(environment))  # noqa: S603 - ours
             child.started = now

@@ -43,18 +43,6 @@ async def claim(
     )
 
 
-async def postpone(tx: CellTx, ids: Sequence[int], tokens: Sequence[int], due_at: datetime) -> int:
-    """Come back to claimed withdrawals at `due_at`; those whose lease was lost stay as they are."""
-    return await tx.execute(
-        """
-        UPDATE withdrawal w SET due_at = %s, version = w.version + 1
-        FROM unnest(%s::bigint[], %s::bigint[]) AS u (id, token)
-        WHERE w.id = u.id AND w.lease_token = u.token
-        """,
-        (due_at, list(ids), list(tokens)),
-    )
-
-
 async def due_now(tx: CellTx, withdrawal_id: int, state: str) -> bool:
     """Make a withdrawal due at once if it is in this state."""
     return bool(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -16,10 +18,10 @@ from rich.console import Console
 
 from paymaster.cli.demo import story as stages
 from paymaster.cli.demo import world
-from paymaster.cli.demo.answers import generate, read
+from paymaster.cli.demo.answers import Answer, generate, read
 from paymaster.cli.demo.client import Client
 from paymaster.cli.demo.show import Narrator, money_table, statement_table
-from paymaster.cli.demo.state import State, StateFile, fingerprint
+from paymaster.cli.demo.state import StateFile, fingerprint
 from paymaster.cli.demo.story import Story
 from paymaster.cli.demo.summary import closes_clean, summarise
 from paymaster.kernel.clock import WallClock
@@ -37,9 +39,10 @@ def demo(
     reward: Annotated[str, typer.Option(help="For an answer equal to gold.")] = "0.02",
     currency: Annotated[str, typer.Option(help="ISO 4217 code.")] = "EUR",
     data: Annotated[
-        Path | None, typer.Option(help="Data folder; default .paymaster/demo-<answers>.")
+        Path | None, typer.Option(help="Data folder; default: one of its own in .paymaster.")
     ] = None,
     cells: Annotated[int, typer.Option(min=1, max=3, help="1, or 3 on two servers.")] = 1,
+    copies: Annotated[int, typer.Option(min=1, max=4, help="Copies of every role.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the generated economy and the sandboxes.")] = 1,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print only the summary, one JSON object.")
@@ -52,26 +55,29 @@ def demo(
     log = read(answers) if answers else generate(seed)
     if not log:
         raise Refusal("answers-unreadable", "The log has no answers.")
-    folder = data or Path(os.environ.get("PAYMASTER__DATABASE__DATA_DIR", ".paymaster")) / (
-        f"demo-{answers.name.split('.')[0] if answers else 'generated'}"
-    )
-    folder = folder.resolve()
-    console = Console(stderr=as_json, quiet=as_json)
-    mark = fingerprint([vars_of(a) for a in log], price.minor, currency, cells, seed)
-    today = WallClock().now().date()
-    file = StateFile(folder)
-    state = file.load(mark, today - timedelta(days=1), today)
+    mark = fingerprint([astuple(answer) for answer in log], price.minor, currency, cells, seed)
+    root = Path(os.environ.get("PAYMASTER__DATABASE__DATA_DIR", ".paymaster"))
+    folder = (data or root / f"demo-{mark[:8]}").resolve()
+    plan = Plan(folder, mark, log, price, cells, copies, seed)
     world.configure(folder, cells)
-    summary = asyncio.run(_tell(state, file, folder, log, price, cells, seed, console, as_json))
+    summary = asyncio.run(_tell(plan, Console(quiet=as_json)))
     if as_json:
         typer.echo(json.dumps(summary))
     if not closes_clean(summary):
         raise typer.Exit(1)
 
 
-def vars_of(answer: Any) -> list[str]:
-    """The fields of an answer, for the fingerprint."""
-    return [answer.annotation, answer.worker, answer.item, answer.response, answer.gold]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was asked for on the command line."""
+
+    folder: Path
+    mark: str
+    answers: Sequence[Answer]
+    reward: Money
+    cells: int
+    copies: int
+    seed: int
 
 
 STAGES = (
@@ -85,26 +91,18 @@ STAGES = (
 )
 
 
-async def _tell(
-    state: State,
-    file: StateFile,
-    folder: Path,
-    log: list[Any],
-    price: Money,
-    cells: int,
-    seed: int,
-    console: Console,
-    quiet: bool,
-) -> dict[str, Any]:
-    from datetime import date
-
-    with Narrator(console, quiet=quiet) as narrator:
+async def _tell(plan: Plan, console: Console) -> dict[str, Any]:
+    """Play it, show it, and return the summary."""
+    today = WallClock().now().date()
+    file = StateFile(plan.folder)
+    state = file.load(plan.mark, today - timedelta(days=1), today)
+    with Narrator(console, quiet=console.quiet) as narrator:
         narrator.stage("Set up the database and start every role")
-        await world.prepare(state, cells)
+        await world.prepare(state, plan.cells)
         file.save(state)
         first_day = date.fromisoformat(state.funding_day)
         async with (
-            world.running(folder, seed, first_day) as addresses,
+            world.running(plan.folder, plan.seed, first_day, plan.copies) as addresses,
             httpx.AsyncClient(timeout=60, trust_env=False) as http,
         ):
             stages.keep_secrets(addresses, secrets_directory(load_settings()))
@@ -115,9 +113,9 @@ async def _tell(
                 addresses,
                 state,
                 file.save,
-                log,
-                price,
-                seed,
+                plan.answers,
+                plan.reward,
+                plan.seed,
                 narrator.step,
             )
             for title, stage in STAGES:
@@ -128,7 +126,7 @@ async def _tell(
             summary = await summarise(story, proof)
             narrator.done()
             statement = await _statement(story)
-    console.print(money_table(summary, price.currency))
+    console.print(money_table(summary, plan.reward.currency))
     console.print(statement)
     return summary
 

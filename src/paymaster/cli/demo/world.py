@@ -127,7 +127,7 @@ async def prepare(state: State, cells: int) -> None:
 
 
 @asynccontextmanager
-async def running(data: Path, seed: int, first_day: date) -> AsyncGenerator[Addresses]:
+async def running(data: Path, seed: int, first_day: date, copies: int) -> AsyncGenerator[Addresses]:
     """Sandboxes and Paymaster up; both stopped in order on leaving."""
     settings = load_settings()
     logs = data / "demo"
@@ -140,7 +140,15 @@ async def running(data: Path, seed: int, first_day: date) -> AsyncGenerator[Addr
         try:
             told = await _first_line(sandbox)
             up = _child(
-                [sys.executable, "-m", "paymaster", "up", "--exit-with-parent"], stderr=up_log
+                [
+                    sys.executable,
+                    "-m",
+                    "paymaster",
+                    "up",
+                    "--exit-with-parent",
+                    f"--copies={copies}",
+                ],
+                stderr=up_log,
             )
             host, _, port = told["sftp"].rpartition(":")
             addresses = Addresses(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
-from paymaster.kernel.errors import Problem, RailRefused
+from paymaster.kernel.errors import Broken, Problem
 from paymaster.rails.base import (
     Instruction,
     Notice,
@@ -78,7 +78,7 @@ class Iso20022Rail:
     ) -> Prepared:
         """See Rail. One file, one payment block, to be executed on the next banking day."""
         if len(batch) > MAX_ITEMS:
-            raise RailRefused("batch-too-large", f"A file holds at most {MAX_ITEMS} payments.")
+            raise Broken("batch-malformed", f"A file holds at most {MAX_ITEMS} payments.")
         debtor = pain001.Debtor(
             holder=setting(account, "holder"),
             iban=setting(account, "iban"),

@@ -1,0 +1,82 @@
+"""Where a user's money goes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import Field, StringConstraints
+
+from paymaster.api.context import Reads, Users
+from paymaster.api.door import Door
+from paymaster.api.models import Body, Reply, Text, listing
+from paymaster.api.shapes import DestinationOut, Page
+from paymaster.api.users import UserPath
+from paymaster.people import destinations
+
+router = APIRouter(route_class=Door, tags=["destinations"])
+DestinationPath = Annotated[str, Path(max_length=40, description="`de_...`")]
+
+
+class AddDestination(Body):
+    """`details` depend on the kind: `iban` has iban, holder and perhaps bic."""
+
+    kind: Annotated[Text, StringConstraints(max_length=40), Field(examples=["iban"])]
+    currency: Annotated[Text, StringConstraints(max_length=12), Field(examples=["EUR"])]
+    details: Annotated[
+        dict[Text, Annotated[Text, StringConstraints(max_length=500)]],
+        Field(
+            max_length=20, examples=[{"iban": "DE89370400440532013000", "holder": "A. Example"}]
+        ),
+    ]
+
+
+@router.post(
+    "/v1/users/{user}/destinations",
+    response_model=DestinationOut,
+    status_code=201,
+    responses={200: {"model": DestinationOut, "description": "It was there already."}},
+)
+async def add_destination(call: Users, user: UserPath, body: AddDestination) -> Reply:
+    """Add a destination; the same one again answers with the one that is there.
+
+    Details are checked, then kept sealed and shown masked only. Money may go there when
+    `usable_at` has come.
+    """
+    view = await destinations.register(
+        call.deps.dbs,
+        call.deps.secrets.sealer,
+        call.actor,
+        call.trace_id,
+        await call.user(user),
+        body.kind,
+        body.currency,
+        body.details,
+        cooling=timedelta(seconds=call.deps.settings.limits.destination_cooling_seconds),
+    )
+    return Reply(view.wire(), 201 if view.created else 200)
+
+
+@router.get("/v1/users/{user}/destinations", response_model=Page[DestinationOut])
+async def list_destinations(call: Reads, user: UserPath) -> Reply:
+    """All destinations of a user, oldest first, closed ones too."""
+    ref = await call.user(user)
+    found = await call.cell(ref.cell).read(lambda tx: destinations.listing(tx, ref.id))
+    return listing([view.wire() for view in found])
+
+
+@router.delete("/v1/destinations/{destination}", response_model=DestinationOut)
+async def close_destination(
+    call: Users,
+    destination: DestinationPath,
+    reason: Annotated[
+        Text, Query(min_length=1, max_length=500, description="Kept in the audit.")
+    ] = "asked for",
+) -> Reply:
+    """Close a destination for good. Withdrawals under way to it go to a person."""
+    ref = call.ref("de", destination)
+    view = await call.write(
+        call.cell(ref.cell), lambda tx: destinations.close(tx, ref.id, reason)
+    )
+    return Reply(view.wire())

@@ -1,0 +1,191 @@
+"""What answers to operators look like, for the OpenAPI document; see `shapes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paymaster.api.shapes import DayText, MoneyOut, Shape, Time
+
+
+class RailAccountOut(Shape):
+    """Our account at a provider. `secrets` holds names of secrets, never values."""
+
+    id: str
+    name: str
+    rail: str
+    currency: str
+    time_zone: str
+    settings: dict[str, str]
+    secrets: dict[str, str]
+    payout_window: str
+    state: str
+    version: int
+
+
+class WindowOut(Shape):
+    """The window was closed in these cells: what waited leaves now."""
+
+    rail_account: str
+    cells: list[int]
+
+
+class FundsLineOut(Shape):
+    """One account and currency: what the books say we have there, owe, and cannot explain."""
+
+    rail_account: str
+    currency: str
+    cash: MoneyOut
+    clearing: MoneyOut
+    suspense: MoneyOut
+
+
+class FundsOut(Shape):
+    """All accounts, and what is on its way between them."""
+
+    data: list[FundsLineOut]
+    transit: list[MoneyOut]
+
+
+class TransferOut(Shape):
+    """The company's own money between two of its accounts."""
+
+    id: str
+    from_account: str
+    to_account: str
+    amount: MoneyOut
+    state: str
+    reason: str
+    actor: str
+    created_at: Time
+    trace_id: str
+
+
+class RunOut(Shape):
+    """One account's balance proof for a day."""
+
+    id: str
+    rail_account: str
+    day: DayText
+    opening: MoneyOut
+    closing: MoneyOut
+    ledger: MoneyOut
+    outstanding: MoneyOut
+    difference: MoneyOut
+    lines: int
+    matched: int
+    breaks: int
+    as_of_seq: int
+    started_at: Time
+    actor: str
+
+
+class BreakOut(Shape):
+    """Something that does not match, until it is explained."""
+
+    id: str
+    rail_account: str
+    day: DayText
+    kind: str
+    subject: str
+    expected: MoneyOut | None
+    found: MoneyOut | None
+    currency: str
+    detail: str
+    state: str
+    owner: str | None
+    resolution: str | None
+    resolved_by: str | None
+    opened_at: Time
+    resolved_at: Time | None
+    age_days: int
+
+
+class StatementOut(Shape):
+    """A statement that a provider sent."""
+
+    id: str
+    statement_id: str
+    rail_account: str
+    day: DayText
+    opening: MoneyOut
+    closing: MoneyOut
+    lines: int
+    open_lines: int
+    restates: str | None
+    received_at: Time
+
+
+class LineOut(Shape):
+    """A booked line of a statement."""
+
+    id: str
+    line_id: str
+    kind: str
+    amount: MoneyOut
+    fee: MoneyOut
+    booked_on: DayText
+    reference: str | None
+    code: str | None
+    state: str
+    matched: str | None
+
+
+class AgeingOut(Shape):
+    """Open breaks of one kind."""
+
+    kind: str
+    currency: str
+    open: int
+    oldest: DayText
+    in_doubt: MoneyOut
+
+
+class SummaryOut(Shape):
+    """How reconciliation stands."""
+
+    open_lines: int
+    open_breaks: int
+    breaks: list[AgeingOut]
+
+
+class DayOut(Shape):
+    """A closed day as it was signed."""
+
+    day: DayText
+    closed_seq: int
+    totals: dict[str, Any]
+    digest: str
+    signature: str
+    key_id: str
+    actor: str
+    closed_at: Time
+
+
+class ProofOut(Shape):
+    """What the proofs of all cells found."""
+
+    ok: bool
+    cells: list[dict[str, Any]]
+
+
+class RuleSetOut(Shape):
+    """The screening rules in force."""
+
+    version: int
+    rules: list[dict[str, Any]]
+
+
+class TraceOut(Shape):
+    """Everything known under one trace id."""
+
+    trace_id: str
+    commits: list[dict[str, Any]]
+    withdrawals: list[dict[str, Any]]
+
+
+class ReceivedOut(Shape):
+    """A webhook was kept."""
+
+    new: int
+    again: int
+    unmatched: int

@@ -1,0 +1,239 @@
+"""The tasks of a campaign and their gold answers; a user's own list, starting, handing in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+from fastapi import APIRouter, Path, Request
+from pydantic import Field, StringConstraints
+
+from paymaster.api.campaigns import CampaignPath
+from paymaster.api.context import Call, Campaigns, Events, Operates, Reads
+from paymaster.api.door import Door
+from paymaster.api.models import Amount, Body, Moment, Name, Reason, Reply, Text, listing
+from paymaster.api.paging import Paged, next_cursor
+from paymaster.api.shapes import GoldOut, Page, TaskOut, UserTaskOut
+from paymaster.api.users import UserPath
+from paymaster.db.tx import CellTx, ControlTx
+from paymaster.earn import catalogue, task, user_task
+from paymaster.earn.catalogue import Offer
+from paymaster.earn.machine import OfferState
+from paymaster.earn.task import PutTask as Command
+from paymaster.earn.user_task import Decided, Decision
+from paymaster.kernel.clock import parse_rfc3339
+from paymaster.kernel.errors import NotFound, Problem, Refusal, Unprocessable
+from paymaster.kernel.ids import parse_text_id
+
+router = APIRouter(route_class=Door, tags=["tasks"])
+LIST = "/v1/campaigns/{campaign}/tasks"
+TaskPath = Annotated[str, Path(max_length=128, description="The app's own id of the task.")]
+TaskIdPath = Annotated[str, Path(max_length=40, description="`tk_...`")]
+
+
+class PutTask(Body):
+    """The whole task. Type, start and kind of verification stay as they were first given."""
+
+    type: Annotated[Text, StringConstraints(max_length=40), Field(examples=["labelling"])]
+    title: Name
+    reward: Amount
+    verification: Annotated[
+        dict[Text, Any],
+        Field(
+            description="`kind` is gold, count or review.",
+            examples=[{"kind": "count", "event": "opened", "count": 3, "distinct_days": True}],
+        ),
+    ]
+    starts_at: Moment
+    requirements: dict[Text, Any] = {}
+    user_cap: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    expires_at: Moment | None = None
+    state: Literal["active", "paused", "ended"] = "active"
+
+
+class Decide(Body):
+    """A person's word on work that was handed in."""
+
+    approve: bool
+    reason: Reason
+
+
+@router.put(
+    "/v1/campaigns/{campaign}/tasks/{task_name}",
+    response_model=TaskOut,
+    responses={201: {"model": TaskOut, "description": "Made."}},
+)
+async def put_task(
+    call: Campaigns, campaign: CampaignPath, task_name: TaskPath, body: PutTask
+) -> Reply:
+    """Make a task or change one. A new reward counts for what is done from now on."""
+    command = Command(
+        external_id=call.name(task_name),
+        type=body.type,
+        title=body.title,
+        reward=body.reward.money(),
+        verification=body.verification,
+        starts_at=parse_rfc3339(body.starts_at),
+        requirements=body.requirements,
+        user_cap=body.user_cap,
+        expires_at=parse_rfc3339(body.expires_at) if body.expires_at else None,
+        state=OfferState(body.state),
+    )
+    view, created = await call.control(
+        lambda tx: task.put_task(tx, call.environment.id, call.name(campaign), command)
+    )
+    return Reply(view.wire(), 201 if created else 200)
+
+
+@router.get(LIST, response_model=Page[TaskOut])
+async def list_tasks(call: Reads, campaign: CampaignPath, page: Paged) -> Reply:
+    """The tasks of a campaign, oldest first."""
+    filters = {"campaign": call.name(campaign)}
+    position = page.after(call, LIST, filters)
+    after = cast("int", position[0]) if position else 0
+    found = await call.look(
+        lambda tx: task.listing(tx, call.environment.id, campaign, after, page.limit)
+    )
+    last = (found[-1].number,) if len(found) == page.limit else None
+    return listing([view.wire() for view in found], next_cursor(call, LIST, filters, last))
+
+
+@router.get("/v1/campaigns/{campaign}/tasks/{task_name}", response_model=TaskOut)
+async def get_task(call: Reads, campaign: CampaignPath, task_name: TaskPath) -> Reply:
+    """A task. Gold answers are never shown."""
+    view = await call.look(
+        lambda tx: task.named(tx, call.environment.id, call.name(campaign), call.name(task_name))
+    )
+    return Reply(view.wire())
+
+
+class GoldLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of NDJSON."""
+
+    item: str
+    answer: str
+
+
+class GoldItems(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON form."""
+
+    items: dict[str, str]
+
+
+_LINE, _ITEMS = msgspec.json.Decoder(GoldLine), msgspec.json.Decoder(GoldItems)
+
+
+@router.put(
+    "/v1/campaigns/{campaign}/tasks/{task_name}/gold",
+    response_model=GoldOut,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "items": {
+                                "type": "object",
+                                "additionalProperties": {"type": "string"},
+                                "description": "Item to answer; at most 10 000.",
+                            }
+                        },
+                        "required": ["items"],
+                        "additionalProperties": False,
+                    }
+                },
+                "application/x-ndjson": {
+                    "schema": {
+                        "type": "string",
+                        "description": 'Lines of {"item": "...", "answer": "..."}.',
+                    }
+                },
+            },
+        }
+    },
+)
+async def put_gold(
+    call: Campaigns, campaign: CampaignPath, task_name: TaskPath, request: Request
+) -> Reply:
+    """Store known answers of a labelling task. They never leave the server."""
+    answers = _gold(await request.body(), request.headers.get("content-type", ""))
+
+    async def work(tx: ControlTx) -> int:
+        found = await task.named(
+            tx, call.environment.id, call.name(campaign), call.name(task_name)
+        )
+        return await task.put_gold(tx, call.environment.id, found.id, answers)
+
+    return Reply({"answers": len(answers), "changed": await call.control(work)})
+
+
+def _gold(body: bytes, content_type: str) -> Mapping[str, str]:
+    if not content_type.startswith("application/x-ndjson"):
+        try:
+            return _ITEMS.decode(body).items
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Refusal("json-malformed", f"The body is not JSON: {error}.") from None
+    answers: dict[str, str] = {}
+    for number, line in enumerate(body.split(b"\n"), start=1):
+        if line.strip():
+            try:
+                read = _LINE.decode(line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                problems = [Problem(f"line:{number}", f"{error}.")]
+                raise Refusal(
+                    "request-invalid", "A line cannot be read; nothing was stored.", problems=problems
+                ) from None
+            answers[read.item] = read.answer
+    return answers
+
+
+@router.get("/v1/users/{user}/tasks", response_model=Page[UserTaskOut])
+async def list_user_tasks(call: Reads, user: UserPath) -> Reply:
+    """What of all that is on offer the user may do now."""
+    ref = await call.user(user)
+    live = await call.look(lambda tx: catalogue.live(tx, call.environment.id, tx.now))
+    found = await call.cell(ref.cell).read(
+        lambda tx: user_task.listing(tx, call.deps.secrets.sealer, ref.id, live)
+    )
+    return listing([one.wire() for one in found])
+
+
+async def _offer(call: Call, text: str) -> Offer:
+    number = parse_text_id("tk", text).id
+    found = await call.look(lambda tx: catalogue.by_number(tx, call.environment.id, [number]))
+    if number not in found or found[number].task_name != text:
+        raise NotFound("task-unknown", "There is no such task.")
+    return found[number]
+
+
+@router.post("/v1/users/{user}/tasks/{task_id}/start", response_model=UserTaskOut)
+async def start_task(call: Events, user: UserPath, task_id: TaskIdPath) -> Reply:
+    """The user begins a task; again changes nothing."""
+    ref, offer = await call.user(user), await _offer(call, task_id)
+    found = await call.write(
+        call.cell(ref.cell),
+        lambda tx: user_task.start(tx, call.deps.secrets.sealer, ref.id, offer),
+    )
+    return Reply(found.wire())
+
+
+@router.post("/v1/users/{user}/tasks/{task_id}/decide", response_model=UserTaskOut)
+async def decide_task(call: Operates, user: UserPath, task_id: TaskIdPath, body: Decide) -> Reply:
+    """Approve or reject work that was handed in; approved work is rewarded at once."""
+    ref, offer = await call.user(user), await _offer(call, task_id)
+
+    async def work(tx: CellTx) -> Decided:
+        [decided] = await user_task.decide(
+            tx, [Decision(ref.id, offer, body.approve, body.reason)]
+        )
+        return decided
+
+    decided = await call.write(call.cell(ref.cell), work)
+    if decided.slug is not None:
+        raise Unprocessable(decided.slug, "There is no work of the user that waits for a decision.")
+    return Reply(user_task.UserTask(offer, decided.state).wire())

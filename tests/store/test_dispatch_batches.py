@@ -1,0 +1,481 @@
+"""Files of many payments: windows, one that cannot be written, company money among them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from tests.contract.support import iban_of
+from tests.payouts import (
+    AskableRail,
+    FileRail,
+    Payouts,
+    approved,
+    assert_paid_once,
+    new_payee,
+    payout_world,
+)
+from tests.withdrawals import assert_proven, available
+from tests.world import ACTOR, PostgresServer, owner_rows
+
+from paymaster.db.tx import ControlTx
+from paymaster.dispatch import accounts, transfer, window
+from paymaster.dispatch.machine import TransferState
+from paymaster.kernel.errors import Conflict, NeverSent, RailRefused, RailUnknown, Unprocessable
+from paymaster.kernel.ids import new_trace_id, parse_reference
+from paymaster.kernel.money import Money
+from paymaster.ledger.balance import account_balance
+from paymaster.ledger.chart import Account
+from paymaster.rails.base import Outcome, Verdict
+
+PSP = iban_of("FR", "20041010050500013000001")
+_numbers = itertools.count(100)
+
+
+@pytest.fixture
+def bank() -> FileRail:
+    return FileRail("bank", batch_items=3)
+
+
+@pytest.fixture
+async def payouts(postgres: PostgresServer, bank: FileRail) -> AsyncIterator[Payouts]:
+    wallet = AskableRail("wallet", kinds=frozenset({"sandbox-wallet"}))
+    async with payout_world(postgres, bank, wallet, cells=2) as found:
+        yield found
+        await assert_proven(found.world)
+        await assert_paid_once(found)
+
+
+async def many(payouts: Payouts, *amounts: str, cell: int = 1) -> list[int]:
+    return [
+        await approved(payouts, await new_payee(payouts, next(_numbers), cell=cell), amount)
+        for amount in amounts
+    ]
+
+
+async def in_states(payouts: Payouts, withdrawals: list[int]) -> list[str]:
+    return [(await payouts.states(each))[0] for each in withdrawals]
+
+
+async def closes(payouts: Payouts, name: str, value: str, time_zone: str = "UTC") -> None:
+    """Give an account a window, as an installation would have from the start."""
+    owner_rows(
+        payouts.world,
+        "UPDATE control.rail_account SET payout_window = %s, time_zone = %s WHERE name = %s"
+        " RETURNING 1",
+        value,
+        time_zone,
+        name,
+    )
+    await payouts.reload()
+
+
+# --------------------------------------------------------------------------------- orders
+
+
+async def test_payments_are_grouped_as_the_rail_takes_them(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    withdrawals = await many(payouts, "1.00", "2.00", "3.00", "4.00", "5.00")
+    orders = await payouts.claim()
+    assert sorted(len(order.prepared.keys) for order in orders) == [2, 3]
+    assert len({order.prepared.batch_key for order in orders}) == 2
+    await payouts.deliver(orders)
+    assert set(await in_states(payouts, withdrawals)) == {"sent"}
+    assert await payouts.value("SELECT sum(total) FROM batch") == 1500
+    rows = owner_rows(payouts.world, "SELECT batch_key, id FROM batch")
+    for batch_key, batch_id in rows:
+        ref = parse_reference(batch_key)
+        assert ref is not None
+        assert (ref.cell, ref.id) == (1, batch_id)
+
+
+async def test_one_payment_that_cannot_be_written_fails_alone(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    bank.unwritable = {200}
+    withdrawals = await many(payouts, "1.00", "2.00", "3.00")
+    await payouts.deliver(await payouts.claim())
+    assert await in_states(payouts, withdrawals) == ["sent", "failed", "sent"]
+    reason = await payouts.value("SELECT reason FROM withdrawal WHERE amount = 200")
+    assert reason == "instruction-refused: The name is in no Latin script."
+    assert await payouts.value("SELECT count(*) FROM attempt") == 2
+    assert await payouts.value("SELECT count(*) FROM hold WHERE state = 'open'") == 2
+
+
+async def test_an_order_of_which_nothing_can_be_written_is_not_made(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    bank.unwritable = {100}
+    (withdrawal,) = await many(payouts, "1.00")
+    assert await payouts.claim() == []
+    assert await payouts.states(withdrawal) == ("failed", [])
+    assert await payouts.value("SELECT count(*) FROM batch") == 0
+
+
+async def test_dub_3449_one_that_breaks_the_rail_is_found_and_the_others_go(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    bank.poison = {200}
+    withdrawals = await many(payouts, "1.00", "2.00", "3.00")
+    await payouts.deliver(await payouts.claim())
+    assert await in_states(payouts, withdrawals) == ["sent", "queued", "sent"]
+    reason = str(await payouts.value("SELECT reason FROM withdrawal WHERE amount = 200"))
+    assert reason.startswith("prepare-failed: ")
+    bank.poison = set()
+    payouts.world.clock.advance(payouts.pace.look_again)
+    await payouts.run(payouts.dispatcher())
+    assert set(await in_states(payouts, withdrawals)) == {"sent"}
+
+
+async def test_an_account_that_is_not_set_up_fails_nobody(payouts: Payouts, bank: FileRail) -> None:
+    withdrawals = await many(payouts, "1.00", "2.00")
+
+    def unusable(*_: object) -> None:
+        raise NeverSent("rail-account-invalid", "The account has no IBAN.")
+
+    good, bank.prepare = bank.prepare, unusable  # type: ignore[method-assign, assignment]
+    assert await payouts.claim() == []
+    assert set(await in_states(payouts, withdrawals)) == {"queued"}
+    bank.prepare = good  # type: ignore[method-assign]
+    payouts.world.clock.advance(payouts.pace.look_again)
+    await payouts.run(payouts.dispatcher())
+    assert set(await in_states(payouts, withdrawals)) == {"sent"}
+
+
+async def test_a_destination_that_cannot_be_opened_fails_alone(payouts: Payouts) -> None:
+    withdrawals = await many(payouts, "1.00", "2.00", "3.00")
+    owner_rows(
+        payouts.world,
+        "UPDATE destination SET sealed = 'x' WHERE id ="
+        " (SELECT destination_id FROM withdrawal WHERE amount = 200) RETURNING 1",
+    )
+    await payouts.deliver(await payouts.claim())
+    assert await in_states(payouts, withdrawals) == ["sent", "failed", "sent"]
+
+
+async def test_a_destination_that_was_closed_meanwhile_goes_to_a_person(payouts: Payouts) -> None:
+    withdrawals = await many(payouts, "1.00", "2.00")
+    owner_rows(
+        payouts.world,
+        "UPDATE destination SET state = 'closed' WHERE id ="
+        " (SELECT destination_id FROM withdrawal WHERE amount = 200) RETURNING 1",
+    )
+    await payouts.deliver(await payouts.claim())
+    assert await in_states(payouts, withdrawals) == ["sent", "in_review"]
+
+
+async def test_without_a_route_it_stays_approved_and_is_looked_at_again(
+    payouts: Payouts,
+) -> None:
+    await many(payouts, "1.00")
+    owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'paused' RETURNING 1")
+    await payouts.reload()
+    assert await payouts.claim() == []
+    assert await payouts.value("SELECT state || ' ' || reason FROM withdrawal") == "approved no-route"
+    owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'active' RETURNING 1")
+    payouts.world.clock.advance(payouts.pace.look_again)
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.value("SELECT state FROM withdrawal") == "sent"
+
+
+async def test_files_of_two_cells_are_apart(payouts: Payouts, bank: FileRail) -> None:
+    await many(payouts, "1.00")
+    await many(payouts, "2.00", cell=2)
+    await payouts.deliver(await payouts.claim())
+    await payouts.deliver(await payouts.claim(cell=2), cell=2)
+    cells = [parse_reference(order.batch_key) for order in bank.orders]
+    assert [ref.cell for ref in cells if ref is not None] == [1, 2]
+    for order in bank.orders:
+        assert {key[:2] for key in order.keys} == {order.batch_key[:2]}
+
+
+# -------------------------------------------------------------------------- no answer at all
+
+
+async def test_a_file_whose_delivery_is_unproven_waits_for_the_bank(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    withdrawals = await many(payouts, "1.00", "2.00")
+    bank.after = [RailUnknown("transport-unproven", "The connection broke.")]
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    for _ in range(5):
+        payouts.world.clock.advance(timedelta(hours=2))
+        await payouts.run(dispatcher)
+    assert set(await in_states(payouts, withdrawals)) == {"unknown"}
+    assert len(bank.orders) == 1
+    for withdrawal in withdrawals:
+        await payouts.hear("bank", Outcome(await payouts.key_of(withdrawal), Verdict.ACCEPTED))
+    payouts.world.clock.advance(timedelta(hours=2))
+    await payouts.run(dispatcher)
+    assert await payouts.value("SELECT state FROM batch") == "answered"
+
+
+async def test_a_bank_that_refuses_second_copies_gets_the_same_file_again(
+    postgres: PostgresServer,
+) -> None:
+    bank = FileRail("unique", replay_window=timedelta(days=7))
+    async with payout_world(postgres, bank) as payouts:
+        withdrawals = await many(payouts, "1.00", "2.00")
+        bank.before = [
+            RailUnknown("transport-unproven", "The connection broke."),
+            RailRefused("provider-refused", "A duplicate.", extra={"code": "AM05"}),
+        ]
+        dispatcher = payouts.dispatcher()
+        await payouts.run(dispatcher)
+        assert set(await in_states(payouts, withdrawals)) == {"unknown"}
+        payouts.world.clock.advance(timedelta(minutes=1))
+        await payouts.run(dispatcher)
+        # A no to the second copy says nothing about the first.
+        assert set(await in_states(payouts, withdrawals)) == {"unknown"}
+        payouts.world.clock.advance(timedelta(hours=1))
+        await payouts.run(dispatcher)
+        assert set(await in_states(payouts, withdrawals)) == {"sent"}
+        assert len(bank.orders) == 3
+        assert len(bank.bodies) == 1
+
+
+# --------------------------------------------------------------------------------- windows
+
+
+async def test_a_daily_window_gathers_and_leaves_at_its_time(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    await closes(payouts, "bank", "11:30", "Europe/Berlin")  # 10:30 UTC; it is 09:00
+    withdrawals = await many(payouts, "1.00", "2.00")
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    assert set(await in_states(payouts, withdrawals)) == {"queued"}
+    payouts.world.clock.advance(timedelta(minutes=89))
+    await payouts.run(dispatcher)
+    assert bank.orders == []
+    payouts.world.clock.advance(timedelta(minutes=1))
+    await payouts.run(dispatcher)
+    assert set(await in_states(payouts, withdrawals)) == {"sent"}
+    late = await many(payouts, "9.00")
+    await payouts.run(dispatcher)
+    assert set(await in_states(payouts, late)) == {"queued"}
+    payouts.world.clock.advance(timedelta(days=1))
+    await payouts.run(dispatcher)
+    assert set(await in_states(payouts, late)) == {"sent"}
+    assert len(bank.orders) == 2
+
+
+async def test_a_manual_window_waits_for_the_operator(payouts: Payouts, bank: FileRail) -> None:
+    await closes(payouts, "bank", "manual")
+    withdrawals = await many(payouts, "1.00", "2.00", "3.00", "4.00")
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    payouts.world.clock.advance(timedelta(days=30))
+    await payouts.run(dispatcher)
+    assert set(await in_states(payouts, withdrawals)) == {"queued"}
+    bank_id = payouts.accounts["bank"].id
+    await payouts.world.run(lambda tx: window.close_now(tx, bank_id, 1, "pay day"))
+    await payouts.run(dispatcher)
+    assert set(await in_states(payouts, withdrawals)) == {"sent"}
+    assert len(bank.orders) == 2
+    (row,) = owner_rows(payouts.world, "SELECT action, reason FROM audit WHERE action LIKE 'payout%%'")
+    assert row == ("payout_window.close", "pay day")
+    more = await many(payouts, "5.00")
+    await payouts.run(dispatcher)
+    assert set(await in_states(payouts, more)) == {"queued"}
+
+
+async def test_two_dispatchers_empty_a_window_once(payouts: Payouts, bank: FileRail) -> None:
+    await closes(payouts, "bank", "manual")
+    await many(payouts, "1.00", "2.00", "3.00", "4.00")
+    first, second = payouts.dispatcher(), payouts.dispatcher()
+    await payouts.run(first)
+    bank_id = payouts.accounts["bank"].id
+    await payouts.world.run(lambda tx: window.close_now(tx, bank_id, 1, "pay day"))
+    await asyncio.gather(payouts.run(first), payouts.run(second))
+    keys = [key for order in bank.orders for key in order.keys]
+    assert len(keys) == len(set(keys)) == 4
+
+
+async def test_a_paused_account_keeps_what_waits_and_hears_answers(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    (sent,) = await many(payouts, "1.00")
+    await payouts.deliver(await payouts.claim())
+    await closes(payouts, "bank", "manual")
+    (queued,) = [await approved(payouts, await new_payee(payouts, 9), "2.00")]
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+
+    async def pause(tx: ControlTx) -> None:
+        await accounts.set_state(tx, 1, 1, "bank", "paused", "bank holiday")
+
+    await payouts.world.dbs.control.run(ACTOR, new_trace_id(), pause)
+    await payouts.reload()
+    bank_id = payouts.accounts["bank"].id
+    await payouts.world.run(lambda tx: window.close_now(tx, bank_id, 1, "by mistake"))
+    await payouts.run(payouts.dispatcher())
+    assert await in_states(payouts, [sent, queued]) == ["sent", "queued"]
+    await payouts.hear("bank", Outcome(await payouts.key_of(sent), Verdict.PAID))
+    assert await in_states(payouts, [sent, queued]) == ["paid", "queued"]
+
+
+# ------------------------------------------------------------------------------- transfers
+
+
+async def topup(payouts: Payouts, minor: int = 5000, source: str = "bank") -> transfer.Requested:
+    if "float" not in payouts.accounts:
+        settings = {"topup_iban": PSP, "holder": "Sandpay"}
+        await payouts.add_account("float", "wallet", settings=settings)
+    order = transfer.Order(
+        payouts.accounts[source].id,
+        payouts.accounts["float"].id,
+        Money(minor, "EUR"),
+        "weekly top-up",
+    )
+    (made,) = await payouts.world.run(
+        lambda tx: transfer.request(tx, payouts.desk.accounts, payouts.rails, [order])
+    )
+    return made
+
+
+async def transfer_state(payouts: Payouts) -> str:
+    return str(await payouts.value("SELECT state FROM transfer"))
+
+
+async def cash(payouts: Payouts, name: str, kind: str = "cash") -> int:
+    owner = 0 if kind == "transit" else payouts.accounts[name].id
+    return await payouts.world.read(lambda tx: account_balance(tx, Account(kind, owner, "EUR")))
+
+
+async def test_company_money_leaves_in_the_same_file_as_payouts(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    made = await topup(payouts)
+    assert made.transfer_id is not None
+    await closes(payouts, "bank", "manual")
+    await many(payouts, "1.00")
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    bank_id = payouts.accounts["bank"].id
+    await payouts.world.run(lambda tx: window.close_now(tx, bank_id, 1, "now"))
+    await payouts.run(dispatcher)
+    (order,) = bank.orders
+    assert len(order.keys) == 2
+    assert PSP.encode() in order.body
+    assert await transfer_state(payouts) == "sent"
+    assert await cash(payouts, "bank") == 0, "only statements move the books"
+
+
+async def test_both_statements_move_the_books_once_in_either_order(payouts: Payouts) -> None:
+    for number, sides in enumerate((("out", "in"), ("in", "out")), 1):
+        made = await topup(payouts, 5000)
+        assert made.transfer_id is not None
+        await payouts.run(payouts.dispatcher())
+        for side in (*sides, *sides):
+            booking = transfer.Booking(made.transfer_id, side, Money(5000, "EUR"), "sl_1")
+            (moved,) = await payouts.world.run(lambda tx, b=booking: transfer.book(tx, [b]))
+            assert moved.slug in {None, "already"}
+        assert moved.state == TransferState.DONE.value
+        assert await cash(payouts, "bank") == 5000 * number
+        assert await cash(payouts, "float") == -5000 * number
+        assert await cash(payouts, "", "transit") == 0
+
+
+async def test_a_transfer_that_came_back_is_back_on_the_account(payouts: Payouts) -> None:
+    made = await topup(payouts)
+    assert made.transfer_id is not None
+    await payouts.run(payouts.dispatcher())
+    found: list[transfer.Moved] = []
+    for side, minor in (("back", 5000), ("out", 4999), ("out", 5000), ("back", 5000), ("back", 5000)):
+        booking = transfer.Booking(made.transfer_id, side, Money(minor, "EUR"), "sl_1")  # type: ignore[arg-type]
+        found += await payouts.world.run(lambda tx, b=booking: transfer.book(tx, [b]))
+    assert [each.slug for each in found] == [
+        "illegal-move", "transfer-amount-differs", None, None, "already",
+    ]  # fmt: skip
+    assert await transfer_state(payouts) == "failed"
+    assert await cash(payouts, "bank") == 0
+    assert await cash(payouts, "", "transit") == 0
+
+
+async def test_a_transfer_that_is_refused_has_moved_nothing(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    await topup(payouts)
+    bank.before = [RailRefused("provider-refused", "No.", extra={"code": "AC01"})]
+    await payouts.run(payouts.dispatcher())
+    assert await transfer_state(payouts) == "failed"
+    assert await cash(payouts, "", "transit") == 0
+
+
+async def test_a_transfer_without_an_answer_is_unknown(payouts: Payouts, bank: FileRail) -> None:
+    await topup(payouts)
+    bank.after = [RailUnknown("transport-unproven", "?")]
+    await payouts.run(payouts.dispatcher())
+    assert await transfer_state(payouts) == "unknown"
+    key = str(await payouts.value("SELECT key FROM attempt"))
+    await payouts.hear("bank", Outcome(key, Verdict.PAID))
+    assert await transfer_state(payouts) == "sent"
+
+
+async def test_a_transfer_is_cancelled_only_before_it_leaves(payouts: Payouts) -> None:
+    made = await topup(payouts)
+    assert made.transfer_id is not None
+    number = made.transfer_id
+    await payouts.world.run(lambda tx: transfer.cancel(tx, number, "not needed"))
+    assert await transfer_state(payouts) == "cancelled"
+    again = await topup(payouts)
+    assert again.transfer_id is not None
+    await payouts.run(payouts.dispatcher())
+    second = again.transfer_id
+    with pytest.raises(Conflict, match="sent cannot be cancelled"):
+        await payouts.world.run(lambda tx: transfer.cancel(tx, second, "too late"))
+
+
+async def test_transfers_that_make_no_sense_are_refused(payouts: Payouts) -> None:
+    await topup(payouts)
+    bank, wallet, funded = (payouts.accounts[name].id for name in ("bank", "wallet", "float"))
+    euros = Money(100, "EUR")
+    orders = [
+        transfer.Order(bank, 99, euros, "x"),
+        transfer.Order(bank, bank, euros, "x"),
+        transfer.Order(bank, funded, Money(100, "USD"), "x"),
+        transfer.Order(bank, funded, Money(0, "EUR"), "x"),
+        transfer.Order(bank, funded, euros, " "),
+        transfer.Order(wallet, funded, euros, "x"),
+        transfer.Order(bank, wallet, euros, "x"),
+    ]
+    made = await payouts.world.run(
+        lambda tx: transfer.request(tx, payouts.desk.accounts, payouts.rails, orders)
+    )
+    assert [each.slug for each in made] == [
+        "transfer-account-unknown", "transfer-same-account", "transfer-currency",
+        "transfer-amount", "reason-missing", "transfer-rail", "transfer-target",
+    ]  # fmt: skip
+    assert await payouts.value("SELECT count(*) FROM transfer") == 1
+
+
+# -------------------------------------------------------------------------------- accounts
+
+
+async def test_an_account_is_added_once_and_refused_with_each_fault(payouts: Payouts) -> None:
+    first = await payouts.add_account("second-bank", "bank")
+    assert (await payouts.add_account("second-bank", "bank")).id == first.id
+    with pytest.raises(Conflict, match="second-bank"):
+        await payouts.add_account("second-bank", "wallet")
+    with pytest.raises(Unprocessable) as caught:
+        await payouts.add_account(
+            "Bad Name", "none", currency="XXX", payout_window="noon", time_zone="UTC"
+        )
+    assert [problem.pointer for problem in caught.value.problems] == [
+        "/name", "/currency", "/payout_window", "/rail",
+    ]  # fmt: skip
+
+
+async def test_money_given_back_is_what_was_taken(payouts: Payouts, bank: FileRail) -> None:
+    earner = await new_payee(payouts, 50)
+    withdrawal = await approved(payouts, earner, "2.00", "0.50")
+    bank.unwritable = {200}
+    await payouts.claim()
+    assert await payouts.states(withdrawal) == ("failed", [])
+    assert await available(payouts.world, earner) == ("100.00", "0.00")

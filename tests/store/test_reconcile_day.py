@@ -1,0 +1,289 @@
+"""The balance proof of a day, and the day closed: refused with every blocker, then signed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import psycopg
+import pytest
+from tests.statements import BANK, DAY, FUNDING, WALLET, Office, later, line, office, paid, sheet
+from tests.world import ACTOR, PostgresServer
+
+from paymaster.kernel.errors import Unprocessable
+from paymaster.kernel.ids import new_trace_id, text_id
+from paymaster.kernel.money import Money
+from paymaster.ledger.chart import Account
+from paymaster.ledger.entry import Entry, Posting
+from paymaster.ledger.post import post
+from paymaster.rails.base import LineKind, RailAccount
+from paymaster.reconcile import close, day, resolve, run_store
+from paymaster.reconcile.close_store import DayClose
+from paymaster.reconcile.resolve import Target
+from paymaster.reconcile.run_store import Run
+
+ACCOUNTS = [BANK, WALLET]
+
+
+async def _run(desk: Office, account: RailAccount = BANK, on: object = DAY) -> Run:
+    return await day.run_account(
+        desk.world.dbs, 1, ACTOR, new_trace_id(), account, on, timedelta(hours=12)
+    )
+
+
+async def _close(
+    desk: Office, accounts: list[RailAccount] = ACCOUNTS, on: object = DAY
+) -> DayClose:
+    return await day.close_day(desk.world.dbs, 1, desk.signer, ACTOR, new_trace_id(), accounts, on)
+
+
+async def _blockers(desk: Office, accounts: list[RailAccount] = ACCOUNTS) -> dict[str, str]:
+    with pytest.raises(Unprocessable) as refused:
+        await _close(desk, accounts)
+    assert refused.value.slug == "day-not-ready"
+    return {problem.pointer: problem.detail for problem in refused.value.problems}
+
+
+async def test_the_balance_proof_of_a_day(postgres: PostgresServer) -> None:
+    async with office(postgres) as desk:
+        one, two = await desk.payouts(["10.00", "20.00"])
+        with pytest.raises(Unprocessable) as missing:
+            await _run(desk)
+        assert missing.value.slug == "statement-missing"
+        await desk.store(sheet("100.00", paid(one), line("U", "-1.00", fee="0.50")))
+        first = await _run(desk)
+        assert (first.ledger, first.outstanding, first.difference) == (10_000, -1_150, 0)
+        await desk.store(sheet("88.50", paid(two), day=later(1)))
+        await desk.settle()
+        second = await _run(desk)
+        assert (second.opening, second.closing, second.ledger) == (10_000, 8_850, 8_850)
+        assert (second.outstanding, second.difference) == (0, 0)
+        assert (second.lines, second.matched, second.breaks) == (2, 1, 1)
+        assert (await _run(desk, on=later(1))).difference == 0
+        runs = await desk.world.read(lambda tx: run_store.listing(tx, BANK.id, DAY, None, 10))
+        assert runs == [second, first]
+
+
+async def test_cash_that_moves_without_a_statement_is_a_difference(
+    postgres: PostgresServer,
+) -> None:
+    async with office(postgres) as desk:
+        await desk.store(sheet("100.00"))
+        euro = Money(100, "EUR")
+        cash, equity = Account("cash", BANK.id, "EUR"), Account("equity", 0, "EUR")
+
+        async def move(source: Account, target: Account) -> None:
+            entry_id = (await desk.world.run(_ids))[0]
+            entry = Entry(entry_id, "manual", "x", (Posting(source, target, euro),))
+            await desk.world.run(lambda tx: post(tx, [entry]))
+
+        await move(cash, equity)
+        found = await _run(desk)
+        assert (found.closing, found.ledger, found.difference) == (10_000, 10_100, -100)
+        assert await desk.kinds() == ["balance-differs"]
+        differences = await desk.world.read(day.prove_cell)
+        assert [each.check for each in differences] == ["cash"]
+        await move(equity, cash)
+        assert (await _run(desk)).difference == 0
+        assert await desk.breaks() == []
+
+
+async def _ids(tx: object) -> list[int]:
+    return tx.ids(1)  # type: ignore[attr-defined]
+
+
+async def test_what_never_came_is_a_break_until_it_comes(postgres: PostgresServer) -> None:
+    """Paid and returned as the provider said, in two cells; one comes late, one never was."""
+    async with office(postgres, cells=2) as desk:
+        late = await desk.payout("10.00", cell=2, state="paid")
+        (back,) = await desk.payouts(["20.00"], state="returned")
+        fresh = await desk.payout("5.00", state="sent")
+        desk.world.clock.advance(timedelta(days=2))
+        await desk.store(sheet("100.00", paid(back), day=later(1)))
+        await desk.settle()
+        await _run(desk, on=later(1))
+        assert sorted(await desk.breaks()) == [
+            ("missing-at-provider", late.attempt),
+            ("return-missing-at-provider", back.attempt),
+        ]
+        await desk.store(sheet("80.00", paid(late), paid(fresh), day=later(2)))
+        await desk.settle()
+        assert await desk.breaks() == [("return-missing-at-provider", back.attempt)]
+        await desk.assert_proven()
+
+
+async def test_a_day_is_refused_with_every_blocker_and_then_closed(
+    postgres: PostgresServer,
+) -> None:
+    async with office(postgres, cells=3) as desk:
+        payout = await desk.payout("10.00", cell=3)
+        refused = await _blockers(desk)
+        assert set(refused) == {"/rail_accounts/bank", "/rail_accounts/wallet"}
+        await desk.store(sheet("100.00", paid(payout), line("U", "-1.00")))
+        await desk.store(sheet("0.00"), account=WALLET)
+        refused = await _blockers(desk)
+        assert "not been proven" in refused["/rail_accounts/bank"]
+        await desk.match()
+        await desk.deliver(only=1)
+        await _run(desk)
+        await _run(desk, WALLET)
+        refused = await _blockers(desk)
+        assert refused["/rail_accounts/bank"] == "1 lines are not decided yet."
+        assert "10.00 EUR" in refused["/intercell/1-3"]
+        (broken,) = [pointer for pointer in refused if pointer.startswith("/breaks/br_")]
+        await desk.settle()
+        refused = await _blockers(desk)
+        assert set(refused) == {"/rail_accounts/bank", broken}
+        await _resolve_all(desk)
+        await _run(desk)
+        closed = await _close(desk)
+        assert await _close(desk) == closed
+        await _assert_signed(desk, closed)
+        for cell in desk.cells:
+            assert await _closed_through(desk, cell) == DAY
+        totals = closed.totals["cells"]
+        assert totals["1"]["accounts"]["cash"] == {"EUR": "89.00"}
+        assert totals["3"]["accounts"]["intercell"] == {"EUR": "10.00"}
+        assert closed.totals["statements"][text_id("ra", 1, BANK.id)] == {
+            "closing": "89.00", "currency": "EUR",
+        }  # fmt: skip
+        await desk.assert_proven()
+
+
+async def _resolve_all(desk: Office) -> None:
+    for subject in [row[0] for row in await _open_ids(desk)]:
+        await desk.world.run(
+            lambda tx, one=subject: resolve.resolve(tx, one, "bank fee", Target("rail_fees"))
+        )
+
+
+async def _open_ids(desk: Office) -> list[tuple[int]]:
+    return await desk.world.read(
+        lambda tx: tx.tuples("SELECT id FROM break WHERE state = 'open' ORDER BY id")
+    )
+
+
+async def _closed_through(desk: Office, cell: int) -> object:
+    return await desk.world.read(lambda tx: tx.value("SELECT closed_through FROM head"), cell)
+
+
+async def _assert_signed(desk: Office, closed: DayClose) -> None:
+    (public,) = desk.signer.public_keys("day-close")
+    assert close.verify(closed, public)
+    assert not close.verify(replace(closed, closed_seq=closed.closed_seq + 1), public)
+    altered = {**closed.totals, "statements": {}}
+    assert not close.verify(replace(closed, totals=altered), public)
+
+
+async def test_a_closed_day_takes_nothing_more_and_days_form_a_chain(
+    postgres: PostgresServer,
+) -> None:
+    """What belongs to the closed day and is booked later takes effect on the next open day."""
+    async with office(postgres) as desk:
+        desk.world.clock.advance(timedelta(days=1))
+        await desk.store(sheet("0.00"))
+        await _run(desk)
+        first = await _close(desk, [BANK])
+        funded = line("I", "5.00", kind=LineKind.INCOMING, remittance=FUNDING, day=DAY)
+        await desk.store(sheet("0.00", funded, day=later(1)))
+        await desk.settle()
+        days = await desk.world.read(
+            lambda tx: tx.tuples("SELECT effective_day FROM entry WHERE kind = 'fund'")
+        )
+        assert days == [(later(1),)]
+        await _run(desk, on=later(1))
+        second = await _close(desk, [BANK], later(1))
+        assert second.totals["previous"] == first.digest.hex()
+        with pytest.raises(Unprocessable) as passed:
+            await _close(desk, [BANK], later(-1))
+        assert passed.value.slug in {"day-passed", "day-not-ready"}
+        with pytest.raises(Unprocessable) as early:
+            await _close(desk, [], later(2))
+        assert "not over" in early.value.problems[0].detail
+        await desk.assert_proven()
+        with psycopg.connect(desk.world.owner_dsn, autocommit=True) as owner:
+            owner.execute("UPDATE cell_1.day_close SET closed_seq = 1 WHERE day = %s", (DAY,))
+        (found,) = await desk.world.read(day.prove_cell)
+        assert (found.check, found.subject) == ("day-close", DAY.isoformat())
+
+
+async def test_closing_goes_on_after_a_crash_between_the_cells(postgres: PostgresServer) -> None:
+    async with office(postgres, cells=2) as desk:
+        await desk.store(sheet("0.00"))
+        await _run(desk)
+        await desk.world.run(lambda tx: close.freeze(tx, DAY), 2)
+        assert await _closed_through(desk, 1) is None
+        closed = await _close(desk, [BANK])
+        assert await _closed_through(desk, 1) == DAY
+        await _assert_signed(desk, closed)
+
+
+async def test_a_cell_whose_books_do_not_prove_keeps_the_day_open(
+    postgres: PostgresServer,
+) -> None:
+    async with office(postgres, cells=2) as desk:
+        await desk.payout("10.00", cell=2, state="paid")
+        await desk.store(sheet("0.00"))
+        await _run(desk)
+        with psycopg.connect(desk.world.owner_dsn, autocommit=True) as owner:
+            owner.execute("UPDATE cell_2.account SET balance = balance + 1 WHERE kind = 'clearing'")
+        refused = await _blockers(desk, [BANK])
+        assert set(refused) == {"/cells/2"}
+
+
+async def test_a_statement_after_the_last_run_keeps_the_day_open(postgres: PostgresServer) -> None:
+    async with office(postgres) as desk:
+        await desk.store(sheet("0.00"))
+        await _run(desk)
+        await desk.store(sheet("0.00", line("F", "-1.00", kind=LineKind.FEE), name="S-more"))
+        await desk.settle()
+        refused = await _blockers(desk, [BANK])
+        assert "run it again" in refused["/rail_accounts/bank"]
+        assert (await _run(desk)).closing == -100
+        await _close(desk, [BANK])
+
+
+async def test_prove_names_what_was_altered(postgres: PostgresServer) -> None:
+    """Past the application's rights: an amount, a booking, a state, a break."""
+    async with office(postgres) as desk:
+        payout = await desk.payout("10.00")
+        await desk.store(sheet("100.00", paid(payout, "L", None), line("U", "-1.00")))
+        await desk.settle()
+        damages = {
+            "line-posting": "UPDATE statement_line SET amount = amount - 1 WHERE line_id = 'L'",
+            "line-fee": "UPDATE statement_line SET fee = 1 WHERE line_id = 'L'",
+            "line-state": "UPDATE statement_line SET posted_id = NULL WHERE line_id = 'L'",
+            "suspense": "UPDATE statement_line SET state = 'matched', matched = 'x'"
+            " WHERE line_id = 'U'",
+            "statement-sum": "UPDATE statement SET closing = closing + 1",
+            "clearing": "UPDATE attempt SET booked_line = NULL, booked_on = NULL",
+            "attempt-booking": "UPDATE attempt SET state = 'sent'",
+            "line-break": "UPDATE break SET state = 'resolved', resolved_by = 'x'",
+            "cash": "UPDATE account SET balance = balance + 5 WHERE kind = 'cash'",
+        }
+        for check, damage in damages.items():
+            assert check in await _found_after(desk, damage), check
+
+
+async def _found_after(desk: Office, damage: str) -> set[str]:
+    """The checks that fail after some damage, which is then undone."""
+    tables = ["statement_line", "statement", "attempt", "break", "account"]
+    with psycopg.connect(desk.world.owner_dsn, autocommit=True) as owner:
+        owner.execute("SET search_path TO cell_1")
+        for table in tables:
+            owner.execute(f"CREATE TABLE IF NOT EXISTS saved_{table} AS SELECT * FROM {table}")
+        owner.execute(damage)
+        found = {each.check for each in await desk.world.read(day.prove_cell)}
+        table = next(t for t in tables if damage.startswith(f"UPDATE {t} "))
+        columns = [
+            row[0]
+            for row in owner.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
+                (f"cell_1.{table}",),
+            ).fetchall()
+            if row[0] != "id"
+        ]
+        assigned = ", ".join(f"{column} = s.{column}" for column in columns)
+        owner.execute(f"UPDATE {table} t SET {assigned} FROM saved_{table} s WHERE s.id = t.id")
+    assert await desk.world.read(day.prove_cell) == []
+    return found
