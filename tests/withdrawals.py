@@ -11,7 +11,6 @@ from datetime import timedelta
 from tests.world import PostgresServer, World, make_world
 
 from paymaster.db.tx import CellTx
-from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import balance, recipes
 from paymaster.ledger import proof as ledger_proof
@@ -189,6 +188,25 @@ async def bring(world: World, withdrawal_id: int, state: str) -> None:
         assert moved.done, moved
 
 
+async def made_in(world: World, state: str, amount: str = "40.00") -> tuple[Earner, int]:
+    """A withdrawal of a new earner, with a fee of 0.50, in a state."""
+    earner = await new_earner(world)
+    withdrawal_id = await requested(world, earner, amount, "0.50")
+    await bring(world, withdrawal_id, state)
+    return earner, withdrawal_id
+
+
+async def lend(world: World, withdrawal_id: int, token: int = TOKEN) -> None:
+    """Put a withdrawal under a lease."""
+
+    async def work(tx: CellTx) -> None:
+        await tx.execute(
+            "UPDATE withdrawal SET lease_token = %s WHERE id = %s", (token, withdrawal_id)
+        )
+
+    await world.run(work)
+
+
 async def available(world: World, earner: Earner) -> tuple[str, str]:
     """What the earner has available and held."""
     found = await world.read(lambda tx: balance.balances(tx, earner.user_id), earner.cell)
@@ -210,7 +228,3 @@ async def assert_proven(world: World) -> None:
         differences = await world.read(proof.prove, cell.number)
         differences += await world.read(ledger_proof.prove, cell.number)
         assert differences == []
-
-
-def trace() -> str:
-    return new_trace_id()

@@ -7,11 +7,9 @@ import pytest
 import pytest_asyncio
 from tests.withdrawals import (
     PATHS,
-    Earner,
     assert_proven,
-    bring,
+    made_in,
     new_earner,
-    requested,
     withdrawal_world,
 )
 from tests.world import PostgresServer, World
@@ -33,13 +31,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def world(postgres: PostgresServer) -> AsyncIterator[World]:
     async with withdrawal_world(postgres) as made:
         yield made
-
-
-async def made_in(world: World, state: str) -> tuple[Earner, int]:
-    earner = await new_earner(world)
-    withdrawal_id = await requested(world, earner, "40.00", "0.50")
-    await bring(world, withdrawal_id, state)
-    return earner, withdrawal_id
 
 
 async def told_of(world: World, withdrawal_id: int) -> list[Difference]:

@@ -31,8 +31,10 @@ ROLES: tuple[str, ...] = (*WEB_ROLES, *work.ROLES)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """How to run a role: `health_port` is for background roles; with `share_port` copies of a web
-    role listen on one port side by side; with `exit_with_parent` it stops when its parent ends.
+    """How to run a role.
+
+    `health_port` is for background roles. With `share_port` copies of a web role listen on one
+    port side by side. With `exit_with_parent` it stops when its parent ends.
     """
 
     role: str

@@ -20,6 +20,7 @@ from paymaster.screen.rule_set import RuleSet
 from paymaster.screen.rules.base import ANY_CURRENCY
 from paymaster.screen.rules.maximum import Maximum
 from paymaster.screen.rules.minimum import Minimum
+from paymaster.screen.store import RuleSetRow
 from paymaster.screen.verdict import Outcome
 from paymaster.withdraw.request import Limits
 
@@ -28,6 +29,11 @@ async def current(tx: ControlRead, environment_id: int) -> RuleSet | None:
     """The rule set in force; None in an environment that has never had one."""
     row = await store.newest_rule_set(tx, environment_id)
     return None if row is None else RuleSet.read(row.rules)
+
+
+async def history(tx: ControlRead, environment_id: int) -> list[RuleSetRow]:
+    """All versions, newest first, each with the moment from which it was in force."""
+    return await store.rule_sets(tx, environment_id)
 
 
 async def ensure(tx: ControlTx, environment_id: int) -> RuleSet:

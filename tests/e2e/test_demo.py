@@ -1,0 +1,209 @@
+"""The main job with real processes: known truth, repetition, kill -9, three cells, copies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SECONDS = 170
+TRUTH = {
+    "rte": (8000, 164, 5833, 20, 6066, 11666),
+    "temp": (4620, 76, 3390, 15, 4740, 6780),
+    "wsd": (1770, 34, 1738, 11, 2464, 3476),
+}
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def logs(data_dir_from_outside: Path) -> Path:
+    return data_dir_from_outside / "snow2008"
+
+
+def log_file(logs: Path, name: str) -> Path:
+    return logs / f"{name}.standardized.tsv"
+
+
+def start(answers: Path, data: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "paymaster", "demo", "--json", "--answers", str(answers)]
+    command += ["--data", str(data), *options]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PAYMASTER__")}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+
+
+def finish(process: subprocess.Popen[bytes], data: Path) -> dict[str, Any]:
+    out, err = process.communicate(timeout=SECONDS)
+    log = data / "demo" / "up.log"
+    told = log.read_text()[-3000:] if log.exists() else ""
+    assert process.returncode == 0, f"{out.decode()}\n{err.decode()}\n{told}"
+    return json.loads(out.decode().strip().splitlines()[-1])
+
+
+def play(answers: Path, data: Path, *options: str) -> dict[str, Any]:
+    return finish(start(answers, data, *options), data)
+
+
+def truth_of(answers: Path, reward_minor: int = 2) -> tuple[int, int, int, int, int, int]:
+    """What must come out, counted from the log by itself."""
+    with answers.open(newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    right = Counter(r["!amt_worker_ids"] for r in rows if r["response"] == r["gold"])
+    earned = {worker: count * reward_minor for worker, count in right.items()}
+    over = [minor for minor in earned.values() if minor >= 100]
+    workers = len({r["!amt_worker_ids"] for r in rows})
+    return len(rows), workers, right.total(), len(over), sum(over), sum(earned.values())
+
+
+def check(summary: dict[str, Any], truth: tuple[int, int, int, int, int, int]) -> None:
+    answers, workers, rewarded, withdrawals, withdrawn, earned = truth
+    assert summary["answers"] == answers
+    assert summary["workers"] == workers
+    assert summary["rewarded"] == rewarded
+    assert summary["rewarded_minor"] == summary["sponsor_spent_minor"] == earned
+    assert summary["withdrawals"] == withdrawals
+    assert summary["returned"] == 2
+    assert summary["paid"] == withdrawals - 2
+    assert summary["paid_minor"] + summary["returned_minor"] == withdrawn
+    assert summary["sandbox_paid_minor"] == summary["paid_minor"]
+    assert summary["owed_minor"] == earned - withdrawn + summary["returned_minor"]
+    assert (summary["open_breaks"], summary["duplicates_paid"]) == (0, 0)
+    assert summary["prove"] == "ok"
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_a_real_log_gives_the_known_truth(logs: Path, tmp_path: Path, name: str) -> None:
+    answers = log_file(logs, name)
+    assert truth_of(answers) == TRUTH[name]
+    check(play(answers, tmp_path), TRUTH[name])
+
+
+def test_a_second_run_in_the_same_folder_changes_nothing(logs: Path, tmp_path: Path) -> None:
+    first = play(log_file(logs, "wsd"), tmp_path)
+    assert play(log_file(logs, "wsd"), tmp_path) == first
+    check(first, TRUTH["wsd"])
+
+
+def test_an_altered_log_gives_its_own_truth(logs: Path, tmp_path: Path) -> None:
+    lines = log_file(logs, "wsd").read_text().splitlines(keepends=True)
+    dropped = set(random.Random(7).sample(range(1, len(lines)), 200))
+    altered = tmp_path / "altered.tsv"
+    altered.write_text("".join(x for n, x in enumerate(lines) if n not in dropped))
+    summary = play(altered, tmp_path / "data", "--reward", "0.05", "--currency", "USD")
+    check(summary, truth_of(altered, 5))
+
+
+def test_three_cells_on_two_servers(logs: Path, tmp_path: Path) -> None:
+    check(play(log_file(logs, "wsd"), tmp_path, "--cells", "3"), TRUTH["wsd"])
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Every process below one, with its command line."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    below = {pid}
+    while grown := {p for p, parent in parents.items() if parent in below} - below:
+        below |= grown
+    found: dict[int, str] = {}
+    for one in below - {pid}:
+        try:
+            found[one] = (
+                (Path("/proc") / str(one) / "cmdline").read_bytes().decode(errors="replace")
+            )
+        except OSError:
+            continue
+    return found
+
+
+def postgres_of(data: Path) -> set[int]:
+    """The servers of a data folder, which need not be our descendants."""
+    found: set[int] = set()
+    for file in data.rglob("postmaster.pid"):
+        try:
+            found.add(int(file.read_text().splitlines()[0]))
+        except (OSError, ValueError, IndexError):
+            continue
+    return found
+
+
+def kill_all(process: subprocess.Popen[bytes], data: Path) -> None:
+    """kill -9 of the whole tree, the database with all its children included."""
+    servers = {p for p in postgres_of(data) if Path(f"/proc/{p}").exists()}
+    doomed = {process.pid, *descendants(process.pid), *servers}
+    for server in servers:
+        doomed |= set(descendants(server))
+    for pid in doomed:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.communicate()
+
+
+@pytest.mark.parametrize("after_seconds", [6, 10, 14])
+def test_kill_9_of_everything_then_again_ends_the_same(
+    logs: Path, tmp_path: Path, after_seconds: float
+) -> None:
+    process = start(log_file(logs, "wsd"), tmp_path)
+    time.sleep(after_seconds)
+    kill_all(process, tmp_path)
+    check(play(log_file(logs, "wsd"), tmp_path), TRUTH["wsd"])
+
+
+def test_two_copies_of_every_role_one_of_them_stopped_past_its_lease(
+    logs: Path, tmp_path: Path
+) -> None:
+    """SIGSTOP a copy of each background role in turn, longer than the lease, then resume it."""
+    process = start(log_file(logs, "wsd"), tmp_path, "--copies", "2")
+    stopped = 0
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(2)
+        below = descendants(process.pid)
+        roles = [pid for pid, line in below.items() if "\0role\0" in line and "api" not in line]
+        if len(roles) < 12:
+            continue
+        for role in ("dispatch", "settle", "relay"):
+            victims = [pid for pid in roles if f"\0{role}\0" in below[pid]]
+            if victims and Path(f"/proc/{victims[0]}").exists():
+                os.kill(victims[0], signal.SIGSTOP)
+                stopped += 1
+                time.sleep(1)
+        time.sleep(11)
+        for pid in roles:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
+        break
+    check(finish(process, tmp_path), TRUTH["wsd"])
+    assert stopped == 3
+
+
+def test_a_folder_of_another_log_is_refused(logs: Path, tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "state.json").write_text(
+        json.dumps({"fingerprint": "x", "funding_day": "2026-01-01", "payout_day": "2026-01-02"})
+    )
+    process = start(log_file(logs, "wsd"), tmp_path)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert b"demo-data-folder" in err
