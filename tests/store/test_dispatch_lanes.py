@@ -91,7 +91,7 @@ async def test_a_provider_that_is_away_is_left_alone_and_tried_again(
     for _ in range(6):
         payouts.world.clock.advance(timedelta(minutes=5))
         await payouts.run(dispatcher)
-    assert [(await payouts.states(each))[0] for each in waiting] == ["sent"] * 20
+    assert {(await payouts.states(each))[0] for each in waiting} == {"paid"}
 
 
 async def test_an_account_without_money_is_not_asked_for_every_payment(

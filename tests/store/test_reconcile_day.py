@@ -8,8 +8,9 @@ from datetime import timedelta
 import psycopg
 import pytest
 from tests.statements import BANK, DAY, FUNDING, WALLET, Office, later, line, office, paid, sheet
-from tests.world import ACTOR, PostgresServer
+from tests.world import ACTOR, START, PostgresServer
 
+from paymaster.db.tx import CellRead
 from paymaster.kernel.errors import Unprocessable
 from paymaster.kernel.ids import new_trace_id, text_id
 from paymaster.kernel.money import Money
@@ -266,24 +267,11 @@ async def test_prove_names_what_was_altered(postgres: PostgresServer) -> None:
 
 
 async def _found_after(desk: Office, damage: str) -> set[str]:
-    """The checks that fail after some damage, which is then undone."""
-    tables = ["statement_line", "statement", "attempt", "break", "account"]
-    with psycopg.connect(desk.world.owner_dsn, autocommit=True) as owner:
-        owner.execute("SET search_path TO cell_1")
-        for table in tables:
-            owner.execute(f"CREATE TABLE IF NOT EXISTS saved_{table} AS SELECT * FROM {table}")
-        owner.execute(damage)
-        found = {each.check for each in await desk.world.read(day.prove_cell)}
-        table = next(t for t in tables if damage.startswith(f"UPDATE {t} "))
-        columns = [
-            row[0]
-            for row in owner.execute(
-                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
-                (f"cell_1.{table}",),
-            ).fetchall()
-            if row[0] != "id"
-        ]
-        assigned = ", ".join(f"{column} = s.{column}" for column in columns)
-        owner.execute(f"UPDATE {table} t SET {assigned} FROM saved_{table} s WHERE s.id = t.id")
-    assert await desk.world.read(day.prove_cell) == []
-    return found
+    """The checks that fail on a snapshot with some damage, which is never committed."""
+    async with await psycopg.AsyncConnection.connect(desk.world.owner_dsn) as owner:
+        await owner.execute("SET search_path TO cell_1")
+        assert await day.prove_cell(CellRead(owner, START, 1, "Europe/Berlin")) == []
+        await owner.execute(damage.encode())
+        found = await day.prove_cell(CellRead(owner, START, 1, "Europe/Berlin"))
+        await owner.rollback()
+    return {each.check for each in found}

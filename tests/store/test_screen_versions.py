@@ -43,6 +43,8 @@ async def test_versions_follow_one_another_and_the_newest_is_in_force(world: Wor
     with pytest.raises(Conflict) as late:
         await control.run(actor, trace, lambda tx: activate(tx, 1, rules, based_on=1))
     assert late.value.slug == "rule-set-changed"
+    with pytest.raises(Conflict):  # nobody can have seen a version that is not there yet
+        await control.run(actor, trace, lambda tx: activate(tx, 1, rules, based_on=9))
     broken = {"rules": [{"rule": "minimum", "parameters": {"amount": {"EUR": "2"}}}, {"rule": "?"}]}
     with pytest.raises(Refusal) as refused:
         await control.run(actor, trace, lambda tx: activate(tx, 1, broken, based_on=2))

@@ -142,7 +142,7 @@ async def _figures(call: Call, view: CampaignView) -> dict[str, Any]:
     tasks = await call.look(lambda tx: figures.task_ids(tx, view.number))
     total = Figures.total(
         await call.everywhere(
-            lambda tx: figures.of_cell(tx, view.number, view.currency, tasks)
+            lambda tx: figures.of_cell(tx, view.number, view.home_cell, view.currency, tasks)
         )
     )
     funded, spent = Money(total.funded, view.currency), Money(total.spent, view.currency)

@@ -12,7 +12,7 @@ from paymaster.api.context import Call, deps_of
 from paymaster.api.cursors import Part
 
 Cursor = Annotated[str | None, Query(max_length=512, description="From the page before.")]
-Limit = Annotated[int | None, Query(ge=1, le=1000, description="Most items of the page.")]
+Limit = Annotated[int | None, Query(ge=1, le=200, description="Most items of the page.")]
 
 
 @dataclass(frozen=True, slots=True)

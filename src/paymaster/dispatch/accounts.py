@@ -159,6 +159,52 @@ async def add(
     return account
 
 
+async def put(
+    tx: ControlTx,
+    environment_id: int,
+    treasury_cell: int,
+    new: NewAccount,
+    rails: Mapping[str, Rail],
+) -> tuple[PayoutAccount, bool]:
+    """Take an account on, or change its settings, secrets, window or time zone to these; audited.
+
+    The second value says whether it is new. Rail and currency stay. Raises what `add` raises.
+    """
+    before = await tx.value(
+        "SELECT 1 FROM rail_account WHERE environment_id = %s AND name = %s",
+        (environment_id, new.name),
+    )
+    found = await add(tx, environment_id, treasury_cell, new, rails)
+    if before is None or _same(found, new):
+        return found, before is None
+    await tx.execute(
+        """
+        UPDATE rail_account SET settings = %s, secrets = %s, time_zone = %s, payout_window = %s,
+            version = version + 1
+        WHERE id = %s
+        """,
+        (
+            json(dict(new.settings)),
+            json(dict(new.secrets)),
+            new.time_zone,
+            new.payout_window,
+            found.id,
+        ),
+    )
+    subject = text_id("ra", treasury_cell, found.id)
+    await audit.record(tx, [audit.Act("rail_account.change", subject, None, {"name": new.name})])
+    return await _locked(tx, environment_id, new.name), False
+
+
+def _same(found: PayoutAccount, new: NewAccount) -> bool:
+    return (found.rail.settings, found.rail.secrets, found.time_zone, found.payout_window) == (
+        dict(new.settings),
+        dict(new.secrets),
+        new.time_zone,
+        new.payout_window,
+    )
+
+
 async def set_state(
     tx: ControlTx, environment_id: int, treasury_cell: int, name: str, state: str, reason: str
 ) -> PayoutAccount:

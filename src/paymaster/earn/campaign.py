@@ -9,9 +9,10 @@ from typing import Any
 
 from paymaster.db import audit, outbox
 from paymaster.db.tx import CellRead, ControlRead, ControlTx
-from paymaster.earn import offers, requirements
+from paymaster.earn import requirements
 from paymaster.earn.machine import CAMPAIGN, TOWARDS, OfferState
-from paymaster.earn.offers import CampaignRow, SponsorRow
+from paymaster.earn.store import offers
+from paymaster.earn.store.offers import CampaignRow, SponsorRow
 from paymaster.earn.views import CampaignView, SponsorView
 from paymaster.kernel.errors import Broken, NotFound, Problem, Unprocessable
 from paymaster.kernel.ids import reference, text_id
@@ -212,9 +213,7 @@ async def by_funding_reference(
     return None if row is None else CampaignView.of(row)
 
 
-async def funding_references(
-    tx: ControlRead, environment_id: int
-) -> list[tuple[str, int, str]]:
+async def funding_references(tx: ControlRead, environment_id: int) -> list[tuple[str, int, str]]:
     """`(funding reference, campaign's number, currency)` of every campaign, ended ones too."""
     return await offers.funding_references(tx, environment_id)
 

@@ -13,11 +13,12 @@ from datetime import datetime
 import msgspec
 
 from paymaster.db.tx import ControlRead
-from paymaster.earn import offers, verify
+from paymaster.earn import verify
 from paymaster.earn.event import Event
 from paymaster.earn.machine import OfferState
-from paymaster.earn.offers import CampaignRow, TaskRow
 from paymaster.earn.requirements import Requirements
+from paymaster.earn.store import offers
+from paymaster.earn.store.offers import CampaignRow, TaskRow
 from paymaster.kernel.errors import NotFound
 from paymaster.kernel.ids import Ref, parse_text_id, text_id
 from paymaster.kernel.money import Money

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import store
 from paymaster.earn.event import Fault
-from paymaster.earn.store import DeadLetter, DeadLetterRow
+from paymaster.earn.store import events as store
+from paymaster.earn.store.events import DeadLetter, DeadLetterRow
 from paymaster.kernel.errors import NotFound
 from paymaster.secrets.sealing import Sealer, place
 

@@ -46,8 +46,10 @@ async def task_ids(tx: ControlRead, campaign_id: int) -> list[int]:
     return [row[0] for row in rows]
 
 
-async def of_cell(tx: CellRead, campaign_id: int, currency: str, tasks: list[int]) -> Figures:
-    """This cell's part, from the snapshot of `tx`."""
+async def of_cell(
+    tx: CellRead, campaign_id: int, home_cell: int, currency: str, tasks: list[int]
+) -> Figures:
+    """This cell's part, from the snapshot of `tx`. Sponsors' money comes into the home cell."""
     [(spent, rewards, waiting)] = await tx.tuples(
         """
         SELECT coalesce(sum(amount) FILTER (WHERE state = ANY(%s)), 0)::bigint,
@@ -60,11 +62,12 @@ async def of_cell(tx: CellRead, campaign_id: int, currency: str, tasks: list[int
     [(events, users)] = await tx.tuples(
         "SELECT count(*), count(DISTINCT user_id) FROM event WHERE task_id = ANY(%s)", (tasks,)
     )
-    return Figures(await _funded(tx, campaign_id, currency), spent, events, users, rewards, waiting)
+    funded = await _funded(tx, campaign_id, currency) if tx.cell == home_cell else 0
+    return Figures(funded, spent, events, users, rewards, waiting)
 
 
 async def _funded(tx: CellRead, campaign_id: int, currency: str) -> int:
-    """What entries other than rewards, reversals and leases between cells put into the budget."""
+    """What came into the budget from outside: not by reversals, nor by leases between cells."""
     return await tx.value(
         """
         WITH budget AS (

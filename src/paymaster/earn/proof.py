@@ -7,9 +7,9 @@ from itertools import product
 from typing import LiteralString
 
 from paymaster.db.tx import CellRead
-from paymaster.earn import reward_store
 from paymaster.earn.machine import RewardState
-from paymaster.earn.reward_store import RewardRow
+from paymaster.earn.store import rewards as reward_store
+from paymaster.earn.store.rewards import RewardRow
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes

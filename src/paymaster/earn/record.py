@@ -13,16 +13,18 @@ from datetime import date, datetime
 from functools import partial
 
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import reward, state_store, store, verify
+from paymaster.earn import reward, verify
 from paymaster.earn.catalogue import Catalogue, Offer
 from paymaster.earn.dead_letter import bury
 from paymaster.earn.event import Event, EventOutcome, Fault, Status
 from paymaster.earn.intake import payload_text
 from paymaster.earn.machine import RewardState, TaskEvent
 from paymaster.earn.reward import Grant
-from paymaster.earn.state_store import Fresh, Pair
 from paymaster.earn.states import States
-from paymaster.earn.store import EventRow, ProgressRow, Span
+from paymaster.earn.store import events as store
+from paymaster.earn.store import states as state_store
+from paymaster.earn.store.events import EventRow, ProgressRow, Span
+from paymaster.earn.store.states import Fresh, Pair
 from paymaster.kernel.clock import business_day
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import text_id

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import reward, reward_store
+from paymaster.earn import reward
 from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
-from paymaster.earn.reward_store import RewardRow
+from paymaster.earn.store import rewards as reward_store
+from paymaster.earn.store.rewards import RewardRow
 from paymaster.earn.views import RewardView
 from paymaster.kernel.errors import Broken, NotFound, Unprocessable
 from paymaster.kernel.ids import text_id

@@ -13,13 +13,13 @@ from datetime import timedelta
 
 from paymaster.db import outbox
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import reward_store
 from paymaster.earn import slice as slices
 from paymaster.earn.catalogue import Offer
 from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
-from paymaster.earn.reward_store import RewardMove, RewardRow
-from paymaster.earn.state_store import Fresh, Pair
 from paymaster.earn.states import States
+from paymaster.earn.store import rewards as reward_store
+from paymaster.earn.store.rewards import RewardMove, RewardRow
+from paymaster.earn.store.states import Fresh, Pair
 from paymaster.earn.views import money
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import text_id

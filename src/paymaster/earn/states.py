@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from paymaster.db import outbox
 from paymaster.db.tx import CellTx
-from paymaster.earn import state_store
 from paymaster.earn.machine import TASK, TaskEvent
-from paymaster.earn.state_store import Fresh, MoveRow, Pair, StateRow
+from paymaster.earn.store import states as state_store
+from paymaster.earn.store.states import Fresh, MoveRow, Pair, StateRow
 from paymaster.kernel.ids import text_id
 
 _NEXT = {(move.source.value, move.event.value): move.target.value for move in TASK.moves}

@@ -9,10 +9,11 @@ from typing import Any
 
 from paymaster.db import audit, outbox
 from paymaster.db.tx import ControlRead, ControlTx
-from paymaster.earn import offers, requirements, verify
+from paymaster.earn import requirements, verify
 from paymaster.earn.campaign import check_name
 from paymaster.earn.machine import OFFER, TOWARDS, OfferState
-from paymaster.earn.offers import CampaignRow, TaskRow
+from paymaster.earn.store import offers
+from paymaster.earn.store.offers import CampaignRow, TaskRow
 from paymaster.earn.views import TaskView
 from paymaster.kernel.errors import Broken, NotFound, Problem, Refusal, Unprocessable
 from paymaster.kernel.ids import parse_text_id, text_id

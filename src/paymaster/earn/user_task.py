@@ -8,12 +8,13 @@ from typing import Any
 
 from paymaster.db import audit
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import reward, state_store, verify
+from paymaster.earn import reward, verify
 from paymaster.earn.catalogue import SLICE_REWARDS, Offer
 from paymaster.earn.machine import TASK, TaskEvent, TaskState
 from paymaster.earn.reward import Grant
-from paymaster.earn.state_store import Fresh
 from paymaster.earn.states import States
+from paymaster.earn.store import states as state_store
+from paymaster.earn.store.states import Fresh
 from paymaster.earn.views import money
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Unprocessable

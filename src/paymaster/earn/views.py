@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from paymaster.earn.offers import CampaignRow, SponsorRow, TaskRow
+from paymaster.earn.store.offers import CampaignRow, SponsorRow, TaskRow
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money

@@ -86,3 +86,12 @@ async def holds(tx: ReadTx, user_id: int) -> list[Held]:
         (user_id,),
     )
     return [Held(Money(left, asset), reason, subject) for left, asset, reason, subject in rows]
+
+
+async def of_kind(tx: ReadTx, kind: str) -> list[tuple[int, Money]]:
+    """Every account of a kind as `(owner, what came in minus what went out)`."""
+    rows = await tx.tuples(
+        "SELECT owner_id, asset, balance FROM account WHERE kind = %s ORDER BY owner_id, asset",
+        (kind,),
+    )
+    return [(owner, Money(balance, asset)) for owner, asset, balance in rows]

@@ -101,7 +101,7 @@ class Api(Group):
         description="A larger request body is refused (413).",
     )
     page_limit: int = Field(
-        default=100, ge=1, le=1000, description="Most items of one page of a list."
+        default=100, ge=1, le=200, description="Most items of one page of a list."
     )
 
 

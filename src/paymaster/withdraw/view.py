@@ -197,6 +197,12 @@ async def one(tx: CellRead, withdrawal_id: int, *, user_id: int | None = None) -
     return Summary(Ref(tx.cell, withdrawal_id), rows[0])
 
 
+async def of_trace(tx: CellRead, trace_id: str, limit: int = 50) -> list[Story]:
+    """The stories of the withdrawals that were asked for under a trace id, oldest first."""
+    rows = await view_store.shown_of_trace(tx, trace_id, _bounded(limit))
+    return [await story(tx, row.id) for row in rows]
+
+
 async def of_user(
     tx: CellRead, user_id: int, *, before: int | None = None, limit: int = 50
 ) -> list[Summary]:

@@ -98,7 +98,7 @@ async def open_accounts(story: Story) -> None:
     await story.operator.put(
         f"/v1/rail-accounts/{BANK}",
         {
-            "rail": "iso20022",
+            "rail": "iso20022-unique",
             "currency": story.currency,
             "time_zone": "UTC",
             "payout_window": "manual",

@@ -21,6 +21,7 @@ CREATE TABLE commit (
     trace_id text NOT NULL,
     CHECK (first_seq <= last_seq)
 );
+CREATE INDEX commit_trace ON commit (trace_id);
 
 -- Numbers that make ids unique. `last_ms` is how far ids may have been issued under the number.
 CREATE TABLE worker (

@@ -24,6 +24,7 @@ CREATE TABLE withdrawal (
     trace_id text NOT NULL,
     version integer NOT NULL
 );
+CREATE INDEX withdrawal_trace ON withdrawal (trace_id);
 CREATE INDEX withdrawal_user ON withdrawal (user_id, id);
 CREATE INDEX withdrawal_due ON withdrawal (state, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX withdrawal_destination ON withdrawal (destination_id, id);

@@ -50,7 +50,7 @@ def malformed(detail: str) -> Refusal:
 def local(element: Element) -> str:
     """The name without its namespace; empty for comments and processing instructions."""
     tag: object = element.tag
-    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
+    return tag[tag.rfind("}") + 1 :] if isinstance(tag, str) else ""
 
 
 def elements(body: bytes, names: frozenset[str]) -> Iterator[tuple[str, str, Element]]:
@@ -65,6 +65,7 @@ def elements(body: bytes, names: frozenset[str]) -> Iterator[tuple[str, str, Ele
     walk = _iterparse(
         io.BytesIO(body),
         events=("start", "end"),
+        tag=[f"{{*}}{name}" for name in names],
         load_dtd=False,
         no_network=True,
         resolve_entities=False,
@@ -79,9 +80,7 @@ def elements(body: bytes, names: frozenset[str]) -> Iterator[tuple[str, str, Ele
                 first = False
                 if element.getroottree().docinfo.doctype:
                     raise malformed("The file brings its own document type; banks do not.")
-            name = local(element)
-            if name in names:
-                yield event, name, element
+            yield event, local(element), element
     except _syntax_error as error:
         raise malformed(f"The file is not well-formed XML: {error}") from None
 

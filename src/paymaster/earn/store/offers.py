@@ -160,9 +160,7 @@ async def campaign_of_reference(
     )
 
 
-async def funding_references(
-    tx: ControlRead, environment_id: int
-) -> list[tuple[str, int, str]]:
+async def funding_references(tx: ControlRead, environment_id: int) -> list[tuple[str, int, str]]:
     """`(funding reference, campaign, currency)` of every campaign."""
     rows = await tx.tuples(
         "SELECT funding_reference, id, currency FROM campaign WHERE environment_id = %s",

@@ -1,0 +1,86 @@
+"""The HTTP applications: the API for apps and operators, and the address of webhooks."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
+
+from paymaster import __version__
+from paymaster.api import (
+    campaigns,
+    days,
+    destinations,
+    events,
+    health,
+    hooks,
+    money,
+    rails,
+    reconciliation,
+    screening,
+    tasks,
+    traces,
+    transfers,
+    users,
+    withdrawals,
+)
+from paymaster.api.limiter import Limiter
+from paymaster.api.middleware import Outermost
+from paymaster.api.openapi import document
+from paymaster.api.problems import install
+from paymaster.compose import Deps
+
+ROUTERS: tuple[APIRouter, ...] = (
+    users.router,
+    destinations.router,
+    money.router,
+    campaigns.router,
+    tasks.router,
+    events.router,
+    withdrawals.router,
+    rails.router,
+    transfers.router,
+    reconciliation.router,
+    days.router,
+    screening.router,
+    traces.router,
+)
+"""The API in the order in which the document shows it."""
+
+
+def make_app(routers: tuple[APIRouter, ...], errors_url: str) -> FastAPI:
+    """An application without the middleware and without what it works with."""
+    app = FastAPI(
+        title="Paymaster",
+        version=__version__,
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in (*routers, health.router):
+        app.include_router(router)
+    install(app, errors_url=errors_url)
+    cast("Any", app).openapi = lambda: document(app)
+    return app
+
+
+def build_api(deps: Deps) -> ASGIApp:
+    """The API of this process."""
+    app = make_app(ROUTERS, deps.settings.api.errors_url)
+    app.state.deps = deps
+    app.state.limiter = limiter = Limiter(deps.settings.limits.requests_per_minute)
+    return Outermost(app, deps, deps.settings.api.body_limit_bytes, limiter.policy)
+
+
+def build_hooks(deps: Deps) -> ASGIApp:
+    """The application that providers call."""
+    app = make_app((hooks.router,), deps.settings.api.errors_url)
+    app.state.deps = deps
+    return Outermost(app, deps, deps.settings.hooks.body_limit_bytes)
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document, made without a running system."""
+    return document(make_app(ROUTERS, "/docs/errors"))

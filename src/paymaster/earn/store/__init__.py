@@ -1,0 +1,1 @@
+"""The SQL of earn, private to it: what is offered (control); events, states, rewards (cell)."""
