@@ -95,9 +95,7 @@ class Earning:
             changes.pop("starts_at", LONG_AGO),
             **changes,
         )
-        return await self.control(
-            lambda tx: _first(task.put_task(tx, ENVIRONMENT, parent, wanted))
-        )
+        return await self.control(lambda tx: _first(task.put_task(tx, ENVIRONMENT, parent, wanted)))
 
     async def control(self, work: Any) -> Any:
         return await self.world.dbs.control.run(ACTOR, new_trace_id(), work)

@@ -121,7 +121,9 @@ class ScriptedRail:
             raise RailRefused(
                 "instruction-refused",
                 "Some payments cannot be written.",
-                problems=[Problem(f"/{item.key}", "The name is in no Latin script.") for item in bad],
+                problems=[
+                    Problem(f"/{item.key}", "The name is in no Latin script.") for item in bad
+                ],
             )
         body = json.dumps(
             {
@@ -180,7 +182,9 @@ class AskableRail(ScriptedRail):
             verdict = Verdict.PAID if self.paid[key] else Verdict.NOT_FOUND
         return Outcome(key, verdict, provider_id=f"po_{key}", code=self.code)
 
-    def call(self, key: str, verdict: Verdict, event: str, at: datetime, **more: object) -> dict[str, object]:
+    def call(
+        self, key: str, verdict: Verdict, event: str, at: datetime, **more: object
+    ) -> dict[str, object]:
         """Headers and body of a webhook."""
         body = json.dumps(
             {"id": event, "key": key, "verdict": verdict.value, "at": at.isoformat(), **more}
@@ -203,7 +207,9 @@ class AskableRail(ScriptedRail):
         return [
             Notice(
                 said["id"],
-                Outcome(said["key"], Verdict(said["verdict"]), code=said.get("code"), amount=amount),
+                Outcome(
+                    said["key"], Verdict(said["verdict"]), code=said.get("code"), amount=amount
+                ),
                 said.get("batch"),
             )
         ]
@@ -266,7 +272,7 @@ class Payouts:
             rail,
             str(rest.pop("currency", "EUR")),
             dict(rest.pop("settings", {})),  # type: ignore[call-overload]
-            {},
+            dict(rest.pop("secrets", {})),  # type: ignore[call-overload]
             **rest,  # type: ignore[arg-type]
         )
 
@@ -285,11 +291,9 @@ class Payouts:
     async def claim(self, cell: int = 1, room: int = 50) -> list[Order]:
         """Transaction 1 alone."""
         desk = self.desk
-        rooms = {account_id: room for account_id in desk.accounts}
+        rooms = dict.fromkeys(desk.accounts, room)
         healthy = frozenset(desk.accounts)
-        return await self.world.run(
-            lambda tx: batch.claim_approved(tx, desk, rooms, healthy), cell
-        )
+        return await self.world.run(lambda tx: batch.claim_approved(tx, desk, rooms, healthy), cell)
 
     async def claim_queued(self, account: str, cell: int = 1, room: int = 50) -> list[Order]:
         desk, found = self.desk, self.accounts[account]
@@ -302,9 +306,7 @@ class Payouts:
 
     async def finish(self, *sent: send.Sent, cell: int = 1) -> list[outcome.Applied]:
         """Transaction 2 alone."""
-        return await self.world.run(
-            lambda tx: send.finish(tx, self.desk, sent, self.random), cell
-        )
+        return await self.world.run(lambda tx: send.finish(tx, self.desk, sent, self.random), cell)
 
     async def deliver(self, orders: Sequence[Order], cell: int = 1) -> None:
         for order in orders:
@@ -317,9 +319,7 @@ class Payouts:
     async def ask(self, account: str, cell: int = 1) -> dict[int, frozenset[str]]:
         """One round of questions."""
         desk, found = self.desk, self.accounts[account]
-        asked = await self.world.run(
-            lambda tx: resolve.claim_questions(tx, desk, found, 100), cell
-        )
+        asked = await self.world.run(lambda tx: resolve.claim_questions(tx, desk, found, 100), cell)
         rail = self.rails[found.rail.rail]
         told = [
             await resolve.ask(rail, found, each, self.pace, self.world.clock)  # type: ignore[arg-type]
@@ -331,9 +331,7 @@ class Payouts:
 
     async def replays(self, account: str, cell: int = 1) -> list[Order]:
         desk, found = self.desk, self.accounts[account]
-        return await self.world.run(
-            lambda tx: resolve.claim_replays(tx, desk, found, 100), cell
-        )
+        return await self.world.run(lambda tx: resolve.claim_replays(tx, desk, found, 100), cell)
 
     async def hear(self, account: str, *outcomes: Outcome, cell: int = 1) -> list[outcome.Applied]:
         """An answer from anywhere."""
@@ -357,7 +355,9 @@ class Payouts:
 
     async def states(self, withdrawal_id: int, cell: int = 1) -> tuple[str, list[str]]:
         """The withdrawal's state and those of its attempts."""
-        state = await self.value("SELECT state FROM withdrawal WHERE id = %s", withdrawal_id, cell=cell)
+        state = await self.value(
+            "SELECT state FROM withdrawal WHERE id = %s", withdrawal_id, cell=cell
+        )
         attempts = await self.value(
             "SELECT coalesce(array_agg(state ORDER BY number), '{}') FROM attempt"
             " WHERE withdrawal_id = %s",
@@ -429,9 +429,7 @@ async def new_payee(
             ],
         )
         assert all(verdict.done for verdict in verdicts)
-        destination_id = await tx.value(
-            "SELECT id FROM destination WHERE user_id = %s", (user_id,)
-        )
+        destination_id = await tx.value("SELECT id FROM destination WHERE user_id = %s", (user_id,))
         assert view.state == "active"
         return Earner(user_id, destination_id, cell)
 

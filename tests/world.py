@@ -80,9 +80,7 @@ def _template(postgres: PostgresServer, cells: int, legal: list[tuple[str, str, 
     numbers = range(1, cells + 1)
     for number in numbers:
         schema = f"cell_{number}"
-        migrate(
-            owner, schema, "cell", app_role=postgres.app_role, now=START, legal_moves=legal
-        )
+        migrate(owner, schema, "cell", app_role=postgres.app_role, now=START, legal_moves=legal)
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute("SET search_path TO control")
         connection.execute(

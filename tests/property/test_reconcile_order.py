@@ -161,7 +161,7 @@ class Trial:
 
 
 EXPECTED = {
-    "cash": "800.79",
+    "cash": "730.79",
     "suspense": Money(-15301, "EUR"),
     "fees": Money(-120, "EUR"),
     "clearing": [Money(0, "EUR")] * 2,

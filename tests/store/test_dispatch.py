@@ -401,9 +401,7 @@ async def test_what_never_left_is_due_again_with_the_same_bytes(
     assert await payouts.value("SELECT count(*) FROM attempt") == 1
 
 
-async def test_a_definite_no_gives_the_money_back_once(
-    payouts: Payouts, rail: AskableRail
-) -> None:
+async def test_a_definite_no_gives_the_money_back_once(payouts: Payouts, rail: AskableRail) -> None:
     earner = await new_payee(payouts, 1)
     withdrawal = await approved(payouts, earner, "30.00", "1.00")
     rail.before = [refusal("invalid_request")]

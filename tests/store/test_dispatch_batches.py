@@ -175,7 +175,9 @@ async def test_without_a_route_it_stays_approved_and_is_looked_at_again(
     owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'paused' RETURNING 1")
     await payouts.reload()
     assert await payouts.claim() == []
-    assert await payouts.value("SELECT state || ' ' || reason FROM withdrawal") == "approved no-route"
+    assert (
+        await payouts.value("SELECT state || ' ' || reason FROM withdrawal") == "approved no-route"
+    )
     owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'active' RETURNING 1")
     payouts.world.clock.advance(payouts.pace.look_again)
     await payouts.run(payouts.dispatcher())
@@ -278,7 +280,9 @@ async def test_a_manual_window_waits_for_the_operator(payouts: Payouts, bank: Fi
     await payouts.run(dispatcher)
     assert set(await in_states(payouts, withdrawals)) == {"sent"}
     assert len(bank.orders) == 2
-    (row,) = owner_rows(payouts.world, "SELECT action, reason FROM audit WHERE action LIKE 'payout%%'")
+    (row,) = owner_rows(
+        payouts.world, "SELECT action, reason FROM audit WHERE action LIKE 'payout%%'"
+    )
     assert row == ("payout_window.close", "pay day")
     more = await many(payouts, "5.00")
     await payouts.run(dispatcher)
@@ -387,7 +391,13 @@ async def test_a_transfer_that_came_back_is_back_on_the_account(payouts: Payouts
     assert made.transfer_id is not None
     await payouts.run(payouts.dispatcher())
     found: list[transfer.Moved] = []
-    for side, minor in (("back", 5000), ("out", 4999), ("out", 5000), ("back", 5000), ("back", 5000)):
+    for side, minor in (
+        ("back", 5000),
+        ("out", 4999),
+        ("out", 5000),
+        ("back", 5000),
+        ("back", 5000),
+    ):
         booking = transfer.Booking(made.transfer_id, side, Money(minor, "EUR"), "sl_1")  # type: ignore[arg-type]
         found += await payouts.world.run(lambda tx, b=booking: transfer.book(tx, [b]))
     assert [each.slug for each in found] == [

@@ -22,7 +22,7 @@ from paymaster.rails.base import Notice, Outcome, RemoteFile, Statement, Verdict
 from paymaster.secrets.sealing import Sealer
 from paymaster.settle import unmatched
 from paymaster.settle.apply import apply_due
-from paymaster.settle.files import Polled, poll
+from paymaster.settle.files import Polled, poll, read_again
 
 _numbers = itertools.count(1)
 
@@ -114,7 +114,9 @@ async def test_a_report_is_kept_read_and_applied(
     withdrawals, _ = await sent(payouts, "1.00", "2.00")
     keys = [await payouts.key_of(each) for each in withdrawals]
     bank.paid[keys[1]] = 0
-    leaves(bank, "a.xml", about(keys[0], Verdict.PAID), about(keys[1], Verdict.REJECTED, code="AC04"))
+    leaves(
+        bank, "a.xml", about(keys[0], Verdict.PAID), about(keys[1], Verdict.REJECTED, code="AC04")
+    )
     assert await visit(payouts, books) == Polled(fetched=1, read=1)
     assert await states(payouts, withdrawals) == ["sent", "sent"]
     await apply(payouts)
@@ -289,3 +291,32 @@ async def test_what_a_bank_wrote_is_sealed(
     await visit(payouts, books)
     ((sealed,),) = owner_rows(payouts.world, "SELECT sealed FROM rail_file")
     assert b"Kim" not in bytes(sealed)
+
+
+async def test_a_report_that_names_every_payment_apart_leaves_nothing_open(
+    payouts: Payouts, bank: FileRail, books: Reconciliation
+) -> None:
+    withdrawals, batch_key = await sent(payouts, "1.00", "2.00")
+    keys = [await payouts.key_of(each) for each in withdrawals]
+    whole = Notice("m/1", Outcome(batch_key, Verdict.ACCEPTED), batch_key, frozenset(keys))
+    leaves(bank, "a.xml", whole, *(about(key, Verdict.PAID) for key in keys))
+    await visit(payouts, books)
+    await apply(payouts)
+    assert await states(payouts, withdrawals) == ["paid", "paid"]
+    assert await payouts.world.read(lambda tx: unmatched.listing(tx, 10)) == []
+
+
+async def test_a_refused_file_is_read_again_when_its_cause_was_put_right(
+    payouts: Payouts, bank: FileRail, books: Reconciliation
+) -> None:
+    (withdrawal,), _ = await sent(payouts, "1.00")
+    leaves(bank, "a.xml", about(await payouts.key_of(withdrawal), Verdict.PAID), body=b"poison")
+    await visit(payouts, books)
+    ((file_id,),) = owner_rows(payouts.world, "SELECT id FROM rail_file")
+    bank.read_file = lambda _account, name, _body: (bank.notices[name], [])  # type: ignore[method-assign]
+    assert await visit(payouts, books) == Polled()
+    assert await payouts.world.run(lambda tx: read_again(tx, int(str(file_id)), "reader mended"))
+    assert await visit(payouts, books) == Polled(read=1)
+    await apply(payouts)
+    assert await states(payouts, [withdrawal]) == ["paid"]
+    assert not await payouts.world.run(lambda tx: read_again(tx, int(str(file_id)), "again"))

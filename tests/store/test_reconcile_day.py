@@ -275,3 +275,13 @@ async def _found_after(desk: Office, damage: str) -> set[str]:
         found = await day.prove_cell(CellRead(owner, START, 1, "Europe/Berlin"))
         await owner.rollback()
     return {each.check for each in found}
+
+
+async def test_prove_names_what_was_booked_into_a_closed_day(postgres: PostgresServer) -> None:
+    async with office(postgres) as desk:
+        await desk.store(sheet("5.00"))
+        await _run(desk)
+        await _close(desk, [BANK])
+        await desk.payout("1.00")
+        damage = "UPDATE entry SET effective_day = '2026-11-19' WHERE kind = 'gift'"
+        assert await _found_after(desk, damage) == {"closed-day"}

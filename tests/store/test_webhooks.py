@@ -274,9 +274,7 @@ async def test_one_message_that_cannot_be_applied_stops_no_other(
     _, second, other = await sent(payouts, 2)
     await hooks.tell(key, Verdict.PAID, "ev_1")
     await hooks.tell(other, Verdict.PAID, "ev_2")
-    owner_rows(
-        payouts.world, "UPDATE inbox SET sealed = 'x' WHERE message_id = 'ev_1' RETURNING 1"
-    )
+    owner_rows(payouts.world, "UPDATE inbox SET sealed = 'x' WHERE message_id = 'ev_1' RETURNING 1")
     for tries in range(1, MAX_TRIES + 1):
         found = await hooks.apply()
         assert found.claimed == (2 if tries == 1 else 1)
@@ -316,3 +314,29 @@ async def test_what_could_not_be_kept_is_not_acknowledged(
             await hooks.tell(key, Verdict.PAID, "ev_1")
         owner.execute(sql.SQL("GRANT INSERT ON cell_1.inbox TO {}").format(role))
     assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(1, 0, 0)
+
+
+async def test_a_message_laid_aside_is_tried_again_on_demand(
+    payouts: Payouts, hooks: Hooks
+) -> None:
+    await hooks.tell(reference(1, 4711), Verdict.PAID, "ev_1")
+    await hooks.apply()
+    assert await hooks.refused() == ["attempt-unknown"]
+    source = "webhook:wallet"
+    assert await payouts.world.run(lambda tx: unmatched.again(tx, source, "ev_1", "looked at it"))
+    assert await hooks.refused() == []
+    assert await hooks.apply() == Applying(1, 0, 1)
+    assert not await payouts.world.run(lambda tx: unmatched.again(tx, source, "ev_2", "none"))
+
+
+async def test_many_messages_are_applied_in_one_transaction(payouts: Payouts, hooks: Hooks) -> None:
+    earner = await new_payee(payouts, 1)
+    withdrawals = [await approved(payouts, earner, "1.00") for _ in range(30)]
+    await payouts.deliver(await payouts.claim())
+    for withdrawal in withdrawals:
+        key = await payouts.key_of(withdrawal)
+        await hooks.tell(key, Verdict.PAID, f"ev_{withdrawal}")
+    commits = await payouts.value("SELECT count(*) FROM commit")
+    assert await hooks.apply() == Applying(30, 30, 0)
+    assert await payouts.value("SELECT count(*) FROM commit") == int(str(commits)) + 1
+    assert await available(payouts.world, earner) == ("70.00", "0.00")

@@ -207,7 +207,13 @@ def test_nothing_becomes_unknown_again_that_was_known() -> None:
 
 
 def test_a_withdrawal_can_follow_every_move_of_its_attempt() -> None:
-    follows = {"lose": "lose", "accept": "accept", "pay": "settle", "reject": "reject", "return": "return"}
+    follows = {
+        "lose": "lose",
+        "accept": "accept",
+        "pay": "settle",
+        "reject": "reject",
+        "return": "return",
+    }
     same = {"rejected": "failed"}
     for move in ATTEMPT.moves:
         followed = WITHDRAWAL.find(move.source.value, follows[move.event.value])

@@ -62,7 +62,7 @@ def make_app(routers: tuple[APIRouter, ...], errors_url: str) -> FastAPI:
     for router in (*routers, health.router):
         app.include_router(router)
     install(app, errors_url=errors_url)
-    cast("Any", app).openapi = lambda: document(app)
+    cast("Any", app).openapi = lambda: document(app, routers)
     return app
 
 
@@ -83,4 +83,4 @@ def build_hooks(deps: Deps) -> ASGIApp:
 
 def openapi_document() -> dict[str, Any]:
     """The OpenAPI document, made without a running system."""
-    return document(make_app(ROUTERS, "/docs/errors"))
+    return document(make_app(ROUTERS, "/docs/errors"), ROUTERS)

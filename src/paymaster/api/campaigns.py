@@ -122,9 +122,7 @@ async def put_campaign(call: Campaigns, campaign: CampaignPath, body: PutCampaig
         targeting=body.targeting,
     )
     view, created = await call.control(
-        lambda tx: campaigns.put_campaign(
-            tx, call.environment.id, call.treasury.number, command
-        )
+        lambda tx: campaigns.put_campaign(tx, call.environment.id, call.treasury.number, command)
     )
     return Reply(view.wire(), 201 if created else 200)
 
@@ -132,9 +130,7 @@ async def put_campaign(call: Campaigns, campaign: CampaignPath, body: PutCampaig
 @router.get("/v1/campaigns/{campaign}", response_model=CampaignOut)
 async def get_campaign(call: Reads, campaign: CampaignPath) -> Reply:
     """A campaign with its budget and counters over all cells."""
-    view = await call.look(
-        lambda tx: campaigns.get(tx, call.environment.id, call.name(campaign))
-    )
+    view = await call.look(lambda tx: campaigns.get(tx, call.environment.id, call.name(campaign)))
     return Reply({**view.wire(), **await _figures(call, view)})
 
 

@@ -26,9 +26,7 @@ class AddDestination(Body):
     currency: Annotated[Text, StringConstraints(max_length=12), Field(examples=["EUR"])]
     details: Annotated[
         dict[Text, Annotated[Text, StringConstraints(max_length=500)]],
-        Field(
-            max_length=20, examples=[{"iban": "DE89370400440532013000", "holder": "A. Example"}]
-        ),
+        Field(max_length=20, examples=[{"iban": "DE89370400440532013000", "holder": "A. Example"}]),
     ]
 
 
@@ -76,7 +74,5 @@ async def close_destination(
 ) -> Reply:
     """Close a destination for good. Withdrawals under way to it go to a person."""
     ref = call.ref("de", destination)
-    view = await call.write(
-        call.cell(ref.cell), lambda tx: destinations.close(tx, ref.id, reason)
-    )
+    view = await call.write(call.cell(ref.cell), lambda tx: destinations.close(tx, ref.id, reason))
     return Reply(view.wire())

@@ -116,7 +116,9 @@ def _check_address(request: Request, names: frozenset[str]) -> None:
         if seen.count(name) > 1
     ]
     problems += [
-        Problem(f"query:{name[:100]}", "The value holds a character that is not allowed, or is long.")
+        Problem(
+            f"query:{name[:100]}", "The value holds a character that is not allowed, or is long."
+        )
         for name, value in request.query_params.items()
         if "\x00" in value or len(value) > 2 * _MAX_ADDRESS_CHARACTERS
     ]
@@ -126,9 +128,7 @@ def _check_address(request: Request, names: frozenset[str]) -> None:
         )
 
 
-async def _check_body(
-    request: Request, taken: tuple[str, ...], encodings: tuple[str, ...]
-) -> None:
+async def _check_body(request: Request, taken: tuple[str, ...], encodings: tuple[str, ...]) -> None:
     body = await request.body()
     if not body:
         return

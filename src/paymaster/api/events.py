@@ -197,9 +197,9 @@ async def list_dead_letters(call: Operates, page: Paged) -> Reply:
         return [(row.id, tx.cell, row) for row in rows]
 
     parts = await call.everywhere(work)
-    rows = sorted(
-        (row for part in parts for row in part), key=lambda row: row[:2], reverse=True
-    )[: page.limit]
+    rows = sorted((row for part in parts for row in part), key=lambda row: row[:2], reverse=True)[
+        : page.limit
+    ]
     last = rows[-1][:2] if len(rows) == page.limit else None
     data = [
         {

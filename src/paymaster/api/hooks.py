@@ -36,6 +36,4 @@ async def take_webhook(request: Request, tenant: Part, mode: Part, rail_account:
         await request.body(),
         trace_of(request),
     )
-    return Reply(
-        {"new": received.new, "again": received.again, "unmatched": received.unmatched}
-    )
+    return Reply({"new": received.new, "again": received.again, "unmatched": received.unmatched})

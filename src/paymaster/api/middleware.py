@@ -52,12 +52,12 @@ class Outermost:
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["trace_id"] = trace_id
         _keep_slashes(scope)
-        status = 500
+        status, answered = 500, False
 
         async def answering(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 present = {name.lower() for name, _ in message["headers"]}
                 extra = [pair for pair in _HEADERS if pair[0] not in present]
                 message["headers"] = [
@@ -78,6 +78,10 @@ class Outermost:
                     await self._refuse(answering, self._too_large(), trace_id)
                 else:
                     await self._app(scope, self._counted(receive), answering)
+            except Exception:
+                # The handlers of `problems` have logged it; once answered there is nothing to add.
+                if not answered:
+                    raise
             finally:
                 self._record(scope, state, status, monotonic_seconds() - started)
 
@@ -131,7 +135,6 @@ class Outermost:
             actor=state.get("actor"),
             duration_seconds=round(seconds, 6),
         )
-
 
 
 def _keep_slashes(scope: Scope) -> None:

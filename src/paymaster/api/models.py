@@ -24,7 +24,9 @@ class Amount(Body):
     """Money on the wire."""
 
     amount: Annotated[
-        str, StringConstraints(max_length=32), Field(description="Decimal string.", examples=["1.23"])
+        str,
+        StringConstraints(max_length=32),
+        Field(description="Decimal string.", examples=["1.23"]),
     ]
     currency: Annotated[
         str,
@@ -95,6 +97,12 @@ class Reasoned(Body):
     """An act that needs a reason."""
 
     reason: Reason
+
+
+class MaybeReasoned(Body):
+    """An act whose reason may go without saying."""
+
+    reason: Reason | None = None
 
 
 class Nothing(Body):

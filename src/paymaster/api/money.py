@@ -78,9 +78,7 @@ async def get_statement(
     filters = {"cell": ref.cell, "user": ref.id, "currency": currency, "kind": kind}
     position = page.after(call, STATEMENT, filters)
     start = cast("int", position[0]) if position else None
-    rows = await call.cell(ref.cell).read(
-        lambda tx: statement.page(tx, account, start, page.limit)
-    )
+    rows = await call.cell(ref.cell).read(lambda tx: statement.page(tx, account, start, page.limit))
     sign = KINDS[kind].shown
     data = [
         {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
@@ -22,14 +23,19 @@ _ANY: dict[str, Any] = {
 }
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The document of an application, made once."""
+def document(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
+    """The document of an application of these routers, made once."""
     if app.openapi_schema is None:
-        app.openapi_schema = _made(app)
+        app.openapi_schema = _made(app, routers)
     return app.openapi_schema
 
 
-def _made(app: FastAPI) -> dict[str, Any]:
+def api_routes(routers: Sequence[APIRouter]) -> list[APIRoute]:
+    """All routes of routers that take a request of the API."""
+    return [route for one in routers for route in one.routes if isinstance(route, APIRoute)]
+
+
+def _made(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
     made = get_openapi(
         title=app.title,
         version=app.version,
@@ -50,8 +56,8 @@ def _made(app: FastAPI) -> dict[str, Any]:
         schemas.pop(name, None)
     scopes = {
         (method.lower(), route.path): scope
-        for route in app.routes
-        if isinstance(route, APIRoute) and (scope := scope_of(route)) is not None
+        for route in api_routes(routers)
+        if (scope := scope_of(route)) is not None
         for method in route.methods
     }
     components["securitySchemes"] = {

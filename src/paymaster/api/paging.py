@@ -22,9 +22,7 @@ class Page:
     cursor: str | None
     limit: int
 
-    def after(
-        self, call: Call, route: str, filters: Mapping[str, Part]
-    ) -> tuple[Part, ...] | None:
+    def after(self, call: Call, route: str, filters: Mapping[str, Part]) -> tuple[Part, ...] | None:
         """The position after which to go on. Raises Refusal `cursor-invalid`."""
         if self.cursor is None:
             return None

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from paymaster.api.context import Call, Operates
 from paymaster.api.door import Door
-from paymaster.api.models import Body, Reason, Reasoned, Reply, Text, listing, wire
+from paymaster.api.models import Body, MaybeReasoned, Reason, Reply, Text, listing, wire
 from paymaster.api.shapes import Page
 from paymaster.api.shapes_operate import FundsOut, RailAccountOut, WindowOut
 from paymaster.db.tx import CellRead, CellTx
@@ -87,9 +87,7 @@ async def put_rail_account(call: Operates, name: AccountPath, body: PutRailAccou
         body.payout_window,
     )
     account, created = await call.control(
-        lambda tx: accounts.put(
-            tx, call.environment.id, call.treasury.number, new, call.deps.rails
-        )
+        lambda tx: accounts.put(tx, call.environment.id, call.treasury.number, new, call.deps.rails)
     )
     return Reply(shown(call, account), 201 if created else 200)
 
@@ -119,10 +117,12 @@ async def set_rail_account_state(call: Operates, name: AccountPath, body: SetSta
 
 
 @router.post("/v1/rail-accounts/{name}/close-window", response_model=WindowOut)
-async def close_window(call: Operates, name: AccountPath, body: Reasoned | None = None) -> Reply:
+async def close_window(
+    call: Operates, name: AccountPath, body: MaybeReasoned | None = None
+) -> Reply:
     """Send what waits for the account's window now, from every cell."""
     account = await find(call, name)
-    reason = body.reason if body else "asked for"
+    reason = (body.reason if body else None) or "asked for"
     treasury = call.treasury.number
 
     async def work(tx: CellTx) -> None:
@@ -130,9 +130,7 @@ async def close_window(call: Operates, name: AccountPath, body: Reasoned | None 
 
     for cell in call.cells:
         await call.write(cell, work)
-    return Reply(
-        {"rail_account": account.rail.name, "cells": [cell.number for cell in call.cells]}
-    )
+    return Reply({"rail_account": account.rail.name, "cells": [cell.number for cell in call.cells]})
 
 
 @router.get("/v1/funds", response_model=FundsOut)

@@ -269,7 +269,9 @@ async def list_statements(
             "closing": wire(Money(row.closing, row.asset)),
             "lines": row.lines,
             "open_lines": row.open_lines,
-            "restates": None if row.restates_id is None else call.control_text("st", row.restates_id),
+            "restates": None
+            if row.restates_id is None
+            else call.control_text("st", row.restates_id),
             "received_at": rfc3339(row.received_at),
         }
         for row in rows

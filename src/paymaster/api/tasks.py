@@ -162,9 +162,7 @@ async def put_gold(
     answers = _gold(await request.body(), request.headers.get("content-type", ""))
 
     async def work(tx: ControlTx) -> int:
-        found = await task.named(
-            tx, call.environment.id, call.name(campaign), call.name(task_name)
-        )
+        found = await task.named(tx, call.environment.id, call.name(campaign), call.name(task_name))
         return await task.put_gold(tx, call.environment.id, found.id, answers)
 
     return Reply({"answers": len(answers), "changed": await call.control(work)})
@@ -186,7 +184,9 @@ def _gold(body: bytes, content_type: str) -> Mapping[str, str]:
             except (msgspec.DecodeError, RecursionError) as error:
                 problems = [Problem(f"line:{number}", f"{error}.")]
                 raise Refusal(
-                    "request-invalid", "A line cannot be read; nothing was stored.", problems=problems
+                    "request-invalid",
+                    "A line cannot be read; nothing was stored.",
+                    problems=problems,
                 ) from None
             answers[read.item] = read.answer
     return answers
@@ -228,9 +228,7 @@ async def decide_task(call: Operates, user: UserPath, task_id: TaskIdPath, body:
     ref, offer = await call.user(user), await _offer(call, task_id)
 
     async def work(tx: CellTx) -> Decided:
-        [decided] = await user_task.decide(
-            tx, [Decision(ref.id, offer, body.approve, body.reason)]
-        )
+        [decided] = await user_task.decide(tx, [Decision(ref.id, offer, body.approve, body.reason)])
         return decided
 
     decided = await call.write(call.cell(ref.cell), work)

@@ -41,11 +41,11 @@ class PutUser(Body):
 
 
 @router.put(
-    "/v1/users/{external_id}",
+    "/v1/users/{user}",
     response_model=UserOut,
     responses={201: {"model": UserOut, "description": "Made."}},
 )
-async def put_user(call: Users, external_id: ExternalIdPath, body: PutUser) -> Reply:
+async def put_user(call: Users, user: ExternalIdPath, body: PutUser) -> Reply:
     """Make a user or change one. Safe to repeat."""
     done = await users.upsert(
         call.deps.dbs,
@@ -53,7 +53,7 @@ async def put_user(call: Users, external_id: ExternalIdPath, body: PutUser) -> R
         call.environment.id,
         call.actor,
         call.trace_id,
-        external_id,
+        user,
         _profile(body.profile, call.deps.clock.now().year),
         Status(body.status) if body.status else None,
         body.reason,

@@ -11,7 +11,16 @@ from starlette.responses import Response
 from paymaster.api.context import Call, Key, Operates, Reads, Withdrawals
 from paymaster.api.door import Door
 from paymaster.api.idempotent import claim, replied
-from paymaster.api.models import Amount, Body, ExternalId, Reason, Reasoned, Reply, Text, listing
+from paymaster.api.models import (
+    Amount,
+    Body,
+    ExternalId,
+    MaybeReasoned,
+    Reasoned,
+    Reply,
+    Text,
+    listing,
+)
 from paymaster.api.paging import Page as PageAsked
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.problems import problem_of
@@ -41,18 +50,7 @@ class AskWithdrawal(Body):
     amount: Amount
 
 
-class Cancel(Body):
-    """Why, if there is something to say."""
-
-    reason: Reason | None = None
-
-
-@router.post(
-    "/v1/withdrawals",
-    status_code=202,
-    response_model=RequestedOut,
-    responses={422: {"description": "A business rule says no; this answer is kept too."}},
-)
+@router.post(LIST, status_code=202, response_model=RequestedOut)
 async def ask_withdrawal(
     call: Withdrawals, request_: Request, key: Key, body: AskWithdrawal
 ) -> Response:
@@ -72,9 +70,7 @@ async def ask_withdrawal(
         if outcome.withdrawal_id is not None:
             return request.render(tx, outcome)
         error = Unprocessable(outcome.slug or "", outcome.detail or "")
-        made = problem_of(
-            error, errors_url=call.deps.settings.api.errors_url, trace_id=tx.trace_id
-        )
+        made = problem_of(error, errors_url=call.deps.settings.api.errors_url, trace_id=tx.trace_id)
         return Answer(made.status, made.body)
 
     async def work(tx: CellTx) -> Answer:
@@ -150,7 +146,7 @@ async def _act(call: Call, withdrawal: str, act: Act) -> Reply:
 
 @router.post("/v1/withdrawals/{withdrawal}/cancel", response_model=WithdrawalOut)
 async def cancel_withdrawal(
-    call: Withdrawals, withdrawal: WithdrawalPath, body: Cancel | None = None
+    call: Withdrawals, withdrawal: WithdrawalPath, body: MaybeReasoned | None = None
 ) -> Reply:
     """Take it back before it is sent; the money is available again."""
 

@@ -324,18 +324,29 @@ async def _wait(
     tx: CellTx, account: PayoutAccount, postponed: Sequence[tuple[_Item, str]], due_at: datetime
 ) -> None:
     """Nothing was sent: back into the queue, with that as the proof."""
-    for item, slug in postponed:
-        attempt = text_id("at", tx.cell, item.attempt_id)
-        reason = f"{slug}: the order {attempt} was never made"
-        if item.withdrawal_id is not None:
-            step = moves.Step(
+    reasons = [
+        (item, f"{slug}: the order {text_id('at', tx.cell, item.attempt_id)} was never made")
+        for item, slug in postponed
+    ]
+    await moves.move(
+        tx,
+        [
+            moves.Step(
                 item.withdrawal_id,
                 moves.Event.QUEUE,
                 reason=reason,
                 rail_account_id=account.id,
                 due_at=due_at,
             )
-            await moves.move(tx, [step])
-        if item.transfer_id is not None:
-            queue = transfer.Step(item.transfer_id, TransferEvent.QUEUE, reason, due_at)
-            await transfer.move(tx, [queue])
+            for item, reason in reasons
+            if item.withdrawal_id is not None
+        ],
+    )
+    await transfer.move(
+        tx,
+        [
+            transfer.Step(item.transfer_id, TransferEvent.QUEUE, reason, due_at)
+            for item, reason in reasons
+            if item.transfer_id is not None
+        ],
+    )

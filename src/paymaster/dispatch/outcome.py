@@ -84,23 +84,25 @@ class _Book:
     """The locked attempts as they change in memory, and what will be written."""
 
     rows: dict[str, AttemptRow]
-    evidence: str
+    evidence: Sequence[str]
     changes: dict[int, AttemptChange] = field(default_factory=dict[int, AttemptChange])
     messages: list[outbox.Message] = field(default_factory=list[outbox.Message])
     dead: dict[int, str] = field(default_factory=dict[int, str])
 
 
 async def apply(
-    tx: CellTx, rail_account_id: int, outcomes: Sequence[Outcome], *, evidence: str
+    tx: CellTx, rail_account_id: int, outcomes: Sequence[Outcome], *, evidence: str | Sequence[str]
 ) -> list[Applied]:
     """Apply what a rail account's provider says; one answer each, in order.
 
-    `evidence` names where it was said (`send`, `query`, `webhook:ev_1`, `statement:sl_...`).
+    `evidence` names where it was said (`send`, `query`, `webhook:ev_1`, `statement:sl_...`), for
+    all outcomes or for each.
     """
     if not outcomes:
         return []
+    said_in = [evidence] * len(outcomes) if isinstance(evidence, str) else evidence
     rows = await store.lock_attempts(tx, [outcome.key for outcome in outcomes])
-    book = _Book(rows, evidence)
+    book = _Book(rows, said_in)
     results: dict[int, Applied] = {}
     waiting = list(enumerate(outcomes))
     while waiting:
@@ -130,7 +132,7 @@ async def _wave(
         else:
             results[index] = judged
             if judged.is_break and row is not None:
-                book.messages.append(_contradicted(tx, row, outcome, judged, book.evidence))
+                book.messages.append(_contradicted(tx, row, outcome, judged, book.evidence[index]))
     results.update(await _step(tx, book, first))
     second = [
         (index, outcome, AttemptEvent.RETURN)
@@ -183,14 +185,14 @@ async def _step(
         refusal = refusals.get(index)
         if refusal is not None:
             refused = _refused(row, "withdrawal-stuck", refusal)
-            book.messages.append(_contradicted(tx, row, outcome, refused, book.evidence))
+            book.messages.append(_contradicted(tx, row, outcome, refused, book.evidence[index]))
             results[index] = refused
             continue
         target = ATTEMPT.find(row.state, event).target.value
         book.changes[row.id] = _change(tx, target, row, outcome, book.changes.get(row.id))
         moved = replace(row, state=target)
         book.rows[outcome.key] = moved
-        book.messages.append(_message(tx, moved, outcome, row.state, book.evidence))
+        book.messages.append(_message(tx, moved, outcome, row.state, book.evidence[index]))
         _note_dead_destination(book, moved, outcome)
         results[index] = Applied(
             row.key, True, target, None, None, row.id, row.withdrawal_id, row.transfer_id

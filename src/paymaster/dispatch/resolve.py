@@ -51,6 +51,8 @@ async def expire(tx: CellTx, account: PayoutAccount, limit: int) -> int:
 
 async def claim_prepared(tx: CellTx, desk: Desk, account: PayoutAccount, room: int) -> list[Order]:
     """Orders of which nothing has ever left: claim them to be sent now, at most `room`."""
+    if not account.active:
+        return []
     rows = await batch_store.take_due(tx, account.id, "prepared", room)
     return await _claim(tx, desk, account, rows, replay=False)
 
@@ -68,7 +70,8 @@ async def claim_replays(tx: CellTx, desk: Desk, account: PayoutAccount, room: in
     ready: list[BatchRow] = []
     waiting: list[BatchChange] = []
     for row in rows:
-        if row.unresolved and not asks and _may_replay(rail.caps, row, desk.pace, tx.now):
+        replays = not asks and account.active and _may_replay(rail.caps, row, desk.pace, tx.now)
+        if row.unresolved and replays:
             ready.append(row)
         elif row.unresolved:
             again = tx.now + (_SWEEP_ASKED if asks else _WAIT_FOR_REPORT)
@@ -84,7 +87,7 @@ async def claim_proven(
 ) -> list[Order]:
     """Orders with payments that the provider has proven not to know: claim them for a replay."""
     rail = desk.rail(account)
-    if rail is None:
+    if rail is None or not account.active:
         return []
     rows = [
         row

@@ -114,7 +114,7 @@ class Dispatcher:
             self._lanes.setdefault(account.id, Lane()).configure(account)
         self._refreshed = now
 
-    async def reload(self) -> None:
+    def reload(self) -> None:
         """Read the accounts again at the next tick, whatever the time."""
         self._refreshed = None
 

@@ -92,25 +92,40 @@ async def finish(
     held = await batch_store.lock_held(
         tx, [(each.order.batch_id, each.order.lease_token) for each in sent]
     )
-    applied: list[outcome.Applied] = []
-    changes: list[BatchChange] = []
     for each in sent:
         if each.order.batch_id not in held:
             _log.warning("lease_lost", batch=each.order.prepared.batch_key)
-            continue
-        known = _outcomes(each)
-        results = await outcome.apply(
-            tx, each.order.account.id, known, evidence=f"send:{each.answer}"
-        )
-        left = [result.key for result in results if result.state == AttemptState.SENDING]
-        if left and each.answer is Answer.ANSWERED:
-            # What could not be applied (another amount, say) leaves it open whether it was paid.
-            lost = [Outcome(key, Verdict.UNKNOWN) for key in left]
-            results += await outcome.apply(tx, each.order.account.id, lost, evidence="send:unclear")
-        applied += results
-        changes.append(_change(tx, desk, each, results, random))
-    await batch_store.write(tx, changes)
-    return applied
+    mine = [each for each in sent if each.order.batch_id in held]
+    applied: dict[int, list[outcome.Applied]] = {each.order.batch_id: [] for each in mine}
+    for account_id in sorted({each.order.account.id for each in mine}):
+        here = [each for each in mine if each.order.account.id == account_id]
+        told = [(each, said) for each in here for said in _outcomes(each)]
+        await _tell(tx, account_id, told, applied)
+        # What could not be applied (another amount, say) leaves it open whether it was paid.
+        unclear = [
+            (each, Outcome(result.key, Verdict.UNKNOWN))
+            for each in here
+            for result in applied[each.order.batch_id]
+            if result.state == AttemptState.SENDING and each.answer is Answer.ANSWERED
+        ]
+        await _tell(tx, account_id, unclear, applied)
+    await batch_store.write(
+        tx, [_change(tx, desk, each, applied[each.order.batch_id], random) for each in mine]
+    )
+    return [result for each in mine for result in applied[each.order.batch_id]]
+
+
+async def _tell(
+    tx: CellTx,
+    account_id: int,
+    told: Sequence[tuple[Sent, Outcome]],
+    applied: dict[int, list[outcome.Applied]],
+) -> None:
+    """Apply outcomes of several orders at once, and sort the results by order."""
+    evidence = [f"send:{each.answer}" for each, _ in told]
+    results = await outcome.apply(tx, account_id, [said for _, said in told], evidence=evidence)
+    for (each, _), result in zip(told, results, strict=True):
+        applied[each.order.batch_id].append(result)
 
 
 def _outcomes(sent: Sent) -> list[Outcome]:
@@ -159,7 +174,8 @@ def _change(
     order, pace = sent.order, desk.pace
     again = tx.now + pace.send_again.delay(order.tries, random)
     unclear = {AttemptState.SENDING.value, AttemptState.UNKNOWN.value}
-    unknown = any(each.state in unclear for each in results)
+    latest = {each.key: each.state for each in results}
+    unknown = any(state in unclear for state in latest.values())
     if sent.answer is Answer.ANSWERED and not unknown:
         state, due_at = "sent", None
     elif sent.answer is Answer.REFUSED and (

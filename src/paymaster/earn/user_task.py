@@ -14,7 +14,7 @@ from paymaster.earn.machine import TASK, TaskEvent, TaskState
 from paymaster.earn.reward import Grant
 from paymaster.earn.states import States
 from paymaster.earn.store import states as state_store
-from paymaster.earn.store.states import Fresh
+from paymaster.earn.store.states import Fresh, Pair
 from paymaster.earn.views import money
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Unprocessable
@@ -134,36 +134,47 @@ async def decide(
         tx,
         {(c.user_id, c.offer.id): Fresh(c.offer.home_cell, c.offer.closes_at) for c in commands},
     )
-    outcomes: list[Decided | None] = []
     approved: list[Decision] = []
+    late: set[int] = set()
     acts: list[audit.Act] = []
-    for command in commands:
+    for place, command in enumerate(commands):
         pair = command.user_id, command.offer.id
         if states.state(pair) != TaskState.SUBMITTED.value or states.rewards(pair):
-            outcomes.append(Decided(states.state(pair), "not-submitted"))
+            late.add(place)
             continue
         word = TaskEvent.VERIFY if command.approve else TaskEvent.REJECT
         states.move(pair, word, command.reason)
         acts.append(_act(tx, command))
         if command.approve:
             approved.append(command)
-        outcomes.append(None if command.approve else Decided(states.state(pair)))
+    made = await _pay(tx, states, approved, slice_rewards)
+    await states.write(tx)
+    await audit.record(tx, acts)
+    return [
+        Decided(states.state(pair), "not-submitted")
+        if place in late
+        else Decided(states.state(pair), None, made.get(pair))
+        for place, pair in enumerate((c.user_id, c.offer.id) for c in commands)
+    ]
+
+
+async def _pay(
+    tx: CellTx, states: States, approved: Sequence[Decision], slice_rewards: int
+) -> dict[Pair, str]:
+    """Reward approved work; the text ids of the rewards."""
     evidence = str(tx.commit_id)
     granted = await reward.grant(
         tx,
         [Grant(c.offer, c.user_id, verify.ONCE, DECISION, evidence) for c in approved],
         slice_rewards=slice_rewards,
     )
-    made: list[Decided] = []
+    made: dict[Pair, str] = {}
     for command, one in zip(approved, granted, strict=True):
         pair = command.user_id, command.offer.id
         states.add_reward(pair)
         reward.tell(states, pair, one, once=True)
-        made.append(Decided(states.state(pair), None, text_id("rw", tx.cell, one.reward_id)))
-    await states.write(tx)
-    await audit.record(tx, acts)
-    rest = iter(made)
-    return [outcome or next(rest) for outcome in outcomes]
+        made[pair] = text_id("rw", tx.cell, one.reward_id)
+    return made
 
 
 def _act(tx: CellTx, command: Decision) -> audit.Act:

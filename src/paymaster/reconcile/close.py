@@ -32,6 +32,8 @@ from paymaster.secrets.port import Signer
 
 SIGNING_KEY = "day-close"
 """The signer's key for closed days, unless the caller names another one."""
+FREEZE = "day.freeze"
+"""The act by which each cell records its closing; its place in the order of commits counts."""
 _LISTED = 20
 
 
@@ -126,7 +128,8 @@ def _cells(cells: Sequence[CellState]) -> list[Problem]:
 
 async def freeze(tx: CellTx, day: date) -> CellState:
     """Close one cell through a day and take its totals, all from behind the same lock."""
-    await close_store.close_through(tx, day)
+    if await close_store.close_through(tx, day):
+        await audit.record(tx, [audit.Act(FREEZE, day.isoformat())])
     return await state(tx)
 
 

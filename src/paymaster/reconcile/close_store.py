@@ -81,11 +81,14 @@ async def insert(tx: CellTx, row: DayClose) -> None:
     )
 
 
-async def close_through(tx: CellTx, day: date) -> None:
-    """From this commit on nothing new takes effect in the day or before it; never back."""
-    await tx.execute(
-        "UPDATE head SET closed_through = greatest(closed_through, %s) WHERE id = 1", (day,)
+async def close_through(tx: CellTx, day: date) -> bool:
+    """From this commit on nothing new takes effect in the day or before it; False if it was so."""
+    moved = await tx.execute(
+        "UPDATE head SET closed_through = %s"
+        " WHERE id = 1 AND (closed_through IS NULL OR closed_through < %s)",
+        (day, day),
     )
+    return moved == 1
 
 
 async def head(tx: ReadTx) -> tuple[int, date | None]:

@@ -3,7 +3,8 @@
 One snapshot of one cell. In the treasury cell: each line moved the account's cash by exactly its
 amount and fee, the cash is what the statements brought and nothing else, suspense is what lies in
 doubt and each such line has its break, every statement adds up, and the closed days form a chain.
-In every cell: clearing is what was paid and is not yet on a statement.
+In every cell: clearing is what was paid and is not yet on a statement, and
+nothing was booked into a day after it was closed.
 """
 
 from __future__ import annotations
@@ -106,6 +107,21 @@ _CHECKS: dict[str, LiteralString] = {
             ) AS fact GROUP BY 1, 2
         ) AS f ON f.owner_id = a.owner_id AND f.asset = a.asset
         WHERE coalesce(a.balance, 0) <> coalesce(f.amount, 0)
+    """,
+    "closed-day": """
+        WITH closing AS (
+            SELECT a.subject::date AS day, c.first_seq + a.ordinal AS seq
+            FROM audit a JOIN commit c ON c.id = a.commit_id WHERE a.action = 'day.freeze'
+        ), bound AS (
+            SELECT d.effective_day, min(f.seq) AS seq
+            FROM (SELECT DISTINCT effective_day FROM entry) AS d
+                JOIN closing f ON f.day >= d.effective_day
+            GROUP BY d.effective_day
+        )
+        SELECT e.id::text, e.effective_day::text, 'closed at seq ' || b.seq
+        FROM bound b JOIN entry e ON e.effective_day = b.effective_day
+            JOIN commit c ON c.id = e.commit_id
+        WHERE c.first_seq + e.ordinal > b.seq
     """,
     "attempt-booking": """
         SELECT key, state, coalesce('out by ' || booked_line, '')

@@ -17,8 +17,8 @@ from paymaster.secrets.file import FileStore
 from paymaster.secrets.local import new_key
 from paymaster.secrets.port import BASE64_PREFIX
 
-LOCAL_KEYS = ("kek", "fingerprint", "cursor")
-"""Key encryption, fingerprints of destinations, signatures of page cursors."""
+LOCAL_KEYS = ("kek", "fingerprint", "cursor", "day-close")
+"""Key encryption, fingerprints of destinations, signatures of page cursors and of closed days."""
 
 
 def ensure_generated(directory: Path) -> list[str]:

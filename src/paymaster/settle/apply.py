@@ -98,11 +98,11 @@ async def _apply(db: CellDb, sealer: Sealer, messages: Sequence[Due]) -> tuple[i
     trace_id = messages[0].trace_id if len(messages) == 1 else new_trace_id()
 
     async def work(tx: CellTx) -> tuple[int, int]:
+        results = await _tell(tx, messages, opened)
         changed = refused = 0
-        for message, one in zip(messages, opened, strict=True):
-            results = await _outcomes(tx, message, one)
-            done = sum(result.done for result in results)
-            bad = [result for result in results if result.slug in _REPORTED]
+        for message, found in zip(messages, results, strict=True):
+            done = sum(result.done for result in found)
+            bad = [result for result in found if result.slug in _REPORTED]
             changed, refused = changed + done, refused + bool(bad)
             still_ours = await inbox.done(
                 tx, message.source, message.message_id, _result(done, bad), message.lease_token
@@ -114,22 +114,43 @@ async def _apply(db: CellDb, sealer: Sealer, messages: Sequence[Due]) -> tuple[i
     return await db.run(ACTOR, trace_id, work)
 
 
-async def _outcomes(tx: CellTx, message: Due, one: Opened) -> list[Applied]:
-    """A notice about an order holds for all its payments but those it names apart."""
+async def _tell(
+    tx: CellTx, messages: Sequence[Due], opened: Sequence[Opened]
+) -> list[list[Applied]]:
+    """Apply all notices, those of one account together; the results of each message."""
+    results: list[list[Applied]] = [[] for _ in messages]
+    told: dict[int, list[tuple[int, Outcome]]] = {}
+    for index, one in enumerate(opened):
+        known = await _outcomes(tx, one)
+        if known is None:
+            name = one.notice.batch_key or one.notice.outcome.key
+            results[index] = [Applied(name, False, None, "attempt-unknown", "No such order.")]
+            continue
+        told.setdefault(one.rail_account_id, []).extend((index, said) for said in known)
+    for account_id, said in sorted(told.items()):
+        evidence = [f"{messages[i].source}#{messages[i].message_id}" for i, _ in said]
+        applied = await outcome.apply(tx, account_id, [each for _, each in said], evidence=evidence)
+        for (index, _), result in zip(said, applied, strict=True):
+            results[index].append(result)
+    return results
+
+
+async def _outcomes(tx: CellTx, one: Opened) -> list[Outcome] | None:
+    """A notice about an order holds for all its payments but those it names apart.
+
+    None when there is no such order.
+    """
     said = one.notice.outcome
     if one.notice.batch_key is None:
-        known: list[Outcome] = [said]
-    else:
-        keys = await store.keys_of_batch(tx, one.notice.batch_key)
-        if not keys:
-            return [Applied(one.notice.batch_key, False, None, "attempt-unknown", "No such order.")]
-        known = [
-            Outcome(key, said.verdict, None, said.code, said.detail, None, said.occurred_at)
-            for key in keys
-            if key not in one.notice.but_not
-        ]
-    evidence = f"{message.source}#{message.message_id}"
-    return await outcome.apply(tx, one.rail_account_id, known, evidence=evidence)
+        return [said]
+    keys = await store.keys_of_batch(tx, one.notice.batch_key)
+    if not keys:
+        return None
+    return [
+        Outcome(key, said.verdict, None, said.code, said.detail, None, said.occurred_at)
+        for key in keys
+        if key not in one.notice.but_not
+    ]
 
 
 def _result(done: int, bad: Sequence[Applied]) -> dict[str, object]:

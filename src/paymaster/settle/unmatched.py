@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from paymaster.db import inbox
+from paymaster.db import audit, inbox
 from paymaster.db.inbox import Incoming
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.settle.notice import TOPIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,16 @@ async def listing(tx: CellRead, limit: int) -> list[Unmatched]:
         (limit,),
         Unmatched,
     )
+
+
+async def again(tx: CellTx, source: str, message_id: str, reason: str) -> bool:
+    """Try a message once more, after its cause was put right; audited. False when there is none."""
+    touched = await tx.execute(
+        "UPDATE inbox SET due_at = %s, done_at = NULL, result = NULL, tries = 0, lease_token = 0"
+        " WHERE source = %s AND message_id = %s AND topic = %s AND result ->> 'slug' IS NOT NULL",
+        (tx.now, source, message_id, TOPIC),
+    )
+    if touched:
+        subject = f"{source}#{message_id}"
+        await audit.record(tx, [audit.Act("notice.again", subject, reason)])
+    return bool(touched)

@@ -22,7 +22,6 @@ from paymaster.settle import notice as notices
 from paymaster.settle import unmatched
 from paymaster.settle.notice import Evidence
 
-MAX_BODY_BYTES = 1_048_576
 ACTOR = Actor("role:hooks")
 _log = get_logger(__name__)
 

@@ -20,9 +20,9 @@ from paymaster.cli.demo import story as stages
 from paymaster.cli.demo import world
 from paymaster.cli.demo.answers import Answer, generate, read
 from paymaster.cli.demo.client import Client
+from paymaster.cli.demo.scene import Story
 from paymaster.cli.demo.show import Narrator, money_table, statement_table
 from paymaster.cli.demo.state import StateFile, fingerprint
-from paymaster.cli.demo.story import Story
 from paymaster.cli.demo.summary import closes_clean, summarise
 from paymaster.kernel.clock import WallClock
 from paymaster.kernel.errors import Refusal
@@ -95,7 +95,7 @@ async def _tell(plan: Plan, console: Console) -> dict[str, Any]:
     """Play it, show it, and return the summary."""
     today = WallClock().now().date()
     file = StateFile(plan.folder)
-    state = file.load(plan.mark, today - timedelta(days=1), today)
+    state = file.load(plan.mark, today - timedelta(days=2), today - timedelta(days=1))
     with Narrator(console, quiet=console.quiet) as narrator:
         narrator.stage("Set up the database and start every role")
         await world.prepare(state, plan.cells)

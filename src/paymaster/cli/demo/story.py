@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,49 +12,14 @@ from urllib.parse import quote
 
 from paymaster.cli.demo import payees
 from paymaster.cli.demo.answers import Answer, gold_of
-from paymaster.cli.demo.client import Client
-from paymaster.cli.demo.state import State
+from paymaster.cli.demo.scene import BANK, CAMPAIGN, SPONSOR, TASK, WALLET, Story, wait_for
 from paymaster.cli.demo.world import MODE, TENANT, Addresses
-from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.money import Money
 
-BANK, WALLET = "bank", "wallet"
-CAMPAIGN, TASK, SPONSOR = "labels", "answer-items", "sponsor"
 BATCH, AT_ONCE = 500, 4
 THRESHOLD_MAJOR = 1
-WAIT_SECONDS = 120.0
 RETURN_CODE = "AC04"
-
-
-@dataclass(slots=True)
-class Story:
-    """What the stages share. `step` tells a person how far a stage is: done, of."""
-
-    app: Client
-    operator: Client
-    sandbox: Client
-    addresses: Addresses
-    state: State
-    save: Callable[[State], None]
-    answers: Sequence[Answer]
-    reward: Money
-    seed: int
-    step: Callable[[int, int], None]
-
-    @property
-    def currency(self) -> str:
-        """The one currency of the demo."""
-        return self.reward.currency
-
-    @property
-    def workers(self) -> list[str]:
-        """Sorted: destinations alternate in this order."""
-        return sorted({answer.worker for answer in self.answers})
-
-    def wire(self, money: Money) -> dict[str, str]:
-        """An amount as the API writes it."""
-        return {"amount": money.text(), "currency": money.currency}
 
 
 def keep_secrets(addresses: Addresses, directory: Path) -> None:
@@ -76,7 +40,7 @@ async def open_accounts(story: Story) -> None:
     """Our bank account and our merchant account at the wallet provider, on both sides."""
     ours = payees.german_iban(payees.OUR_IBAN_NUMBER)
     provider = payees.german_iban(payees.PROVIDER_IBAN_NUMBER)
-    opening = Money(_scaled(story, 500), story.currency)
+    opening = story.major(500)
     await story.sandbox.post(
         "/_control/accounts",
         {
@@ -124,15 +88,11 @@ async def open_accounts(story: Story) -> None:
             "settings": {
                 "url": story.addresses.sandbox,
                 "topup_iban": provider,
-                "topup_holder": "Sandpay",
+                "holder": "Sandpay",
             },
             "secrets": {"api_key": "sandpay-api-key", "webhook_secret": "sandpay-webhook-secret"},
         },
     )
-
-
-def _scaled(story: Story, major: int) -> int:
-    return Money.parse(str(major), story.currency).minor
 
 
 async def offer_work(story: Story) -> None:
@@ -152,7 +112,7 @@ async def offer_work(story: Story) -> None:
     await story.app.put(
         f"/v1/campaigns/{CAMPAIGN}/tasks/{TASK}",
         {
-            "type": "data-labelling",
+            "type": "labelling",
             "title": "Answer like the experts",
             "reward": story.wire(story.reward),
             "verification": {"kind": "gold", "item": "item", "answer": "response"},
@@ -253,7 +213,7 @@ async def plan_withdrawals(story: Story) -> list[dict[str, str]]:
     """Who has at least 1.00 and where it goes; decided once and remembered."""
     if story.state.withdrawals is not None:
         return story.state.withdrawals
-    threshold = Money(_scaled(story, THRESHOLD_MAJOR), story.currency)
+    threshold = story.major(THRESHOLD_MAJOR)
     plan: list[dict[str, str]] = []
     workers = story.workers
     for number, worker in enumerate(workers, start=1):
@@ -288,7 +248,7 @@ async def fund_wallet(story: Story) -> None:
         {"from": BANK, "to": WALLET, "amount": story.wire(amount), "reason": "float for the day"},
         key="demo-float",
     )
-    await story.operator.post(f"/v1/rail-accounts/{BANK}/close-window")
+    await story.operator.post(f"/v1/rail-accounts/{BANK}/close-window", {"reason": "demo"})
 
     async def arrived() -> bool:
         found = await story.operator.get(f"/v1/transfers/{transfer['id']}")
@@ -374,7 +334,7 @@ async def money_leaves(story: Story) -> None:
         return not waiting
 
     await wait_for(queued, "the withdrawals to be screened")
-    await story.operator.post(f"/v1/rail-accounts/{BANK}/close-window")
+    await story.operator.post(f"/v1/rail-accounts/{BANK}/close-window", {"reason": "demo"})
 
     async def sent() -> bool:
         found = await story.app.all("/v1/withdrawals")
@@ -417,13 +377,3 @@ async def close_day(story: Story) -> dict[str, Any]:
     proof: dict[str, Any] = await story.operator.post("/v1/proofs")
     await story.operator.post(f"/v1/days/{story.state.payout_day}/close")
     return proof
-
-
-async def wait_for(ready: Callable[[], Any], what: str) -> None:
-    """Ask until it is so. Raises Refusal `demo-stuck` after two minutes."""
-    deadline = monotonic_seconds() + WAIT_SECONDS
-    while monotonic_seconds() < deadline:
-        if await ready():
-            return
-        await asyncio.sleep(0.2)
-    raise Refusal("demo-stuck", f"Waited {WAIT_SECONDS:.0f} s for {what}.")

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
-from paymaster.cli.demo.story import CAMPAIGN, Story
+from paymaster.cli.demo.scene import CAMPAIGN, Story
 from paymaster.kernel.money import Money
 
 
