@@ -68,8 +68,8 @@ class Earning:
     funded: int = 0
     users: dict[str, Ref] = field(default_factory=dict)
 
-    async def put_campaign(self, name: str = "camp", **changes: Any) -> CampaignView:
-        wanted = PutCampaign(name, "acme", "A campaign", "USD", LONG_AGO)
+    async def put_campaign(self, external_id: str = "camp", **changes: Any) -> CampaignView:
+        wanted = PutCampaign(external_id, "acme", "A campaign", "USD", LONG_AGO)
         wanted = PutCampaign(**({k: getattr(wanted, k) for k in wanted.__slots__} | changes))
 
         async def work(tx: ControlTx) -> CampaignView:

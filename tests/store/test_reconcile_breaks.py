@@ -10,7 +10,7 @@ from paymaster.db import audit
 from paymaster.kernel.errors import Conflict, NotFound, PaymasterError, Unprocessable
 from paymaster.kernel.ids import Ref, text_id
 from paymaster.rails.base import LineKind
-from paymaster.reconcile import breaks, resolve, views
+from paymaster.reconcile import breaks, resolve, trace, view
 from paymaster.reconcile.breaks import Kind, NewBreak
 from paymaster.reconcile.resolve import Target
 
@@ -184,23 +184,24 @@ async def test_a_line_leads_to_its_withdrawal_and_back(postgres: PostgresServer)
         await desk.store(sheet("105.00", paid(payout, "L"), day=later(1)))
         await desk.settle()
         ref = Ref(1, await desk.line("L"))
-        trace = await views.trace(desk.world.dbs, desk.sealer, ref)
-        (payment,) = trace.payments
+        found = await trace.trace(desk.world.dbs, desk.sealer, ref)
+        (payment,) = found.payments
         assert payment.withdrawal == text_id("wd", 2, payout.withdrawal_id)
         assert payment.user == text_id("us", 2, payout.user_id)
         assert payment.booked_line == text_id("sl", 1, ref.id)
-        assert trace.story.line.matched == payout.attempt
-        assert [entry.kind for entry in trace.story.entries] == ["booked"]
-        assert trace.story.statement.day == later(1)
-        assert (trace.story.statement.matched, trace.story.statement.lines) == (1, 1)
+        assert found.story.line.matched == payout.attempt
+        assert [entry.kind for entry in found.story.entries] == ["booked"]
+        assert found.story.statement.day == later(1)
+        assert (found.story.statement.open_lines, found.story.statement.lines) == (0, 1)
         unknown = await desk.line("I")
-        story = await desk.world.read(lambda tx: views.line_story(tx, desk.sealer, unknown))
+        story = await desk.world.read(lambda tx: trace.line_story(tx, desk.sealer, unknown))
         assert story.note.remittance == "Hallo"
         assert [each.kind for each in story.breaks] == ["unknown-line"]
-        (listed,) = await desk.world.read(lambda tx: views.lines(tx, state="break"))
+        (_, first) = await desk.world.read(lambda tx: view.statements(tx, BANK.id, None, None, 9))
+        (listed,) = await desk.world.read(lambda tx: view.lines(tx, first.id, "break", 0, 9))
         assert listed.id == unknown
         with pytest.raises(NotFound):
-            await desk.world.read(lambda tx: views.line_story(tx, desk.sealer, unknown + 9))
+            await desk.world.read(lambda tx: trace.line_story(tx, desk.sealer, unknown + 9))
 
 
 async def test_an_entry_that_the_books_refuse_changes_nothing(postgres: PostgresServer) -> None:

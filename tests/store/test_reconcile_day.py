@@ -10,7 +10,7 @@ import pytest
 from tests.statements import BANK, DAY, FUNDING, WALLET, Office, later, line, office, paid, sheet
 from tests.world import ACTOR, START, PostgresServer
 
-from paymaster.db.tx import CellRead
+from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.errors import Unprocessable
 from paymaster.kernel.ids import new_trace_id, text_id
 from paymaster.kernel.money import Money
@@ -20,6 +20,7 @@ from paymaster.ledger.post import post
 from paymaster.rails.base import LineKind, RailAccount
 from paymaster.reconcile import close, day, resolve, run_store
 from paymaster.reconcile.close_store import DayClose
+from paymaster.reconcile.match import match_due
 from paymaster.reconcile.resolve import Target
 from paymaster.reconcile.run_store import Run
 
@@ -285,3 +286,63 @@ async def test_prove_names_what_was_booked_into_a_closed_day(postgres: PostgresS
         await desk.payout("1.00")
         damage = "UPDATE entry SET effective_day = '2026-11-19' WHERE kind = 'gift'"
         assert await _found_after(desk, damage) == {"closed-day"}
+
+
+async def test_what_was_dated_before_the_closing_is_dated_anew(postgres: PostgresServer) -> None:
+    """A writer that has posted and not committed when its day is closed lands on the next day."""
+    async with office(postgres) as desk:
+        funded = line("I", "5.00", kind=LineKind.INCOMING, remittance=FUNDING)
+        await desk.store(sheet("0.00", funded))
+        tries = 0
+
+        async def work(tx: CellTx) -> None:
+            nonlocal tries
+            tries += 1
+            await match_due(tx, desk.sealer, desk.catalogue(), desk.cells)
+            if tries == 1:
+                with psycopg.connect(desk.world.owner_dsn, autocommit=True) as other:
+                    other.execute("UPDATE cell_1.head SET closed_through = %s", (DAY,))
+
+        await desk.world.run(work)
+        assert tries == 2
+        days = await desk.world.read(
+            lambda tx: tx.tuples("SELECT effective_day FROM entry WHERE kind = 'fund'")
+        )
+        assert days == [(later(1),)]
+
+
+async def test_a_loop_runs_what_has_changed_and_every_day_the_newest(
+    postgres: PostgresServer,
+) -> None:
+    async with office(postgres) as desk:
+
+        async def due() -> list[tuple[str, object]]:
+            runs = await day.run_due(desk.world.dbs, 1, ACTOR, new_trace_id(), ACCOUNTS)
+            return [
+                ("bank" if run.rail_account_id == BANK.id else "wallet", run.day) for run in runs
+            ]
+
+        payout = await desk.payout("10.00")
+        assert await due() == []
+        await desk.store(sheet("100.00", paid(payout)), sheet("90.00", day=later(1)))
+        await desk.store(sheet("0.00"), account=WALLET)
+        assert await due() == [("bank", DAY), ("bank", later(1)), ("wallet", DAY)]
+        assert await due() == []
+        await desk.settle()
+        assert await due() == [("bank", DAY), ("bank", later(1))]
+        desk.world.clock.advance(timedelta(days=1))
+        assert await due() == [("bank", later(1)), ("wallet", DAY)]
+        assert await due() == []
+
+
+async def test_several_statements_of_one_day_are_one_chain(postgres: PostgresServer) -> None:
+    async with office(postgres) as desk:
+        one, two = await desk.payouts(["10.00", "20.00"])
+        await desk.store(sheet("100.00", paid(one), name="morning"))
+        await desk.store(sheet("90.00", paid(two), name="evening"))
+        await desk.settle()
+        found = await _run(desk)
+        assert (found.opening, found.closing, found.difference) == (10_000, 7_000, 0)
+        assert found.lines == 2
+        assert await desk.breaks() == []
+        await desk.assert_proven()

@@ -55,8 +55,11 @@ class PutCampaign(Body):
     vesting_seconds: Annotated[int, Field(ge=0, le=MAX_SECONDS)] = 0
     targeting: Annotated[
         dict[Text, Any],
-        Field(description="countries, languages, minimum_age, maximum_age."),
-    ] = {}
+        Field(
+            default_factory=dict,
+            description="countries, languages, minimum_age, maximum_age.",
+        ),
+    ]
 
 
 @router.put(

@@ -40,7 +40,11 @@ def _shown(row: DayClose) -> dict[str, Any]:
 
 
 @router.post("/v1/days/{day}/close", response_model=DayOut)
-async def close_day(call: Operates, day: DayPath, body: Nothing | None = None) -> Reply:
+async def close_day(
+    call: Operates,
+    day: DayPath,
+    body: Nothing | None = None,  # noqa: ARG001 - an empty object may come
+) -> Reply:
     """Close and sign a day. `day-not-ready` names everything that stands in the way.
 
     Nothing can be booked into a closed day. A day that is closed already is shown as it is.
@@ -78,7 +82,10 @@ async def list_days(call: Reads, page: Paged) -> Reply:
 
 
 @router.post("/v1/proofs", response_model=ProofOut)
-async def prove(call: Operates, body: Nothing | None = None) -> Reply:
+async def prove(
+    call: Operates,
+    body: Nothing | None = None,  # noqa: ARG001 - an empty object may come
+) -> Reply:
     """Derive every balance and state again from the entries, in every cell; reads everything."""
     cells = call.deps.dbs.cells(call.environment.id)
     found = await prove_cells(call.deps.dbs, cells)

@@ -16,10 +16,10 @@ from paymaster.api.shapes import DeadLetterOut, IntakeOut, Page, RewardOut
 from paymaster.api.users import UserPath
 from paymaster.db.tx import CellRead
 from paymaster.earn import dead_letter, mapping, reversal
+from paymaster.earn.dead_letter import DeadLetter
 from paymaster.earn.event import Status
 from paymaster.earn.ingest import ingest
 from paymaster.earn.intake import Limits, Parsed, TooLarge, inflate, parse
-from paymaster.earn.dead_letter import DeadLetter
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import text_id

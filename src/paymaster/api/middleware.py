@@ -43,6 +43,7 @@ class Outermost:
         self._rate_policy = rate_policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

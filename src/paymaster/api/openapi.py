@@ -58,7 +58,7 @@ def _made(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
         (method.lower(), route.path): scope
         for route in api_routes(routers)
         if (scope := scope_of(route)) is not None
-        for method in route.methods
+        for method in route.methods or ()
     }
     components["securitySchemes"] = {
         "key": {

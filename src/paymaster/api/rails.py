@@ -38,8 +38,8 @@ class PutRailAccount(Body):
         StringConstraints(max_length=10),
         Field(description="always, manual, or a time of day such as 14:30."),
     ] = "always"
-    settings: Annotated[dict[Text, _Value], Field(max_length=50)] = {}
-    secrets: Annotated[dict[Text, _Value], Field(max_length=20)] = {}
+    settings: Annotated[dict[Text, _Value], Field(default_factory=dict, max_length=50)]
+    secrets: Annotated[dict[Text, _Value], Field(default_factory=dict, max_length=20)]
 
 
 class SetState(Body):

@@ -46,7 +46,7 @@ class PutTask(Body):
         ),
     ]
     starts_at: Moment
-    requirements: dict[Text, Any] = {}
+    requirements: Annotated[dict[Text, Any], Field(default_factory=dict)]
     user_cap: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     expires_at: Moment | None = None
     state: Literal["active", "paused", "ended"] = "active"

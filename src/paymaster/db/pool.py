@@ -119,7 +119,8 @@ class Schema:
             except errors.QueryCanceled as error:
                 raise Busy("database-slow", "The database took too long; retry.") from error
             except _LOST as error:
-                if attempt >= 2:
+                # The pool has waited long enough by itself.
+                if attempt >= 2 or isinstance(error, PoolTimeout):
                     raise Busy(
                         "database-unavailable",
                         "The database cannot be reached; nothing is known to have changed. "

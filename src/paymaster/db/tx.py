@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, LiteralString, TypeVar
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -95,6 +95,7 @@ class Writes(ReadTx):
         self._make_ids = make_ids
         self._commit_id: int | None = None
         self._appended = 0
+        self._dated_after: tuple[date | None] | None = None
 
     def ids(self, count: int) -> list[int]:
         """New ids of this schema, growing."""
@@ -117,23 +118,34 @@ class Writes(ReadTx):
         self._appended += count
         return first
 
+    def dated_after(self, closed_through: date | None) -> None:
+        """Entries of this transaction were dated while the books were closed through this day."""
+        if self._dated_after is None:
+            self._dated_after = (closed_through,)
+
     async def execute(self, sql: LiteralString, params: Params = None) -> int:
         """Run a statement; the number of rows it touched."""
         cursor = await self._connection.execute(sql, params)
         return cursor.rowcount
 
     async def seal(self) -> None:
-        """Take the place in the order of commits; the database calls it right before COMMIT."""
+        """Take the place in the order of commits; the database calls it right before COMMIT.
+
+        Raises SerializationFailure, upon which the work is run again, when a day was closed after
+        this transaction had dated its entries.
+        """
         if not self._appended:
             return
-        await self._connection.execute(
+        cursor = await self._connection.execute(
             """
             WITH moved AS (
                 UPDATE head SET seq = seq + %(n)s, recorded_at = greatest(recorded_at, %(now)s)
-                WHERE id = 1 RETURNING seq, recorded_at
+                WHERE id = 1 RETURNING seq, recorded_at, closed_through
+            ), made AS (
+                INSERT INTO commit (id, first_seq, last_seq, recorded_at, actor, trace_id)
+                SELECT %(id)s, seq - %(n)s + 1, seq, recorded_at, %(actor)s, %(trace)s FROM moved
             )
-            INSERT INTO commit (id, first_seq, last_seq, recorded_at, actor, trace_id)
-            SELECT %(id)s, seq - %(n)s + 1, seq, recorded_at, %(actor)s, %(trace)s FROM moved
+            SELECT closed_through FROM moved
             """,
             {
                 "n": self._appended,
@@ -143,6 +155,8 @@ class Writes(ReadTx):
                 "trace": self.trace_id,
             },
         )
+        if self._dated_after is not None and await cursor.fetchone() != self._dated_after:
+            raise errors.SerializationFailure("a day was closed meanwhile")
 
 
 class ControlTx(Writes, ControlRead):

@@ -35,7 +35,9 @@ async def post(tx: CellTx, entries: Sequence[Entry]) -> list[Posted]:
     wanted = {a for e in entries for p in e.postings for a in (p.source, p.destination)}
     accounts = await store.lock_accounts(tx, list(wanted))
     known = await store.known_entries(tx, [entry.id for entry in entries])
-    calendar = _Calendar(tx.now, tx.time_zone, await store.closed_through(tx))
+    closed = await store.closed_through(tx)
+    tx.dated_after(closed)
+    calendar = _Calendar(tx.now, tx.time_zone, closed)
     count = sum(len(entry.postings) for entry in entries)
     book = _Book(accounts, known, calendar, iter(tx.ids(count)))
     results = [result for group in _linked(entries) for result in book.post_group(group)]

@@ -9,7 +9,8 @@
     run         the balance proof of one account and day; `unbooked` is what never came
     close       the day, proven, closed in every cell and signed
     proof       every line against its posting
-    views       what people look at
+    day         proofs, runs and closing over all cells
+    view        pages of statements and lines; `trace` follows one line to its withdrawal
 
 Money only moves in the books when a statement says so: the cash accounts equal the statements by
 construction, and what nobody can explain lies in suspense with a break that has an owner.

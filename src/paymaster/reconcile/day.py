@@ -11,10 +11,12 @@ from datetime import date, timedelta
 
 from paymaster.db.cells import Databases
 from paymaster.db.tx import Actor, CellRead
+from paymaster.earn import proof as earn_proof
+from paymaster.kernel.clock import business_day
 from paymaster.ledger import proof as ledger_proof
 from paymaster.ledger.proof import Difference
 from paymaster.rails.base import RailAccount
-from paymaster.reconcile import close, close_store, proof
+from paymaster.reconcile import close, close_store, proof, run_store
 from paymaster.reconcile.close import SIGNING_KEY, CellState
 from paymaster.reconcile.close_store import DayClose
 from paymaster.reconcile.run import cut_off, run, unbooked_everywhere
@@ -27,8 +29,9 @@ ALLOWED = timedelta(days=2)
 
 
 async def prove_cell(tx: CellRead) -> list[Difference]:
-    """Books, withdrawals and lines of a cell, on one snapshot."""
+    """Books, rewards, withdrawals and lines of a cell, on one snapshot."""
     found = await ledger_proof.prove(tx)
+    found += await earn_proof.prove(tx)
     found += await withdraw_proof.prove(tx)
     found += await proof.prove(tx)
     return found
@@ -60,6 +63,45 @@ async def run_account(
     )
     treasury = dbs.treasury(environment_id)
     return await treasury.run(actor, trace_id, lambda tx: run(tx, account, day, overdue))
+
+
+async def run_due(
+    dbs: Databases,
+    environment_id: int,
+    actor: Actor,
+    trace_id: str,
+    accounts: Sequence[RailAccount],
+    allowed: timedelta = ALLOWED,
+) -> list[Run]:
+    """Run every account and day that is not closed and whose last run is not the last word.
+
+    For a loop: days without a run, days of which something has changed since, and once a business
+    day the newest statement of each account, because payments become overdue by time alone.
+    """
+    treasury = dbs.treasury(environment_id)
+    done: list[Run] = []
+    for account in accounts:
+        due = await treasury.read(lambda tx, one=account: _due(tx, one))
+        for day in due:
+            done.append(  # noqa: PERF401 - each run is a transaction of its own
+                await run_account(dbs, environment_id, actor, trace_id, account, day, allowed)
+            )
+    return done
+
+
+async def _due(tx: CellRead, account: RailAccount) -> list[date]:
+    _, closed = await close_store.head(tx)
+    today = business_day(tx.now, tx.time_zone)
+    days = await run_store.days_to_run(tx, account.id, closed)
+    due: list[date] = []
+    for day in days:
+        last = await run_store.latest(tx, account.id, day)
+        fresh = last is not None and not await run_store.stale(tx, last)
+        if fresh and last is not None and day == days[-1]:
+            fresh = business_day(last.started_at, tx.time_zone) == today
+        if not fresh:
+            due.append(day)
+    return due
 
 
 async def close_day(

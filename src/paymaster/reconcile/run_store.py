@@ -201,3 +201,12 @@ async def newer_statement(tx: ReadTx, rail_account_id: int, day: date, run_id: i
         (rail_account_id, day, run_id),
     )
     return found is not None
+
+
+async def stale(tx: ReadTx, run: Run) -> bool:
+    """Whether a run of its account and day would say something else now."""
+    if await newer_statement(tx, run.rail_account_id, run.day, run.id):
+        return True
+    now = await sums(tx, run.rail_account_id, run.asset, run.day)
+    counted = (now.lines, now.matched, now.breaks, now.outstanding, -now.balance - now.later)
+    return counted != (run.lines, run.matched, run.breaks, run.outstanding, run.ledger)
