@@ -14,7 +14,7 @@ from tests.world import ACTOR, PostgresServer, World, make_world
 
 from paymaster.db import inbox, outbox
 from paymaster.db.tx import CellRead, CellTx, ControlTx
-from paymaster.earn import campaign, machine, proof, task
+from paymaster.earn import campaign, machine, proof, reward, task
 from paymaster.earn.campaign import PutCampaign
 from paymaster.earn.commands import HANDLERS
 from paymaster.earn.event import EventOutcome
@@ -171,12 +171,17 @@ class Earning:
             assert found == []
 
     async def relay(self, rounds: int = 10, *, only: frozenset[str] | None = None) -> int:
-        """Carry commands between cells until none is left; how many were carried."""
+        """Carry commands between cells until none is left; how many were carried.
+
+        Waiting rewards are tried in between, unless only certain topics are carried.
+        """
         carried = 0
         for _ in range(rounds):
             before = carried
             for cell in self.world.dbs.cells(ENVIRONMENT):
                 carried += await self._relay_from(cell.number, only)
+                if only is None:
+                    await self.world.run(reward.retry_awaiting, cell.number)
             if carried == before:
                 return carried
         return carried

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp
 from tests.world import ACTOR, PostgresServer, World, make_world
 
 from paymaster.api.app import build_api, build_hooks
@@ -70,6 +71,7 @@ class Served:
 
     world: World
     deps: Deps
+    app: ASGIApp
     api: httpx.AsyncClient
     hooks: httpx.AsyncClient
 
@@ -143,6 +145,6 @@ async def serve(
         deps = make_deps(make_settings(folder, **groups), world.dbs, world.clock, http)
         api = build_api(deps)
         async with client(api) as caller, client(build_hooks(deps)) as hooks:
-            served = Served(world, deps, caller, hooks)
+            served = Served(world, deps, api, caller, hooks)
             caller.headers["Authorization"] = f"Bearer {await served.key()}"
             yield served

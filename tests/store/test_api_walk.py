@@ -88,7 +88,7 @@ def test_the_document_is_complete() -> None:
 
 async def test_no_key_and_no_scope(served: Served) -> None:
     keys = {name: await served.key([name]) for name in SCOPES}
-    anonymous = client(served.api._transport.app)  # type: ignore[attr-defined]
+    anonymous = client(served.app)
     async with anonymous:
         for method, path, scope in ROUTES:
             answer = await anonymous.request(method, filled(path))

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from paymaster.api.health import readiness
 from paymaster.compose import Deps, build
+from paymaster.db import ready
 from paymaster.db.embedded import EmbeddedPostgresError, find_binaries
 from paymaster.db.migrate import latest_version
 from paymaster.db.servers import embedded
@@ -134,5 +134,5 @@ async def _rails(deps: Deps) -> list[Finding]:
 
 
 async def _ready(deps: Deps) -> Finding:
-    faults = await readiness(deps)
+    faults = await ready.faults(deps.dbs)
     return "ready", not faults, "; ".join(faults) or "yes"

@@ -7,7 +7,6 @@ from typing import Any
 
 from paymaster.db.outbox import Outgoing
 from paymaster.db.tx import CellTx
-from paymaster.earn import reward
 from paymaster.earn import slice as slices
 from paymaster.kernel.ids import parse_text_id
 from paymaster.kernel.money import Money
@@ -33,11 +32,10 @@ async def on_ask(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, A
 
 
 async def on_grant(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
-    """In the asking cell: the answer; rewards that waited for it are credited at once."""
+    """In the asking cell: the answer. Rewards that wait for it are credited by the next retry."""
     slice_id, _, granted = _read(message)
     row = await slices.receive(tx, slice_id, granted)
-    moved = await reward.retry_awaiting(tx)
-    return {"state": row.state, "moved": moved, "home": source_cell}
+    return {"state": row.state, "home": source_cell}
 
 
 async def on_return(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:

@@ -62,9 +62,13 @@ async def reverse(tx: CellTx, commands: Sequence[Reverse]) -> list[Reversal]:
         outcomes.append(outcome)
         if row is not None and outcome.result is Took.REVERSED:
             todo[row.id], reasons[row.id] = row, command.reason
+    states = await reward.lock_states(tx, list(todo.values()))
     await _post_reversals(tx, list(todo.values()), reasons)
     moves = [reward.move(row, RewardEvent.REVERSE, reasons[row.id]) for row in todo.values()]
-    await reward.moved(tx, list(todo.values()), moves, TaskEvent.REVERSE, "reward-reversed")
+    await reward.moved(tx, list(todo.values()), moves)
+    for row in todo.values():
+        states.move((row.user_id, row.task_id), TaskEvent.REVERSE, reasons[row.id])
+    await states.write(tx)
     return outcomes
 
 

@@ -23,13 +23,17 @@ from paymaster.earn.store.states import Fresh, Pair
 from paymaster.earn.views import money
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import text_id
-from paymaster.kernel.money import Money
+from paymaster.kernel.money import MAX_MINOR, Money
 from paymaster.ledger import recipes
 from paymaster.ledger.balance import owing
 from paymaster.ledger.entry import Entry, Posted, Verdict
 from paymaster.ledger.post import post
 
 MAX_BATCH = 1000
+MAX_CAMPAIGNS = 500
+"""Campaigns with waiting rewards that are looked at in one go."""
+
+EXHAUSTED = "budget-exhausted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ def tell(states: States, pair: Pair, made: Granted, *, once: bool) -> None:
         states.move(pair, TaskEvent.REWARD)
     elif once:
         states.move(pair, TaskEvent.VERIFY)
-        states.move(pair, TaskEvent.REJECT, "budget-exhausted")
+        states.move(pair, TaskEvent.REJECT, EXHAUSTED)
     else:
         states.move(pair, TaskEvent.PROGRESS)
 
@@ -195,39 +199,30 @@ async def _ask(
         offer = one.offer
         if row.state != RewardState.AWAITING_FUNDS.value or offer.home_cell == tx.cell:
             continue
-        usual = offer.reward.minor * slice_rewards
+        usual = min(offer.reward.minor * slice_rewards, MAX_MINOR)
         need = needs.get(offer.campaign_id)
         needs[offer.campaign_id] = slices.Need(
             offer.campaign_id,
             offer.home_cell,
             offer.when_exhausted,
             offer.reward.currency,
-            (need.missing if need else 0) + row.amount,
+            min((need.missing if need else 0) + row.amount, MAX_MINOR),
             max(usual, need.usual if need else 0),
         )
     await slices.ask(tx, list(needs.values()))
 
 
-async def moved(
-    tx: CellTx,
-    rows: Sequence[RewardRow],
-    moves: Sequence[RewardMove],
-    task_event: TaskEvent | None,
-    reason: str | None = None,
-) -> None:
-    """Write moved rows, their moves and messages, and what it means for the users' tasks."""
-    if not rows:
-        return
-    await reward_store.update(tx, rows)
-    await reward_store.insert_moves(tx, REWARD.name, moves)
-    await outbox.put(tx, [_message(tx, row) for row in rows])
-    if task_event is not None:
-        states = await States.lock(
-            tx, {(row.user_id, row.task_id): Fresh(row.home_cell) for row in rows}
-        )
-        for row in rows:
-            states.move((row.user_id, row.task_id), task_event, reason)
-        await states.write(tx)
+async def lock_states(tx: CellTx, rows: Sequence[RewardRow]) -> States:
+    """The users' tasks that rewards belong to; locked after the rewards, before the accounts."""
+    return await States.lock(tx, {(row.user_id, row.task_id): Fresh(row.home_cell) for row in rows})
+
+
+async def moved(tx: CellTx, rows: Sequence[RewardRow], moves: Sequence[RewardMove]) -> None:
+    """Write moved rows, their moves and messages."""
+    if rows:
+        await reward_store.update(tx, rows)
+        await reward_store.insert_moves(tx, REWARD.name, moves)
+        await outbox.put(tx, [_message(tx, row) for row in rows])
 
 
 async def mature_due(tx: CellTx, limit: int = MAX_BATCH) -> int:
@@ -254,7 +249,7 @@ async def mature_due(tx: CellTx, limit: int = MAX_BATCH) -> int:
     )
     all_done(posted)
     moves = [move(row, RewardEvent.MATURE) for row in rows]
-    await moved(tx, rows, moves, None)
+    await moved(tx, rows, moves)
     return len(rows)
 
 
@@ -273,35 +268,30 @@ async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
     Returns how many rewards moved. A campaign whose home cell said that nothing is left, and
     whose policy is to refuse, has its waiting rewards refused.
     """
-    count = 0
-    for waiting in await reward_store.waiting(tx, limit):
-        last = await slices.last(tx, waiting.campaign_id)
-        if waiting.balance > 0:
-            count += await _fund(tx, waiting.campaign_id, limit - count)
-        if last is not None and last.refuses:
-            count += await _refuse(tx, waiting.campaign_id, limit - count)
-        if last is not None:
-            missing = await reward_store.waiting_total(tx, waiting.campaign_id)
-            await slices.ask_again(tx, last, missing)
-        if count >= limit:
-            break
-    return count
-
-
-async def _fund(tx: CellTx, campaign_id: int, limit: int) -> int:
-    claimed = await reward_store.claim_waiting(tx, campaign_id, limit)
-    results = await _credit(tx, claimed) if claimed else []
-    rows = [row for row, result in zip(claimed, results, strict=True) if result.done]
-    moves = [
-        move(row, RewardEvent.FUND if row.matures_at > tx.now else RewardEvent.CREDIT)
-        for row in rows
-    ]
-    await moved(tx, rows, moves, TaskEvent.REWARD)
-    return len(rows)
-
-
-async def _refuse(tx: CellTx, campaign_id: int, limit: int) -> int:
-    rows = await reward_store.claim_waiting(tx, campaign_id, limit)
-    moves = [move(row, RewardEvent.REFUSE, "budget-exhausted") for row in rows]
-    await moved(tx, rows, moves, TaskEvent.REJECT, "budget-exhausted")
-    return len(rows)
+    waiting = await reward_store.waiting(tx, MAX_CAMPAIGNS)
+    last = await slices.last(tx, [one.campaign_id for one in waiting])
+    refusing = {number for number, row in last.items() if row.refuses}
+    able = [w.campaign_id for w in waiting if w.balance > 0 or w.campaign_id in refusing]
+    rows = await reward_store.claim_waiting(tx, able, max(limit // max(len(able), 1), 1))
+    states = await lock_states(tx, rows)
+    changed: list[RewardRow] = []
+    moves: list[RewardMove] = []
+    for row, result in zip(rows, await _credit(tx, rows), strict=True):
+        pair = row.user_id, row.task_id
+        if result.done:
+            vests = row.matures_at > tx.now
+            moves.append(move(row, RewardEvent.FUND if vests else RewardEvent.CREDIT))
+            states.move(pair, TaskEvent.REWARD)
+        elif row.campaign_id in refusing:
+            moves.append(move(row, RewardEvent.REFUSE, EXHAUSTED))
+            states.move(pair, TaskEvent.REJECT, EXHAUSTED)
+        else:
+            continue
+        changed.append(row)
+    await moved(tx, changed, moves)
+    await states.write(tx)
+    for row in last.values():
+        if slices.may_ask(row, tx.now):
+            missing = await reward_store.waiting_total(tx, row.campaign_id)
+            await slices.ask_again(tx, row, missing)
+    return len(changed)

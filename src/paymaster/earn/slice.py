@@ -122,25 +122,29 @@ def _message(
     return outbox.Message(topic, campaign, payload, target)
 
 
-async def last(tx: CellRead, campaign_id: int) -> SliceRow | None:
-    """The newest ask for a campaign in this cell."""
-    return await tx.maybe(
-        f"SELECT {_COLUMNS} FROM slice WHERE campaign_id = %s AND state <> 'returned'"
-        " ORDER BY id DESC LIMIT 1",
-        (campaign_id,),
+async def last(tx: CellRead, campaign_ids: Sequence[int]) -> dict[int, SliceRow]:
+    """The newest ask for each campaign in this cell; those without one are missing."""
+    rows = await tx.fetch(
+        f"SELECT DISTINCT ON (campaign_id) {_COLUMNS} FROM slice"
+        " WHERE campaign_id = ANY(%s) AND state <> 'returned' ORDER BY campaign_id, id DESC",
+        (list(campaign_ids),),
         SliceRow,
     )
+    return {row.campaign_id: row for row in rows}
+
+
+def may_ask(before: SliceRow, now: datetime) -> bool:
+    """Whether to ask anew: a while after "nothing left", at once after a grant."""
+    if before.state == "asked" or before.refuses:
+        return False
+    if before.state == "empty" and before.answered_at is not None:
+        return now >= before.answered_at + ASK_AGAIN
+    return True
 
 
 async def ask_again(tx: CellTx, before: SliceRow, missing: int) -> int:
-    """Ask for what still waits; a while after "nothing left", at once otherwise."""
-    if missing <= 0 or before.state == "asked" or before.refuses:
-        return 0
-    if (
-        before.state == "empty"
-        and before.answered_at is not None
-        and tx.now < before.answered_at + ASK_AGAIN
-    ):
+    """Ask for what still waits."""
+    if missing <= 0:
         return 0
     need = Need(
         before.campaign_id,
@@ -175,19 +179,24 @@ async def _lease(tx: CellTx, cell: int, slice_id: int, posting: recipes.Posting)
 
 
 async def receive(tx: CellTx, slice_id: int, granted: Money) -> SliceRow:
-    """In the asking cell: take what the home cell granted. Raises Broken `slice-unknown`."""
+    """In the asking cell: take what the home cell granted. Raises Broken `slice-unknown`.
+
+    The account is locked before the ask is answered, as everywhere else.
+    """
     row = await tx.maybe(
-        f"UPDATE slice SET granted = %s, state = %s, answered_at = %s"
-        f" WHERE id = %s AND state = 'asked' RETURNING {_COLUMNS}",
-        (granted.minor, "granted" if granted else "empty", tx.now, slice_id),
-        SliceRow,
+        f"SELECT {_COLUMNS} FROM slice WHERE id = %s AND state = 'asked'", (slice_id,), SliceRow
     )
     if row is None or row.asset != granted.currency:
         raise Broken("slice-unknown", f"No open ask {slice_id} in cell {tx.cell}.")
     if granted:
         [posting] = recipes.lease_in(row.campaign_id, row.home_cell, granted)
         await _lease(tx, tx.cell, slice_id, posting)
-    return row
+    state = "granted" if granted else "empty"
+    await tx.execute(
+        "UPDATE slice SET granted = %s, state = %s, answered_at = %s WHERE id = %s",
+        (granted.minor, state, tx.now, slice_id),
+    )
+    return replace(row, granted=granted.minor, state=state, answered_at=tx.now)
 
 
 async def give_back(tx: CellTx, campaign_id: int, home_cell: int, asset: str) -> Money:

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from paymaster.api.health import readiness
 from paymaster.compose import Deps
+from paymaster.db import ready
 from paymaster.observe import metrics_response
 from paymaster.roles.lanes import Lane
 
@@ -23,7 +23,7 @@ def health_app(deps: Deps, role: str, lanes: Sequence[Lane]) -> Starlette:
 
     async def readyz(_: Request) -> Response:
         faults = [f"lane {lane.name}: {lane.broken}" for lane in lanes if lane.broken]
-        faults += await readiness(deps)
+        faults += await ready.faults(deps.dbs)
         status = 503 if faults else 200
         return JSONResponse({"status": "not ready" if faults else "ok", "faults": faults}, status)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from paymaster.api.app import build_api, build_hooks
 from paymaster.compose import Deps, build
 from paymaster.kernel.errors import Refusal
 from paymaster.observe import configure_logs, get_logger
@@ -78,6 +77,8 @@ async def _watch_parent(stop: asyncio.Event) -> None:
 
 
 async def _serve_web(deps: Deps, how: Running, stop: asyncio.Event) -> None:
+    from paymaster.api.app import build_api, build_hooks  # noqa: PLC0415 - background roles go without
+
     settings = deps.settings
     if how.role == "api":
         app, host, port = build_api(deps), settings.api.host, settings.api.port

@@ -108,8 +108,7 @@ class Supervisor:
             command = [
                 sys.executable,
                 "-m",
-                "paymaster",
-                "role",
+                "paymaster.roles",
                 child.role,
                 "--health-port",
                 str(child.health_port),

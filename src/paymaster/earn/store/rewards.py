@@ -157,12 +157,20 @@ async def claim_due(tx: CellTx, limit: int) -> list[RewardRow]:
     )
 
 
-async def claim_waiting(tx: CellTx, campaign_id: int, limit: int) -> list[RewardRow]:
-    """Rewards of a campaign that wait for money, oldest first, locked."""
+async def claim_waiting(tx: CellTx, campaign_ids: Sequence[int], each: int) -> list[RewardRow]:
+    """Rewards that wait for money, of each campaign the oldest `each`, locked."""
+    if not campaign_ids:
+        return []
     return await tx.fetch(
-        f"SELECT {_COLUMNS} FROM reward WHERE campaign_id = %s AND state = 'awaiting_funds'"
-        " ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED",
-        (campaign_id, limit),
+        f"""
+        SELECT r.* FROM unnest(%s::bigint[]) AS c (id)
+        CROSS JOIN LATERAL (
+            SELECT {_COLUMNS} FROM reward
+            WHERE campaign_id = c.id AND state = 'awaiting_funds'
+            ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+        ) r
+        """,
+        (sorted(campaign_ids), each),
         RewardRow,
     )
 
