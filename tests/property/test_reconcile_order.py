@@ -185,7 +185,7 @@ def test_any_order_and_repetition_gives_the_same_books(postgres: PostgresServer)
         desk = runner.run(stack.enter_async_context(office(postgres, cells=2)))
 
         @settings(
-            max_examples=12,
+            max_examples=8,
             deadline=None,
             database=None,
             phases=[Phase.generate],

@@ -1,12 +1,14 @@
 """Seeded storms: providers that fail in every way, dispatchers that die, messages in any order.
 
 Whatever happens, nobody is paid twice, nobody's money is given back and paid as well, the books
-prove, and when the weather clears everything reaches an end.
+prove, and when the weather clears everything reaches an end. The seed decides the weather; how
+tasks interleave is the machine's own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
@@ -36,6 +38,8 @@ from paymaster.settle.files import poll
 from paymaster.settle.webhook import receive
 
 STEPS = 60
+SEEDS = int(os.environ.get("PAYMASTER_STORMS", "6"))
+"""How many storms; more of them before a release."""
 ENDS = ("paid", "failed", "returned")
 
 
@@ -124,7 +128,7 @@ class StormyBank(FileRail):
         return [Outcome(key, Verdict.ACCEPTED) for key in prepared.keys]
 
     def report(self) -> None:
-        """Leave a report about all that was executed."""
+        """Leave a report about all that was executed, and about the files that were refused."""
         self.reports += 1
         name = f"report-{self.reports}.xml"
         self.notices[name] = [
@@ -136,6 +140,9 @@ class StormyBank(FileRail):
             )
             for order in self.orders
             for key in order.keys
+        ] + [
+            Notice(f"r/{key}", Outcome(key, Verdict.REJECTED, code=code), key)
+            for key, code in self.weather.refused.items()
         ]
         self.out.append(RemoteFile(name, name.encode()))
 
@@ -239,7 +246,7 @@ class Storm:
         raise AssertionError(f"not everything reached an end: {left}")
 
 
-@pytest.mark.parametrize("seed", range(int(__import__("os").environ.get("SEEDS", "6"))))
+@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_a_storm_pays_nobody_twice_and_everything_reaches_an_end(
     postgres: PostgresServer, seed: int
 ) -> None:

@@ -234,7 +234,7 @@ async def test_a_bank_that_refuses_second_copies_gets_the_same_file_again(
         await payouts.run(dispatcher)
         # A no to the second copy says nothing about the first.
         assert set(await in_states(payouts, withdrawals)) == {"unknown"}
-        payouts.world.clock.advance(timedelta(hours=1))
+        payouts.world.clock.advance(payouts.pace.after_refused_copy)
         await payouts.run(dispatcher)
         assert set(await in_states(payouts, withdrawals)) == {"sent"}
         assert len(bank.orders) == 3

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 
 import pytest
 from tests.earning import Earning, day, earning_world, event
 from tests.world import ACTOR, PostgresServer, owner_rows
 
-from paymaster.earn import dead_letter, task, user_task
-from paymaster.earn.catalogue import live
-from paymaster.earn.event import Status
+from paymaster.db.tx import CellTx
+from paymaster.earn import dead_letter, ingest, task, user_task
+from paymaster.earn.catalogue import Catalogue, live
+from paymaster.earn.event import Event, EventOutcome, Status
 from paymaster.earn.machine import OfferState
 from paymaster.earn.user_task import Decision
 from paymaster.earn.verify import Count, Step, complete
@@ -23,6 +24,7 @@ from paymaster.kernel.ids import new_trace_id
 from paymaster.people import users
 from paymaster.people.machine import Status as UserStatus
 from paymaster.people.profile import Profile
+from paymaster.secrets.sealing import Sealer
 
 GOLD = {"kind": "gold"}
 
@@ -362,3 +364,27 @@ async def test_every_move_is_on_record_with_its_message(earning: Earning):
 
 def _iso(moment: datetime) -> str:
     return moment.isoformat()
+
+
+async def test_a_poisoned_event_stands_alone(earning: Earning, monkeypatch: pytest.MonkeyPatch):
+    """What the database itself refuses is found by halving; the others are taken in."""
+    await labelling(earning)
+    honest = ingest.record
+
+    async def strict(
+        tx: CellTx, sealer: Sealer, catalogue: Catalogue, events: Sequence[Event]
+    ) -> list[EventOutcome]:
+        if any(one.event_id == "2" for one in events):
+            await tx.value("SELECT 'poison'::timestamptz")
+        return await honest(tx, sealer, catalogue, events)
+
+    monkeypatch.setattr(ingest, "record", strict)
+    outcomes = await earning.send(
+        answer(1, "u1", "a", "1"), answer(2, "u1", "b", "2"), answer(3, "u1", "c", "3")
+    )
+    assert [(one.status, one.slug) for one in outcomes] == [
+        (Status.REWARDED, None),
+        (Status.REJECTED, "event-poisoned"),
+        (Status.REWARDED, None),
+    ]
+    await earning.prove()

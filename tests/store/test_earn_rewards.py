@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import psycopg
 import pytest
 from tests.earning import Earning, earning_world, event
-from tests.world import PostgresServer, owner_rows
+from tests.world import PostgresServer
 
+from paymaster.db.tx import CellRead
 from paymaster.earn import proof, reversal, reward
 from paymaster.earn.event import EventOutcome, Status
 from paymaster.earn.machine import OfferState
@@ -259,29 +261,32 @@ async def test_an_ended_campaign_still_gives_back(earning: Earning):
     assert await earning.budget(campaign) == 100
 
 
-@pytest.mark.parametrize(
-    ("damage", "check"),
-    [
-        ("UPDATE reward SET remaining = 1 WHERE state = 'vesting'", "earn-vesting"),
-        (
-            "UPDATE reward SET state = 'refused', remaining = 0 WHERE state = 'vesting'",
-            "earn-spent",
-        ),
-        ("UPDATE reward SET amount = 101 WHERE state = 'credited'", "earn-reward-entries"),
-        ("UPDATE reward SET state = 'reversed' WHERE state = 'credited'", "earn-reward-entries"),
-        ("UPDATE task_state SET rewards = 2", "earn-reward-count"),
-        ("UPDATE task_state SET state = 'started'", "earn-task-moves"),
-        ("DELETE FROM reward_move", "earn-reward-moves"),
-        ("DELETE FROM reward WHERE state = 'credited'", "earn-spent"),
-    ],
-)
-async def test_the_proof_names_what_was_altered(earning: Earning, damage: str, check: str):
+DAMAGE: dict[str, str] = {
+    "UPDATE reward SET remaining = 1 WHERE state = 'vesting'": "earn-vesting",
+    "UPDATE reward SET state = 'refused', remaining = 0 WHERE state = 'vesting'": "earn-spent",
+    "UPDATE reward SET amount = 101 WHERE state = 'credited'": "earn-reward-entries",
+    "UPDATE reward SET state = 'reversed' WHERE state = 'credited'": "earn-reward-entries",
+    "UPDATE entry SET digest = 'x' WHERE kind = 'mature'": "earn-reward-entries",
+    "UPDATE task_state SET rewards = 2": "earn-reward-count",
+    "UPDATE task_state SET state = 'started'": "earn-task-moves",
+    "DELETE FROM reward_move": "earn-reward-moves",
+    "DELETE FROM reward WHERE state = 'credited'": "earn-spent",
+}
+
+
+async def test_the_proof_names_what_was_altered(earning: Earning):
     await offered(earning, "9.00", vesting_seconds=WEEK)
     await complete(earning, "u1")
     earning.world.clock.advance(timedelta(seconds=WEEK))
     await earning.world.run(reward.mature_due)
     await complete(earning, "u2")
     await earning.prove()
-    owner_rows(earning.world, f"WITH done AS ({damage} RETURNING 1) SELECT count(*) FROM done")
-    found = await earning.world.read(proof.prove)
-    assert check in {one.check for one in found}
+    async with await psycopg.AsyncConnection.connect(earning.world.owner_dsn) as owner:
+        for damage, check in DAMAGE.items():
+            await owner.execute("SET LOCAL search_path TO cell_1")
+            done = await owner.execute(damage.encode())
+            assert done.rowcount > 0
+            tx = CellRead(owner, earning.world.clock.now(), 1, "Europe/Berlin")
+            found = await proof.prove(tx)
+            await owner.rollback()
+            assert check in {one.check for one in found}, damage

@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paymaster.earn.intake import Limits, Parsed, TooLarge, inflate, parse, payload_text
@@ -202,6 +202,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.dictionaries(
         st.sampled_from(["event_id", "user", "task", "type", "occurred_at", "payload", "x"]),
@@ -220,6 +221,7 @@ def test_any_object_becomes_an_event_or_a_fault(value: dict[str, object]):
         text.encode()
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(body: bytes):
     parsed = parse_or_slug(body)
@@ -230,6 +232,7 @@ def test_any_bytes_are_read_or_refused(body: bytes):
     assert parsed.faults
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 800_000_000), st.integers(-14 * 60, 14 * 60))
 def test_times_keep_their_moment(seconds: int, minutes: int):
     zone = timezone(timedelta(minutes=minutes))

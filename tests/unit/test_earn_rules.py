@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paymaster.earn import requirements, verify
@@ -64,6 +64,7 @@ RULES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(RULES, STEPS, st.randoms())
 def test_a_pattern_is_judged_as_the_oracle_does_in_any_order(
     rule: Count, steps: list[Step], random
@@ -73,6 +74,7 @@ def test_a_pattern_is_judged_as_the_oracle_does_in_any_order(
     assert complete(rule, steps, day) is expected
 
 
+@settings(deadline=None)
 @given(RULES, STEPS, st.integers(0, 13), st.integers(1, 4))
 def test_what_lies_out_of_reach_of_new_events_does_not_matter(
     rule: Count, steps: list[Step], at: int, count: int

@@ -49,7 +49,9 @@ ROUTERS: tuple[APIRouter, ...] = (
 """The API in the order in which the document shows it."""
 
 
-def make_app(routers: tuple[APIRouter, ...], errors_url: str) -> FastAPI:
+def make_app(
+    routers: tuple[APIRouter, ...], errors_url: str, public_url: str | None = None
+) -> FastAPI:
     """An application without the middleware and without what it works with."""
     app = FastAPI(
         title="Paymaster",
@@ -58,6 +60,7 @@ def make_app(routers: tuple[APIRouter, ...], errors_url: str) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        servers=[{"url": public_url}] if public_url else None,
     )
     for router in (*routers, health.router):
         app.include_router(router)
@@ -68,7 +71,7 @@ def make_app(routers: tuple[APIRouter, ...], errors_url: str) -> FastAPI:
 
 def build_api(deps: Deps) -> ASGIApp:
     """The API of this process."""
-    app = make_app(ROUTERS, deps.settings.api.errors_url)
+    app = make_app(ROUTERS, deps.settings.api.errors_url, deps.settings.api.public_url)
     app.state.deps = deps
     app.state.limiter = limiter = Limiter(deps.settings.limits.requests_per_minute)
     return Outermost(app, deps, deps.settings.api.body_limit_bytes, limiter.policy)

@@ -46,6 +46,7 @@ def _made(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
             "and unknown query parameters are refused; unknown fields of answers must be ignored."
         ),
         routes=app.routes,
+        servers=app.servers or None,
     )
     components = made.setdefault("components", {})
     schemas = components.setdefault("schemas", {})

@@ -36,6 +36,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "task_state": ("state", "number", "rewards", "expires_at", "updated_at", "version"),
     "reward": ("state", "remaining", "due_at", "lease_token", "version"),
     "slice": ("granted", "state", "answered_at"),
+    "slice_lease": ("grants", "idle", "recalled"),
     "withdrawal": (
         "state", "number", "rail_account_id", "reason", "due_at", "tries", "lease_token", "version",
     ),
@@ -71,5 +72,5 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Columns that the application may change; all other columns stay as they were inserted."""
 
-DELETABLE = frozenset({"idempotency", "pii", "data_key"})
-"""Tables from which rows may go: expired keys, and personal data on erasure."""
+DELETABLE = frozenset({"idempotency", "pii", "data_key", "slice_wait"})
+"""Tables from which rows may go: expired keys, personal data on erasure, asks that were served."""

@@ -29,6 +29,7 @@ class Pace:
     send_again: Backoff = _SEND_AGAIN
     ask_again: Backoff = _ASK_AGAIN
     poll_again: Backoff = _POLL_AGAIN
+    after_refused_copy: timedelta = timedelta(hours=6)
     look_again: timedelta = timedelta(minutes=5)
     """After which a payment that no account can make or prepare is looked at again."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from paymaster.dispatch.lane import Lane
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Busy
 from paymaster.kernel.ids import new_trace_id
+from paymaster.kernel.retry import Backoff
 from paymaster.observe import Metrics, get_logger
 from paymaster.rails.base import Queries, Rail
 from paymaster.secrets.sealing import Sealer
@@ -31,6 +32,8 @@ from paymaster.secrets.sealing import Sealer
 T = TypeVar("T")
 _log = get_logger(__name__)
 _REFRESH_SECONDS = 2.0
+_FINISH_TRIES = 40
+_FINISH_AGAIN = Backoff(timedelta(milliseconds=50), timedelta(seconds=3))
 
 
 class Dispatcher:
@@ -215,13 +218,23 @@ class Dispatcher:
         """Write what calls brought; if that fails together, each alone."""
         try:
             await self._run(db, lambda tx: send.finish(tx, desk, sent, self._random))
-        except Exception as error:  # noqa: BLE001 - the lease runs out and the order is resolved
-            if len(sent) == 1:
-                batch_key = sent[0].order.prepared.batch_key
-                _log.exception("finish_failed", batch=batch_key, error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - found out one by one below
+            _log.warning("finish_failed_together", error=type(error).__name__, orders=len(sent))
+            await asyncio.gather(*(self._finish_alone(db, desk, each) for each in sent))
+
+    async def _finish_alone(self, db: CellDb, desk: Desk, sent: send.Sent) -> None:
+        """Keep trying while the lease lasts: what is known only here must not be forgotten."""
+        batch_key = sent.order.prepared.batch_key
+        for tries in range(1, _FINISH_TRIES + 1):
+            try:
+                await self._run(db, lambda tx: send.finish(tx, desk, [sent], self._random))
                 return
-            for each in sent:
-                await self._finish(db, desk, [each])
+            except Exception as error:  # noqa: BLE001 - tried again while it is ours
+                if tries == _FINISH_TRIES or self._now() >= sent.order.until:
+                    # The lease runs out, the order becomes unknown and is resolved.
+                    _log.exception("finish_failed", batch=batch_key, error=type(error).__name__)
+                    return
+            await asyncio.sleep(_FINISH_AGAIN.delay(tries, self._random).total_seconds())
 
     def _ask(self, db: CellDb, account: PayoutAccount, asked: Sequence[Asked]) -> int:
         rail = self._desk.rail(account)

@@ -172,7 +172,10 @@ def _change(
 ) -> BatchChange:
     """The order's own state, and when it is looked at again."""
     order, pace = sent.order, desk.pace
-    again = tx.now + pace.send_again.delay(order.tries, random)
+    # A refused second copy tells nothing about the first: do not press, the report will tell.
+    pressing = sent.answer is not Answer.REFUSED
+    pause = pace.send_again.delay(order.tries, random) if pressing else pace.after_refused_copy
+    again = tx.now + pause
     unclear = {AttemptState.SENDING.value, AttemptState.UNKNOWN.value}
     latest = {each.key: each.state for each in results}
     unknown = any(state in unclear for state in latest.values())

@@ -189,6 +189,3 @@ class Limits(Group):
         le=30 * 86_400,
         description="How long a new payout destination waits before money goes there.",
     )
-    withdrawal_batch_items: int = Field(
-        default=100, ge=1, le=10_000, description="Most withdrawals of one request."
-    )

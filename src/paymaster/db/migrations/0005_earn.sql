@@ -143,3 +143,27 @@ CREATE TABLE slice (
 );
 CREATE INDEX slice_campaign ON slice (campaign_id, id);
 CREATE UNIQUE INDEX slice_asked ON slice (campaign_id) WHERE state = 'asked';
+
+-- In the home cell: which cells may hold some of a budget. `idle` until a recall was answered and
+-- nothing was granted since; `grants` tells an answer from before a grant from one after it.
+CREATE TABLE slice_lease (
+    campaign_id bigint NOT NULL,
+    cell integer NOT NULL,
+    asset text NOT NULL,
+    grants integer NOT NULL,
+    idle boolean NOT NULL,
+    recalled boolean NOT NULL,
+    PRIMARY KEY (campaign_id, cell)
+);
+
+-- In the home cell: asks that wait for recalled slices.
+CREATE TABLE slice_wait (
+    cell integer NOT NULL,
+    slice_id bigint NOT NULL,
+    campaign_id bigint NOT NULL,
+    asset text NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    asked_at timestamptz NOT NULL,
+    PRIMARY KEY (cell, slice_id)
+);
+CREATE INDEX slice_wait_campaign ON slice_wait (campaign_id);

@@ -1,0 +1,132 @@
+"""Calling slices home: what lies idle in one cell may be what another one waits for.
+
+Only when every cell that may hold some of a campaign's budget has given back what it does not need,
+and still nothing is there, is the budget exhausted. So an ask that finds the home cell's budget empty
+waits while slices are out: they are recalled, each answer serves those who wait in order, and the
+last answer that brings nothing tells them so.
+
+All of this runs in the home cell but `give_back_recalled`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paymaster.db import outbox
+from paymaster.db.tx import CellRead, CellTx
+from paymaster.earn.views import money
+from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
+
+RECALL, RECALLED = "slice.recall", "slice.recalled"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An ask that could not be granted yet."""
+
+    cell: int
+    slice_id: int
+    asset: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    campaign_id: int
+    cell: int
+    asset: str
+    grants: int
+
+
+async def note_grant(tx: CellTx, campaign_id: int, cell: int, asset: str) -> None:
+    """A cell was granted a slice: it may hold idle money from now on."""
+    await tx.execute(
+        """
+        INSERT INTO slice_lease (campaign_id, cell, asset, grants, idle, recalled)
+        VALUES (%s, %s, %s, 1, true, false)
+        ON CONFLICT (campaign_id, cell) DO UPDATE SET grants = slice_lease.grants + 1, idle = true
+        """,
+        (campaign_id, cell, asset),
+    )
+
+
+async def out(tx: CellRead, campaign_id: int) -> bool:
+    """Whether any cell may still hold some of the budget."""
+    return bool(
+        await tx.value(
+            "SELECT true FROM slice_lease WHERE campaign_id = %s AND idle LIMIT 1", (campaign_id,)
+        )
+    )
+
+
+async def recall(tx: CellTx, campaign_ids: Sequence[int]) -> int:
+    """Ask every cell that may hold some to give it back, unless it was asked already."""
+    rows = await tx.fetch(
+        """
+        UPDATE slice_lease SET recalled = true
+        WHERE campaign_id = ANY(%s) AND idle AND NOT recalled
+        RETURNING campaign_id, cell, asset, grants
+        """,
+        (list(campaign_ids),),
+        _Lease,
+    )
+    await outbox.put(
+        tx,
+        [
+            outbox.Message(
+                RECALL,
+                text_id("cp", tx.cell, row.campaign_id),
+                {
+                    "campaign": text_id("cp", tx.cell, row.campaign_id),
+                    "currency": row.asset,
+                    "grants": row.grants,
+                },
+                row.cell,
+            )
+            for row in sorted(rows, key=lambda row: (row.campaign_id, row.cell))
+        ],
+    )
+    return len(rows)
+
+
+def answer(tx: CellTx, campaign: str, home_cell: int, amount: Money, grants: int) -> outbox.Message:
+    """In the recalled cell: what it gave back, also when that is nothing."""
+    payload = {"campaign": campaign, "amount": money(amount), "grants": grants}
+    return outbox.Message(RECALLED, campaign, payload, home_cell)
+
+
+async def note_answer(tx: CellTx, campaign_id: int, cell: int, grants: int) -> None:
+    """A cell has answered. What was granted to it after the question may be idle again."""
+    await tx.execute(
+        "UPDATE slice_lease SET recalled = false, idle = idle AND grants <> %s"
+        " WHERE campaign_id = %s AND cell = %s",
+        (grants, campaign_id, cell),
+    )
+
+
+async def wait(tx: CellTx, campaign_id: int, ask: Waiting) -> None:
+    """Keep an ask until the recalled slices are home."""
+    await tx.execute(
+        "INSERT INTO slice_wait (cell, slice_id, campaign_id, asset, amount, asked_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s)",
+        (ask.cell, ask.slice_id, campaign_id, ask.asset, ask.amount, tx.now),
+    )
+
+
+async def waiting(tx: CellTx, campaign_id: int) -> list[Waiting]:
+    """The asks that wait for a campaign, oldest first."""
+    return await tx.fetch(
+        "SELECT cell, slice_id, asset, amount FROM slice_wait WHERE campaign_id = %s"
+        " ORDER BY slice_id, cell",
+        (campaign_id,),
+        Waiting,
+    )
+
+
+async def served(tx: CellTx, ask: Waiting) -> None:
+    """Forget an ask that was answered."""
+    await tx.execute(
+        "DELETE FROM slice_wait WHERE cell = %s AND slice_id = %s", (ask.cell, ask.slice_id)
+    )
