@@ -9,11 +9,11 @@ from __future__ import annotations
 
 APPEND_ONLY = frozenset({
     "commit", "outbox", "audit", "entry", "posting", "account_day", "legal_move",
-    "event", "answer", "progress", "dead_letter", "task_move", "reward_move", "withdrawal_move",
-    "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run", "day_close",
+    "event", "answer", "progress", "dead_letter", "slice_wait", "task_move", "reward_move",
+    "withdrawal_move", "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run", "day_close",
     "environment", "cell", "rule_set", "registry", "directory",
 })  # fmt: skip
-"""Tables whose rows are facts."""
+"""Tables whose rows never change."""
 
 READ_ONLY = frozenset({"schema_version"})
 """Tables that only migrations write."""
@@ -36,7 +36,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "task_state": ("state", "number", "rewards", "expires_at", "updated_at", "version"),
     "reward": ("state", "remaining", "due_at", "lease_token", "version"),
     "slice": ("granted", "state", "answered_at"),
-    "slice_lease": ("grants", "idle", "recalled"),
+    "slice_lease": ("grants", "idle", "recalled", "refuse"),
     "withdrawal": (
         "state", "number", "rail_account_id", "reason", "due_at", "tries", "lease_token", "version",
     ),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from paymaster.db import outbox
 from paymaster.db.outbox import Outgoing
 from paymaster.db.tx import CellTx
+from paymaster.earn import recall, reward
 from paymaster.earn import slice as slices
 from paymaster.kernel.ids import parse_text_id
 from paymaster.kernel.money import Money
@@ -42,12 +44,36 @@ async def on_return(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str
     """In the home cell: a cell gives back what it did not need."""
     slice_id, campaign_id, amount = _read(message)
     await slices.take_back(tx, source_cell, slice_id, campaign_id, amount)
+    await slices.serve(tx, campaign_id)
     return {"returned": amount.text()}
+
+
+async def on_recall(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
+    """In a cell with a slice: what waits here is credited first, the rest goes home."""
+    campaign_id = parse_text_id("cp", message.payload["campaign"]).id
+    await reward.retry_awaiting(tx)
+    slice_id, amount = await slices.part_with(
+        tx, campaign_id, source_cell, message.payload["currency"]
+    )
+    await outbox.put(tx, [recall.answer(tx, message, source_cell, slice_id, amount)])
+    return {"given_back": amount.text()}
+
+
+async def on_recalled(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
+    """In the home cell: the answer. What waits here comes first, then the asks in order."""
+    slice_id, campaign_id, amount = _read(message)
+    await slices.take_back(tx, source_cell, slice_id, campaign_id, amount)
+    await recall.note_answer(tx, campaign_id, source_cell, message.payload["grants"])
+    moved = await reward.retry_awaiting(tx)
+    served = await slices.serve(tx, campaign_id)
+    return {"returned": amount.text(), "moved": moved, "served": served}
 
 
 HANDLERS: dict[str, Handler] = {
     slices.ASK: on_ask,
     slices.GRANT: on_grant,
     slices.RETURN: on_return,
+    recall.RECALL: on_recall,
+    recall.RECALLED: on_recalled,
 }
 """By topic."""

@@ -1,19 +1,20 @@
 """Calling slices home: what lies idle in one cell may be what another one waits for.
 
-Only when every cell that may hold some of a campaign's budget has given back what it does not need,
-and still nothing is there, is the budget exhausted. So an ask that finds the home cell's budget empty
-waits while slices are out: they are recalled, each answer serves those who wait in order, and the
-last answer that brings nothing tells them so.
+Only when every cell that may hold some of a campaign's budget has given back what it does not
+need, and still nothing is there, is the budget exhausted. So an ask that finds the home cell's
+budget empty waits while slices are out: they are recalled, each answer serves those who wait in
+order, and the last answer that brings nothing tells them so.
 
-All of this runs in the home cell but `give_back_recalled`.
+All of this runs in the home cell but `answer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from paymaster.db import outbox
+from paymaster.db.outbox import Outgoing
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.earn.views import money
 from paymaster.kernel.ids import text_id
@@ -44,32 +45,48 @@ async def note_grant(tx: CellTx, campaign_id: int, cell: int, asset: str) -> Non
     """A cell was granted a slice: it may hold idle money from now on."""
     await tx.execute(
         """
-        INSERT INTO slice_lease (campaign_id, cell, asset, grants, idle, recalled)
-        VALUES (%s, %s, %s, 1, true, false)
+        INSERT INTO slice_lease (campaign_id, cell, asset, grants, idle, recalled, refuse)
+        VALUES (%s, %s, %s, 1, true, false, false)
         ON CONFLICT (campaign_id, cell) DO UPDATE SET grants = slice_lease.grants + 1, idle = true
         """,
         (campaign_id, cell, asset),
     )
 
 
-async def out(tx: CellRead, campaign_id: int) -> bool:
-    """Whether any cell may still hold some of the budget."""
-    return bool(
-        await tx.value(
-            "SELECT true FROM slice_lease WHERE campaign_id = %s AND idle LIMIT 1", (campaign_id,)
-        )
+async def out(tx: CellRead, campaign_ids: Sequence[int]) -> frozenset[int]:
+    """Those of the campaigns of which some cell may still hold some of the budget."""
+    rows = await tx.tuples(
+        "SELECT DISTINCT campaign_id FROM slice_lease WHERE campaign_id = ANY(%s) AND idle",
+        (list(campaign_ids),),
     )
+    return frozenset(row[0] for row in rows)
 
 
-async def recall(tx: CellTx, campaign_ids: Sequence[int]) -> int:
-    """Ask every cell that may hold some to give it back, unless it was asked already."""
+async def exhausted(tx: CellRead, campaign_ids: Sequence[int]) -> frozenset[int]:
+    """Those of which everything is home, and whose waiting rewards are refused then."""
+    rows = await tx.tuples(
+        "SELECT campaign_id FROM slice_lease WHERE campaign_id = ANY(%s)"
+        " GROUP BY campaign_id HAVING bool_or(refuse) AND NOT bool_or(idle)",
+        (list(campaign_ids),),
+    )
+    return frozenset(row[0] for row in rows)
+
+
+async def recall(tx: CellTx, campaigns: Mapping[int, bool]) -> int:
+    """Ask every cell that may hold some to give it back, unless it was asked already.
+
+    The value says whether rewards that wait here are refused when nothing comes home.
+    """
+    if not campaigns:
+        return 0
     rows = await tx.fetch(
         """
-        UPDATE slice_lease SET recalled = true
-        WHERE campaign_id = ANY(%s) AND idle AND NOT recalled
-        RETURNING campaign_id, cell, asset, grants
+        UPDATE slice_lease l SET recalled = true, refuse = l.refuse OR c.refuse
+        FROM unnest(%s::bigint[], %s::boolean[]) AS c (id, refuse)
+        WHERE l.campaign_id = c.id AND l.idle AND NOT l.recalled
+        RETURNING l.campaign_id, l.cell, l.asset, l.grants
         """,
-        (list(campaign_ids),),
+        (list(campaigns), list(campaigns.values())),
         _Lease,
     )
     await outbox.put(
@@ -91,9 +108,17 @@ async def recall(tx: CellTx, campaign_ids: Sequence[int]) -> int:
     return len(rows)
 
 
-def answer(tx: CellTx, campaign: str, home_cell: int, amount: Money, grants: int) -> outbox.Message:
-    """In the recalled cell: what it gave back, also when that is nothing."""
-    payload = {"campaign": campaign, "amount": money(amount), "grants": grants}
+def answer(
+    tx: CellTx, question: Outgoing, home_cell: int, slice_id: int, amount: Money
+) -> outbox.Message:
+    """In the recalled cell: what it gave back as which slice, also when that is nothing."""
+    campaign = question.payload["campaign"]
+    payload = {
+        "slice": text_id("sc", tx.cell, slice_id),
+        "campaign": campaign,
+        "amount": money(amount),
+        "grants": question.payload["grants"],
+    }
     return outbox.Message(RECALLED, campaign, payload, home_cell)
 
 

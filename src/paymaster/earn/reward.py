@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from paymaster.db import outbox
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.earn import recall
 from paymaster.earn import slice as slices
 from paymaster.earn.catalogue import Offer
 from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
@@ -66,10 +67,17 @@ async def grant(tx: CellTx, grants: Sequence[Grant], *, slice_rewards: int) -> l
     numbers = tx.ids(4 * len(grants))
     rows = [_row(tx, one, numbers[4 * at : 4 * at + 4]) for at, one in enumerate(grants)]
     posted = await _credit(tx, rows)
+    short = {
+        one.offer.campaign_id: one.offer.when_exhausted == "refuse"
+        for one, result in zip(grants, posted, strict=True)
+        if not result.done and one.offer.home_cell == tx.cell
+    }
+    out = await recall.out(tx, list(short)) if short else frozenset[int]()
     moves: list[RewardMove] = []
     for row, one, result in zip(rows, grants, posted, strict=True):
-        event = _event(tx, row, one.offer, result)
+        event = _event(tx, row, one.offer, result, elsewhere=row.campaign_id in out)
         moves.append(move(row, event))
+    await recall.recall(tx, {number: short[number] for number in sorted(out)})
     await reward_store.insert(tx, rows)
     await reward_store.insert_moves(tx, REWARD.name, moves)
     await outbox.put(tx, [_message(tx, row) for row in rows])
@@ -157,10 +165,13 @@ async def _credit(tx: CellTx, rows: Sequence[RewardRow]) -> list[Posted]:
     return posted
 
 
-def _event(tx: CellTx, row: RewardRow, offer: Offer, result: Posted) -> RewardEvent:
+def _event(
+    tx: CellTx, row: RewardRow, offer: Offer, result: Posted, *, elsewhere: bool
+) -> RewardEvent:
+    """`elsewhere`: other cells may hold some of the budget, so it is not proven exhausted."""
     if result.done:
         return RewardEvent.FUND if row.matures_at > tx.now else RewardEvent.CREDIT
-    if offer.when_exhausted == "refuse" and offer.home_cell == tx.cell:
+    if offer.when_exhausted == "refuse" and offer.home_cell == tx.cell and not elsewhere:
         return RewardEvent.REFUSE
     return RewardEvent.WAIT
 
@@ -270,7 +281,11 @@ async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
     """
     waiting = await reward_store.waiting(tx, MAX_CAMPAIGNS)
     last = await slices.last(tx, [one.campaign_id for one in waiting])
+    numbers = [one.campaign_id for one in waiting]
     refusing = {number for number, row in last.items() if row.refuses}
+    refusing |= await recall.exhausted(tx, numbers)
+    empty = [one.campaign_id for one in waiting if one.balance <= 0]
+    await recall.recall(tx, dict.fromkeys(sorted(await recall.out(tx, empty)), False))
     able = [w.campaign_id for w in waiting if w.balance > 0 or w.campaign_id in refusing]
     rows = await reward_store.claim_waiting(tx, able, max(limit // max(len(able), 1), 1))
     states = await lock_states(tx, rows)

@@ -14,6 +14,7 @@ from typing import LiteralString
 
 from paymaster.db import outbox
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.earn import recall
 from paymaster.earn.views import money
 from paymaster.kernel.clock import milliseconds
 from paymaster.kernel.errors import Broken
@@ -160,14 +161,47 @@ async def ask_again(tx: CellTx, before: SliceRow, missing: int) -> int:
 async def grant(tx: CellTx, cell: int, slice_id: int, campaign_id: int, asked: Money) -> Money:
     """In the home cell: lease at most what was asked to a cell, and tell it; what was leased.
 
-    Nothing is leased only when nothing is there.
+    While nothing is here but other cells may hold some, it is recalled and the ask waits. Nothing
+    is the answer only when everything is home.
     """
-    granted = Money.zero(asked.currency)
-    if await account_balance(tx, Account("budget", campaign_id, asked.currency)) > 0:
-        [posting] = recipes.lease_out(campaign_id, cell, asked)
-        granted = await _lease(tx, cell, slice_id, replace(posting, mode=Mode.UP_TO))
+    granted = await _lease_out(tx, cell, slice_id, campaign_id, asked)
+    if not granted and campaign_id in await recall.out(tx, [campaign_id]):
+        await recall.recall(tx, {campaign_id: False})
+        ask = recall.Waiting(cell, slice_id, asked.currency, asked.minor)
+        await recall.wait(tx, campaign_id, ask)
+        return granted
     await outbox.put(tx, [_message(tx, GRANT, slice_id, campaign_id, cell, granted)])
     return granted
+
+
+async def _lease_out(tx: CellTx, cell: int, slice_id: int, campaign_id: int, asked: Money) -> Money:
+    if await account_balance(tx, Account("budget", campaign_id, asked.currency)) <= 0:
+        return Money.zero(asked.currency)
+    [posting] = recipes.lease_out(campaign_id, cell, asked)
+    granted = await _lease(tx, cell, slice_id, replace(posting, mode=Mode.UP_TO))
+    if granted:
+        await recall.note_grant(tx, campaign_id, cell, asked.currency)
+    return granted
+
+
+async def serve(tx: CellTx, campaign_id: int) -> int:
+    """In the home cell: grant waiting asks, oldest first, as far as it reaches; how many.
+
+    When everything is home, those that nothing is left for are told so.
+    """
+    asks = await recall.waiting(tx, campaign_id)
+    done = 0
+    for ask in asks:
+        wanted = Money(ask.amount, ask.asset)
+        granted = await _lease_out(tx, ask.cell, ask.slice_id, campaign_id, wanted)
+        if not granted and campaign_id in await recall.out(tx, [campaign_id]):
+            await recall.recall(tx, {campaign_id: False})
+            break
+        message = _message(tx, GRANT, ask.slice_id, campaign_id, ask.cell, granted)
+        await outbox.put(tx, [message])
+        await recall.served(tx, ask)
+        done += 1
+    return done
 
 
 async def _lease(tx: CellTx, cell: int, slice_id: int, posting: recipes.Posting) -> Money:
@@ -201,13 +235,20 @@ async def receive(tx: CellTx, slice_id: int, granted: Money) -> SliceRow:
 
 async def give_back(tx: CellTx, campaign_id: int, home_cell: int, asset: str) -> Money:
     """Return to the home cell what lies here for a campaign; how much that was."""
-    nothing = Money.zero(asset)
+    number, returned = await part_with(tx, campaign_id, home_cell, asset)
+    if returned:
+        await outbox.put(tx, [_message(tx, RETURN, number, campaign_id, home_cell, returned)])
+    return returned
+
+
+async def part_with(tx: CellTx, campaign_id: int, home_cell: int, asset: str) -> tuple[int, Money]:
+    """Post what lies here for a campaign to the home cell: the slice's number and how much."""
+    number, nothing = tx.id(), Money.zero(asset)
     if home_cell == tx.cell:
-        return nothing
+        return number, nothing
     balance = await account_balance(tx, Account("budget", campaign_id, asset))
     if balance <= 0:
-        return nothing
-    number = tx.id()
+        return number, nothing
     [posting] = recipes.lease_out(campaign_id, home_cell, Money(balance, asset))
     returned = await _lease(tx, tx.cell, number, replace(posting, mode=Mode.UP_TO))
     if returned:
@@ -217,12 +258,13 @@ async def give_back(tx: CellTx, campaign_id: int, home_cell: int, asset: str) ->
             " %s, %s)",
             (number, campaign_id, asset, home_cell, returned.minor, tx.now, tx.now),
         )
-        await outbox.put(tx, [_message(tx, RETURN, number, campaign_id, home_cell, returned)])
-    return returned
+    return number, returned
 
 
 async def take_back(tx: CellTx, cell: int, slice_id: int, campaign_id: int, amount: Money) -> None:
     """In the home cell: a slice comes back."""
+    if not amount:
+        return
     [posting] = recipes.lease_in(campaign_id, cell, amount)
     await _lease(tx, cell, slice_id, posting)
 

@@ -34,7 +34,8 @@ def read(path: Path) -> list[Answer]:
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             rows = csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-            header = next(rows, [])
+            nothing: list[str] = []
+            header = next(rows, nothing)
             missing = [name for name in COLUMNS if name not in header]
             if missing:
                 raise Refusal(

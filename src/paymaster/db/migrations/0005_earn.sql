@@ -145,7 +145,8 @@ CREATE INDEX slice_campaign ON slice (campaign_id, id);
 CREATE UNIQUE INDEX slice_asked ON slice (campaign_id) WHERE state = 'asked';
 
 -- In the home cell: which cells may hold some of a budget. `idle` until a recall was answered and
--- nothing was granted since; `grants` tells an answer from before a grant from one after it.
+-- nothing was granted since; `grants` tells an answer from before a grant from one after it;
+-- `refuse` is the campaign's policy for rewards that wait here when nothing came home.
 CREATE TABLE slice_lease (
     campaign_id bigint NOT NULL,
     cell integer NOT NULL,
@@ -153,6 +154,7 @@ CREATE TABLE slice_lease (
     grants integer NOT NULL,
     idle boolean NOT NULL,
     recalled boolean NOT NULL,
+    refuse boolean NOT NULL,
     PRIMARY KEY (campaign_id, cell)
 );
 
