@@ -36,7 +36,7 @@ CHECKS: list[Any] = [
     content_type_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 15
+EXAMPLES = 8
 EUR_1 = {"amount": "1.00", "currency": "EUR"}
 
 

@@ -230,6 +230,17 @@ async def test_a_payment_that_the_answer_leaves_out_is_unknown(
     assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
 
 
+async def test_not_found_in_the_answer_to_an_order_is_unknown(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    key = order.prepared.keys[0]
+    rail.fates = {key: Outcome(key, Verdict.NOT_FOUND)}
+    await payouts.deliver([order])
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+
+
 async def test_an_answer_over_another_amount_is_unclear_and_reported(
     payouts: Payouts, rail: AskableRail
 ) -> None:
@@ -375,6 +386,8 @@ async def test_a_question_that_comes_back_past_its_lease_changes_nothing(
     slow.set()
     assert await late == {}
     assert await payouts.states(withdrawal) == ("paid", ["paid"])
+    told = "SELECT count(*) FROM outbox WHERE topic = 'attempt.contradicted'"
+    assert await payouts.value(told) == 0
 
 
 # ------------------------------------------------------------------------------ no, never

@@ -160,6 +160,7 @@ async def test_what_is_said_of_one_payment_beats_what_is_said_of_the_file(
     await visit(payouts, books)
     await apply(payouts)
     assert await states(payouts, withdrawals) == ["paid", "failed", "paid"]
+    assert await payouts.world.read(lambda tx: unmatched.listing(tx, 10)) == []
 
 
 async def test_a_report_about_an_unknown_order_is_visible(

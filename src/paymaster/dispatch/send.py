@@ -101,7 +101,7 @@ async def finish(
         here = [each for each in mine if each.order.account.id == account_id]
         told = [(each, said) for each in here for said in _outcomes(each)]
         await _tell(tx, account_id, told, applied)
-        # What could not be applied (another amount, say) leaves it open whether it was paid.
+        # What could not be applied (another amount, "not found") leaves it open whether it was paid.
         unclear = [
             (each, Outcome(result.key, Verdict.UNKNOWN))
             for each in here
@@ -139,8 +139,7 @@ def _outcomes(sent: Sent) -> list[Outcome]:
                 for key in keys
                 if key not in said
             ]
-            found = [*said.values(), *missing]
-            return [_no_proof(each) for each in found]
+            return [*said.values(), *missing]
         case Answer.REFUSED:
             proven = order.absent if order.replay else frozenset(keys)
             return [
@@ -154,13 +153,6 @@ def _outcomes(sent: Sent) -> list[Outcome]:
             ]
         case _:
             return []
-
-
-def _no_proof(found: Outcome) -> Outcome:
-    """In the answer to an order, not knowing the payment proves nothing."""
-    if found.verdict is not Verdict.NOT_FOUND:
-        return found
-    return Outcome(found.key, Verdict.UNKNOWN, found.provider_id, found.code, found.detail)
 
 
 def _change(

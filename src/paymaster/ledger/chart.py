@@ -54,3 +54,13 @@ class Account(NamedTuple):
     kind: str
     owner_id: int
     asset: str
+
+
+def reference() -> str:
+    """The table of docs/reference/chart.md."""
+    rows = ["| account | owner | least | most | meaning |", "|---|---|---|---|---|"]
+    for kind in KINDS.values():
+        least = "" if kind.floor is None else str(kind.floor)
+        most = "" if kind.ceiling is None else str(kind.ceiling)
+        rows.append(f"| `{kind.name}` | {kind.owner} | {least} | {most} | {kind.meaning} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,50 @@
+"""The chart: the reference page is generated, every recipe balances and names known accounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paymaster.kernel.money import Money
+from paymaster.ledger import recipes
+from paymaster.ledger.chart import KINDS, reference
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "chart.md"
+TEN, ONE = Money(1000, "EUR"), Money(100, "EUR")
+
+
+def test_the_reference_page_shows_the_chart_and_the_recipes() -> None:
+    page = PAGE.read_text()
+    assert reference() in page
+    assert recipes.__doc__ is not None
+    assert recipes.__doc__.split("\n\n", 1)[1].strip("\n") in page
+
+
+def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
+    made = {
+        "fund": recipes.fund(1, 2, TEN),
+        "opening": recipes.opening(1, TEN) + recipes.opening(1, -TEN),
+        "reward": recipes.reward(1, 2, TEN, vests=False, owes=True, commission=ONE)
+        + recipes.reward(1, 2, TEN, vests=True, owes=True, commission=ONE),
+        "mature": recipes.mature(2, TEN, owes=True),
+        "reverse": recipes.reverse(1, 2, TEN, ONE),
+        "request": recipes.request(2, TEN),
+        "release": recipes.release(2, TEN),
+        "paid": recipes.paid(2, 1, TEN, ONE),
+        "returned": recipes.returned(2, 1, TEN),
+        "booked": recipes.booked_out(1, 3, TEN) + recipes.booked_cash(1, 3, TEN),
+        "unbooked": recipes.unbooked_out(1, 3, TEN) + recipes.unbooked_cash(1, 3, TEN),
+        "lease": recipes.lease_out(1, 3, TEN) + recipes.lease_in(1, 3, TEN),
+        "topup": recipes.topup_out(1, TEN) + recipes.topup_in(1, TEN),
+        "rail_fee": recipes.rail_fee(1, ONE),
+        "suspend": recipes.suspend(1, TEN) + recipes.suspend(1, -TEN),
+        "write_off": recipes.write_off(2, TEN),
+    }
+    for name, postings in made.items():
+        for posting in postings:
+            assert posting.amount.minor > 0
+            for account in (posting.source, posting.destination):
+                assert account.kind in KINDS, account
+                assert account.asset == posting.amount.currency
+    lines = str(recipes.__doc__).partition("\n\n")[2].splitlines()
+    named = {line.split()[0] for line in lines if line.strip()}
+    assert named == set(made)
