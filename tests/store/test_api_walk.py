@@ -42,6 +42,11 @@ BODIES: dict[str, Any] = {
     "PUT /v1/users/{user}": {},
     "POST /v1/users/{user}/destinations": {"kind": "iban", "currency": "EUR", "details": {}},
     "POST /v1/users/{user}/tasks/{task_id}/decide": {"approve": True, "reason": "x"},
+    "POST /v1/users/{user}/tasks/{task_id}/submit": {
+        "submission_id": "x",
+        "payload": {},
+        "occurred_at": "2026-11-20T09:00:00Z",
+    },
     "POST /v1/reconciliation/breaks/{break_id}/assign": {"owner": "x"},
     "POST /v1/rail-accounts/{name}/state": {"state": "paused", "reason": "x"},
 }

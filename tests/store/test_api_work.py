@@ -87,6 +87,29 @@ def lines(*events: dict[str, Any] | str) -> bytes:
     return b"\n".join(e.encode() if isinstance(e, str) else json.dumps(e).encode() for e in events)
 
 
+async def test_a_task_is_started_and_handed_in_once(served: Served) -> None:
+    await offer(served)
+    [shown] = (await served.ok("GET", "/v1/users/anna/tasks"))["data"]
+    path = f"/v1/users/anna/tasks/{shown['id']}"
+    assert (await served.ok("POST", f"{path}/start"))["state"] == "started"
+    work = {
+        "submission_id": "s1",
+        "payload": {"item": "i1", "answer": "a"},
+        "occurred_at": NOW,
+    }
+    first = await served.ok("POST", f"{path}/submit", work)
+    assert first["status"] == "rewarded"
+    assert first["reward"].startswith("rw_")
+    again = await served.ok("POST", f"{path}/submit", work)
+    assert again["status"] == "duplicate"
+    other = {**work, "payload": {"item": "i1", "answer": "b"}}
+    await served.refused(422, "event-conflict", "POST", f"{path}/submit", other)
+    future = {**work, "submission_id": "s2", "occurred_at": "2030-01-01T00:00:00Z"}
+    await served.refused(422, "event-in-future", "POST", f"{path}/submit", future)
+    [balance] = (await served.ok("GET", "/v1/users/anna/balances"))["data"]
+    assert balance["available"]["amount"] == "0.02"
+
+
 async def test_an_answer_earns_once_and_can_be_taken_back(served: Served) -> None:
     await offer(served)
     body = {"events": [event(1), event(2, "i2", "wrong")]}

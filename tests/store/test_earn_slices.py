@@ -184,6 +184,44 @@ async def test_idle_slices_go_home(earning: Earning):
     await check(earning, campaign)
 
 
+async def test_idle_slices_are_recalled_before_a_budget_is_called_exhausted(earning: Earning):
+    """Whoever asks first takes a slice too large for it; the others get what it does not need."""
+    campaign = await offered(earning, "5.00", when_exhausted="refuse")
+    two, three, home = away(earning, 2), away(earning, 3), away(earning, 1)
+    await done(earning, two[0])
+    await earning.relay()
+    assert await earning.budget(campaign) == 0
+    assert await earning.budget(campaign, 2) == 400
+    assert await done(earning, three[0], home[0]) == [Status.AWAITING_FUNDS] * 2
+    await check(earning, campaign)
+    await earning.relay()
+    assert [await state(earning, name) for name in (three[0], home[0])] == ["credited"] * 2
+    await check(earning, campaign)
+    names = [*two[1:3], *three[1:3], *home[1:3]]
+    for name in names:
+        await done(earning, name)
+        await earning.relay()
+        await check(earning, campaign)
+    states = [await state(earning, name) for name in names]
+    assert states == ["credited"] * 2 + ["refused"] * 4
+    assert sum([await earning.budget(campaign, cell) for cell in (1, 2, 3)]) == 0
+
+
+async def test_a_campaign_that_changes_to_waiting_refuses_no_more(earning: Earning):
+    campaign = await offered(earning, "1.00", when_exhausted="refuse")
+    two, home = away(earning, 2), away(earning, 1)
+    await done(earning, two[0])
+    await earning.relay()
+    assert await done(earning, home[0]) == [Status.AWAITING_FUNDS]
+    await earning.relay()
+    assert await state(earning, home[0]) == "refused"
+    await earning.put_campaign(when_exhausted="wait")
+    assert await done(earning, home[1], two[1]) == [Status.AWAITING_FUNDS] * 2
+    await earning.relay()
+    assert [await state(earning, name) for name in (home[1], two[1])] == ["awaiting_funds"] * 2
+    await check(earning, campaign)
+
+
 async def test_the_home_cell_keeps_its_own_slices(earning: Earning):
     campaign = await offered(earning, "20.00")
     back = await earning.world.run(lambda tx: slices.give_back(tx, campaign, 1, "USD"))

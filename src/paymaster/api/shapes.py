@@ -157,6 +157,13 @@ class UserTaskOut(Shape):
     expires_at: Time | None
 
 
+class SubmittedOut(Shape):
+    """What became of work that was handed in; `reward` is the id of the reward it brought."""
+
+    status: str
+    reward: str | None
+
+
 class SponsorOut(Shape):
     """Who pays for campaigns."""
 

@@ -14,17 +14,20 @@ from paymaster.api.context import Call, Campaigns, Events, Operates, Reads
 from paymaster.api.door import Door
 from paymaster.api.models import Amount, Body, Moment, Name, Reason, Reply, Text, listing
 from paymaster.api.paging import Paged, next_cursor
-from paymaster.api.shapes import GoldOut, Page, TaskOut, UserTaskOut
+from paymaster.api.shapes import GoldOut, Page, SubmittedOut, TaskOut, UserTaskOut
 from paymaster.api.users import UserPath
 from paymaster.db.tx import CellTx, ControlTx
-from paymaster.earn import catalogue, task, user_task
+from paymaster.earn import catalogue, intake, task, user_task
 from paymaster.earn.catalogue import Offer
+from paymaster.earn.event import Status
+from paymaster.earn.ingest import ingest
 from paymaster.earn.machine import OfferState
 from paymaster.earn.task import PutTask as Command
 from paymaster.earn.user_task import Decided, Decision
 from paymaster.kernel.clock import parse_rfc3339
 from paymaster.kernel.errors import NotFound, Problem, Refusal, Unprocessable
 from paymaster.kernel.ids import parse_text_id
+from paymaster.people import users
 
 router = APIRouter(route_class=Door, tags=["tasks"])
 LIST = "/v1/campaigns/{campaign}/tasks"
@@ -220,6 +223,48 @@ async def start_task(call: Events, user: UserPath, task_id: TaskIdPath) -> Reply
         lambda tx: user_task.start(tx, call.deps.secrets.sealer, ref.id, offer),
     )
     return Reply(found.wire())
+
+
+class Submit(Body):
+    """Work that is handed in. The payload holds what the task's verification looks at."""
+
+    submission_id: Annotated[
+        Text,
+        StringConstraints(min_length=1, max_length=80),
+        Field(description="The app's own id of it: the same one again changes nothing."),
+    ]
+    payload: Annotated[dict[Text, str | int | bool | None], Field(default_factory=dict)]
+    occurred_at: Moment
+
+
+@router.post("/v1/users/{user}/tasks/{task_id}/submit", response_model=SubmittedOut)
+async def submit_task(call: Events, user: UserPath, task_id: TaskIdPath, body: Submit) -> Reply:
+    """Hand work in: an event of the type that the task's verification waits for."""
+    ref, offer = await call.user(user), await _offer(call, task_id)
+    view = await call.cell(ref.cell).read(
+        lambda tx: users.get(tx, call.deps.secrets.sealer, ref.id)
+    )
+    event = {
+        "event_id": f"{view.id}/{offer.task_name}/{body.submission_id}",
+        "user": view.external_id,
+        "task": offer.task_name,
+        "type": offer.rule.event,
+        "occurred_at": body.occurred_at,
+        "payload": body.payload,
+    }
+    report = await ingest(
+        call.deps.dbs,
+        call.deps.secrets.sealer,
+        call.environment.id,
+        call.actor,
+        call.trace_id,
+        "submit",
+        intake.parse(msgspec.json.encode([event]), "submit", call.deps.clock.now()),
+    )
+    [outcome] = report.outcomes
+    if outcome.status is Status.REJECTED:
+        raise Unprocessable(outcome.slug or "event-rejected", outcome.detail or "")
+    return Reply({"status": outcome.status.value, "reward": outcome.reward_id})
 
 
 @router.post("/v1/users/{user}/tasks/{task_id}/decide", response_model=UserTaskOut)

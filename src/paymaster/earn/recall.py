@@ -72,21 +72,27 @@ async def exhausted(tx: CellRead, campaign_ids: Sequence[int]) -> frozenset[int]
     return frozenset(row[0] for row in rows)
 
 
-async def recall(tx: CellTx, campaigns: Mapping[int, bool]) -> int:
-    """Ask every cell that may hold some to give it back, unless it was asked already.
-
-    The value says whether rewards that wait here are refused when nothing comes home.
-    """
-    if not campaigns:
-        return 0
-    rows = await tx.fetch(
+async def note_policy(tx: CellTx, campaigns: Mapping[int, bool]) -> None:
+    """Whether rewards that wait here are refused when nothing is left, as the campaign now says."""
+    await tx.execute(
         """
-        UPDATE slice_lease l SET recalled = true, refuse = l.refuse OR c.refuse
+        UPDATE slice_lease l SET refuse = c.refuse
         FROM unnest(%s::bigint[], %s::boolean[]) AS c (id, refuse)
-        WHERE l.campaign_id = c.id AND l.idle AND NOT l.recalled
-        RETURNING l.campaign_id, l.cell, l.asset, l.grants
+        WHERE l.campaign_id = c.id AND l.refuse <> c.refuse
         """,
         (list(campaigns), list(campaigns.values())),
+    )
+
+
+async def recall(tx: CellTx, campaign_ids: Sequence[int]) -> int:
+    """Ask every cell that may hold some to give it back, unless it was asked already."""
+    if not campaign_ids:
+        return 0
+    rows = await tx.fetch(
+        "UPDATE slice_lease SET recalled = true"
+        " WHERE campaign_id = ANY(%s) AND idle AND NOT recalled"
+        " RETURNING campaign_id, cell, asset, grants",
+        (list(campaign_ids),),
         _Lease,
     )
     await outbox.put(

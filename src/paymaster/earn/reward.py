@@ -72,12 +72,15 @@ async def grant(tx: CellTx, grants: Sequence[Grant], *, slice_rewards: int) -> l
         for one, result in zip(grants, posted, strict=True)
         if not result.done and one.offer.home_cell == tx.cell
     }
-    out = await recall.out(tx, list(short)) if short else frozenset[int]()
+    out = frozenset[int]()
+    if short:
+        await recall.note_policy(tx, short)
+        out = await recall.out(tx, list(short))
     moves: list[RewardMove] = []
     for row, one, result in zip(rows, grants, posted, strict=True):
         event = _event(tx, row, one.offer, result, elsewhere=row.campaign_id in out)
         moves.append(move(row, event))
-    await recall.recall(tx, {number: short[number] for number in sorted(out)})
+    await recall.recall(tx, sorted(out))
     await reward_store.insert(tx, rows)
     await reward_store.insert_moves(tx, REWARD.name, moves)
     await outbox.put(tx, [_message(tx, row) for row in rows])
@@ -285,7 +288,7 @@ async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
     refusing = {number for number, row in last.items() if row.refuses}
     refusing |= await recall.exhausted(tx, numbers)
     empty = [one.campaign_id for one in waiting if one.balance <= 0]
-    await recall.recall(tx, dict.fromkeys(sorted(await recall.out(tx, empty)), False))
+    await recall.recall(tx, sorted(await recall.out(tx, empty)))
     able = [w.campaign_id for w in waiting if w.balance > 0 or w.campaign_id in refusing]
     rows = await reward_store.claim_waiting(tx, able, max(limit // max(len(able), 1), 1))
     states = await lock_states(tx, rows)

@@ -166,7 +166,7 @@ async def grant(tx: CellTx, cell: int, slice_id: int, campaign_id: int, asked: M
     """
     granted = await _lease_out(tx, cell, slice_id, campaign_id, asked)
     if not granted and campaign_id in await recall.out(tx, [campaign_id]):
-        await recall.recall(tx, {campaign_id: False})
+        await recall.recall(tx, [campaign_id])
         ask = recall.Waiting(cell, slice_id, asked.currency, asked.minor)
         await recall.wait(tx, campaign_id, ask)
         return granted
@@ -195,7 +195,7 @@ async def serve(tx: CellTx, campaign_id: int) -> int:
         wanted = Money(ask.amount, ask.asset)
         granted = await _lease_out(tx, ask.cell, ask.slice_id, campaign_id, wanted)
         if not granted and campaign_id in await recall.out(tx, [campaign_id]):
-            await recall.recall(tx, {campaign_id: False})
+            await recall.recall(tx, [campaign_id])
             break
         message = _message(tx, GRANT, ask.slice_id, campaign_id, ask.cell, granted)
         await outbox.put(tx, [message])

@@ -8,12 +8,13 @@ from datetime import timedelta
 from random import Random
 
 from paymaster.compose import Deps
+from paymaster.db import idempotency
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellTx, ControlRead
 from paymaster.dispatch import accounts
 from paymaster.dispatch.desk import Pace
 from paymaster.dispatch.run import Dispatcher
-from paymaster.earn import reward
+from paymaster.earn import reward, user_task
 from paymaster.earn.campaign import funding_references
 from paymaster.earn.slice import give_back_idle
 from paymaster.kernel.errors import RailError
@@ -31,6 +32,7 @@ from paymaster.settle.apply import apply_due
 
 IDLE_SLICE = timedelta(hours=1)
 HOURLY_SECONDS, GAUGE_SECONDS = 3600.0, 10.0
+FORGET_ITEMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def _each_cell(deps: Deps, name: str, make: Callable[[CellDb], Step]) -> list[La
 
 
 def intake(deps: Deps) -> Work:
-    """Rewards mature, waiting ones get their budget, idle slices go home."""
+    """Rewards mature, waiting ones get their budget, tasks expire, idle slices go home."""
     actor, limit = Actor("role:intake"), deps.settings.roles.batch_items
 
     def run(cell: CellDb, work: Callable[[CellTx], Awaitable[int]]) -> Step:
@@ -67,6 +69,9 @@ def intake(deps: Deps) -> Work:
     lanes = _each_cell(deps, "mature", lambda c: run(c, lambda tx: reward.mature_due(tx, limit)))
     lanes += _each_cell(
         deps, "awaiting", lambda c: run(c, lambda tx: reward.retry_awaiting(tx, limit))
+    )
+    lanes += _each_cell(
+        deps, "expire", lambda c: run(c, lambda tx: user_task.expire_due(tx, limit))
     )
     idle = _each_cell(deps, "idle-slices", home)
     for lane in idle:
@@ -195,7 +200,7 @@ async def _match(deps: Deps, environment_id: int) -> int:
 
 
 def relay(deps: Deps) -> Work:
-    """Commands travel between cells; the gauges of what waits are measured."""
+    """Commands travel between cells; gauges are measured, callers' old keys forgotten."""
     length = timedelta(seconds=deps.settings.roles.lease_seconds)
     relays = {
         cell.number: Relay(deps.dbs, deps.dbs.cell(cell.number), length)
@@ -207,7 +212,21 @@ def relay(deps: Deps) -> Work:
         await measure(deps.dbs, deps.metrics)
         return 0
 
+    async def forget() -> int:
+        before = deps.clock.now() - timedelta(days=deps.settings.limits.idempotency_days)
+        places = [deps.dbs.control, *(deps.dbs.cell(cell.number) for cell in deps.dbs.cells())]
+        gone = [
+            await place.run(
+                Actor("role:relay"),
+                new_trace_id(),
+                lambda tx: idempotency.forget(tx, before, FORGET_ITEMS),
+            )
+            for place in places
+        ]
+        return FORGET_ITEMS if FORGET_ITEMS in gone else 0
+
     lanes.append(Lane("gauges", gauges, GAUGE_SECONDS))
+    lanes.append(Lane("forget-keys", forget, HOURLY_SECONDS))
     return Work(lanes, [one.give_up for one in relays.values()])
 
 

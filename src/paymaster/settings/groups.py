@@ -183,6 +183,12 @@ class Limits(Group):
     event_batch_items: int = Field(
         default=1000, ge=1, le=100_000, description="Most events of one intake request."
     )
+    idempotency_days: int = Field(
+        default=400,
+        ge=1,
+        le=3650,
+        description="How long a caller's Idempotency-Key is remembered with its answer.",
+    )
     destination_cooling_seconds: int = Field(
         default=86_400,
         ge=0,
