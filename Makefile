@@ -10,16 +10,19 @@ READY = .venv/.ready
 PYTEST = $(BIN)/python -W error -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test check lint types contracts tidy docs lock clean
+.PHONY: help demo test test-long check lint types contracts tidy docs lock clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY)  ## Run everything on this machine against the sandbox (ARGS=...)
 	$(BIN)/paymaster demo $(ARGS)
 
 test: $(READY)  ## Run the tests (ARGS="tests/unit -k money")
-	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope $(ARGS)
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope -m "not long" $(ARGS)
+
+test-long: $(READY)  ## The longer tests with real processes: other logs, kill -9, second copies
+	$(PYTEST) -m long $(ARGS)
 
 check: lint types contracts tidy  ## Lint, format, types, import contracts, house rules, documentation
 

@@ -137,8 +137,9 @@ async def insert_transfer(tx: CellTx, from_id: int, to_id: int, money: Money) ->
         " 1)",
         (transfer_id, from_id, to_id, money.minor, *entries, tx.now),
     )
-    await insert_batch(tx, batch_id, from_id)
+    if batch is None:
+        await insert_batch(tx, own_batch, from_id)
     key = await insert_attempt(
-        tx, attempt_id, batch_id, from_id, money, "sending", transfer_id=transfer_id
+        tx, attempt_id, batch or own_batch, from_id, money, "sending", transfer_id=transfer_id
     )
     return transfer_id, key

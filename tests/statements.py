@@ -99,10 +99,12 @@ class Office:
 
         return await self.world.run(work, cell)
 
-    async def transfer(self, amount: str) -> tuple[int, str]:
+    async def transfer(self, amount: str, batch: int | None = None) -> tuple[int, str]:
         """A treasury transfer from the bank to the wallet that was sent: id and reference."""
         money = Money.parse(amount, "EUR")
-        return await self.world.run(lambda tx: insert_transfer(tx, BANK.id, WALLET.id, money))
+        return await self.world.run(
+            lambda tx: insert_transfer(tx, BANK.id, WALLET.id, money, batch)
+        )
 
     # What comes in
 
@@ -132,15 +134,20 @@ class Office:
             lambda tx: match.match_due(tx, self.sealer, self.catalogue(), self.cells, limit)
         )
 
-    async def deliver(self, *, only: int | None = None, lose_position: bool = False) -> int:
-        """Carry commands between cells as the relay does; how many were carried out."""
+    async def deliver(
+        self, *, only: int | None = None, lose_position: bool = False, lose: bool = False
+    ) -> int:
+        """Carry commands between cells as the relay does; how many were carried out.
+
+        `lose_position`: the relay forgets how far it was. `lose`: the messages vanish.
+        """
         done = 0
         for cell in sorted(self.cells):
             if only is not None and cell != only:
                 continue
             reached, messages = await self.world.read(lambda tx: _after(tx, "test-relay"), cell)
             for message in messages:
-                if message.target_cell is not None:
+                if message.target_cell is not None and not lose:
                     done += await self.hand_over(cell, message)
             if not lose_position:
                 await self.world.run(

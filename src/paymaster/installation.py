@@ -43,6 +43,16 @@ def start_embedded(settings: Settings) -> list[str]:
     return list(servers)
 
 
+def revive_embedded(settings: Settings) -> list[str]:
+    """Start those embedded servers that have died; returns their names."""
+    revived: list[str] = []
+    for name, server in embedded(settings).items():
+        if not server.is_running:
+            server.start()
+            revived.append(name)
+    return revived
+
+
 def stop_embedded(settings: Settings) -> None:
     """Stop the embedded servers, also those that another process started."""
     for server in embedded(settings).values():

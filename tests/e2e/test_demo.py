@@ -24,6 +24,7 @@ TRUTH = {
 }
 
 pytestmark = pytest.mark.timeout(400)
+long = pytest.mark.long
 
 
 @pytest.fixture
@@ -83,7 +84,8 @@ def check(summary: dict[str, Any], truth: tuple[int, int, int, int, int, int]) -
     assert summary["prove"] == "ok"
 
 
-@pytest.mark.parametrize("name", TRUTH)
+@long
+@pytest.mark.parametrize("name", ["rte", "temp"])
 def test_a_real_log_gives_the_known_truth(logs: Path, tmp_path: Path, name: str) -> None:
     answers = log_file(logs, name)
     assert truth_of(answers) == TRUTH[name]
@@ -96,6 +98,7 @@ def test_a_second_run_in_the_same_folder_changes_nothing(logs: Path, tmp_path: P
     check(first, TRUTH["wsd"])
 
 
+@long
 def test_an_altered_log_gives_its_own_truth(logs: Path, tmp_path: Path) -> None:
     lines = log_file(logs, "wsd").read_text().splitlines(keepends=True)
     dropped = set(random.Random(7).sample(range(1, len(lines)), 200))
@@ -158,7 +161,9 @@ def kill_all(process: subprocess.Popen[bytes], data: Path) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize("after_seconds", [6, 10, 14])
+@pytest.mark.parametrize(
+    "after_seconds", [11, pytest.param(7, marks=long), pytest.param(15, marks=long)]
+)
 def test_kill_9_of_everything_then_again_ends_the_same(
     logs: Path, tmp_path: Path, after_seconds: float
 ) -> None:
@@ -168,6 +173,7 @@ def test_kill_9_of_everything_then_again_ends_the_same(
     check(play(log_file(logs, "wsd"), tmp_path), TRUTH["wsd"])
 
 
+@long
 def test_two_copies_of_every_role_one_of_them_stopped_past_its_lease(
     logs: Path, tmp_path: Path
 ) -> None:
@@ -196,6 +202,36 @@ def test_two_copies_of_every_role_one_of_them_stopped_past_its_lease(
         break
     check(finish(process, tmp_path), TRUTH["wsd"])
     assert stopped == 3
+
+
+@long
+def test_the_database_is_killed_and_comes_back(logs: Path, tmp_path: Path) -> None:
+    """kill -9 of PostgreSQL alone, in the middle: it is started again and everything goes on."""
+    process = start(log_file(logs, "wsd"), tmp_path)
+    killed = 0
+    for after_seconds in (10, 5):
+        time.sleep(after_seconds)
+        for server in postgres_of(tmp_path):
+            if process.poll() is None and Path(f"/proc/{server}").exists():
+                os.kill(server, signal.SIGKILL)
+                killed += 1
+    check(finish(process, tmp_path), TRUTH["wsd"])
+    assert killed
+
+
+@long
+def test_the_database_is_gone_for_ten_seconds(logs: Path, tmp_path: Path) -> None:
+    """Every backend stands still for ten seconds: callers wait or are told 503, nothing is lost."""
+    process = start(log_file(logs, "wsd"), tmp_path)
+    time.sleep(9)
+    frozen = {pid for server in postgres_of(tmp_path) for pid in {server, *descendants(server)}}
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(10)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    check(finish(process, tmp_path), TRUTH["wsd"])
+    assert frozen
 
 
 def test_a_folder_of_another_log_is_refused(logs: Path, tmp_path: Path) -> None:

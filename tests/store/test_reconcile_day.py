@@ -56,6 +56,7 @@ async def test_the_balance_proof_of_a_day(postgres: PostgresServer) -> None:
         first = await _run(desk)
         assert (first.ledger, first.outstanding, first.difference) == (10_000, -1_150, 0)
         await desk.store(sheet("88.50", paid(two), day=later(1)))
+        assert (await _run(desk)).difference == 0
         await desk.settle()
         second = await _run(desk)
         assert (second.opening, second.closing, second.ledger) == (10_000, 8_850, 8_850)
@@ -63,7 +64,7 @@ async def test_the_balance_proof_of_a_day(postgres: PostgresServer) -> None:
         assert (second.lines, second.matched, second.breaks) == (2, 1, 1)
         assert (await _run(desk, on=later(1))).difference == 0
         runs = await desk.world.read(lambda tx: run_store.listing(tx, BANK.id, DAY, None, 10))
-        assert runs == [second, first]
+        assert (runs[0], runs[2], len(runs)) == (second, first, 3)
 
 
 async def test_cash_that_moves_without_a_statement_is_a_difference(
@@ -112,6 +113,20 @@ async def test_what_never_came_is_a_break_until_it_comes(postgres: PostgresServe
         await desk.settle()
         assert await desk.breaks() == [("return-missing-at-provider", back.attempt)]
         await desk.assert_proven()
+
+
+async def test_what_is_not_overdue_any_more_is_cleared(postgres: PostgresServer) -> None:
+    """Finance allows the bank more time than before."""
+    async with office(postgres) as desk:
+        await desk.payout("10.00", state="paid")
+        desk.world.clock.advance(timedelta(days=2))
+        await desk.store(sheet("0.00", day=later(1)))
+        await _run(desk, on=later(1))
+        assert await desk.kinds() == ["missing-at-provider"]
+        await day.run_account(
+            desk.world.dbs, 1, ACTOR, new_trace_id(), BANK, later(1), timedelta(days=30)
+        )
+        assert await desk.breaks() == []
 
 
 async def test_a_day_is_refused_with_every_blocker_and_then_closed(

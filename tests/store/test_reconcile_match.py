@@ -17,8 +17,10 @@ from tests.statements import (
 )
 from tests.world import PostgresServer
 
+from paymaster.db.outbox import Outgoing
 from paymaster.kernel.ids import text_id
 from paymaster.rails.base import LineKind
+from paymaster.reconcile.wire import Answer
 
 
 async def test_a_payment_is_booked_and_paid(postgres: PostgresServer) -> None:
@@ -134,6 +136,7 @@ async def test_the_same_question_asked_anew_is_answered_again_and_posts_once(
         await desk.store(sheet("100.00", paid(payout)))
         await desk.match()
         await desk.deliver(only=1)
+        await desk.deliver(only=2, lose=True)
         await desk.world.run(
             lambda tx: tx.execute(
                 "UPDATE statement_line SET state = 'open', due_at = %s", (tx.now,)
@@ -143,6 +146,20 @@ async def test_the_same_question_asked_anew_is_answered_again_and_posts_once(
         assert await desk.cash() == "90.00"
         assert (await desk.balance("clearing", BANK.id, 2)).minor == 0
         assert await desk.breaks() == []
+        await desk.assert_proven()
+
+
+async def test_an_answer_that_nobody_waits_for_changes_nothing(postgres: PostgresServer) -> None:
+    async with office(postgres, cells=2) as desk:
+        payout = await desk.payout("10.00", cell=2)
+        await desk.store(sheet("100.00", paid(payout, "L")))
+        await desk.settle()
+        name = text_id("sl", 1, await desk.line("L"))
+        late = Answer(name, ok=False, slug="booked-twice", detail="late")
+        message = Outgoing(1, 1, "line.booked", "k", 1, {"lines": [late.write()]}, "t")
+        assert await desk.hand_over(2, message) == 1
+        assert await desk.breaks() == []
+        assert await desk.lines() == {"L": "matched"}
         await desk.assert_proven()
 
 
@@ -173,6 +190,19 @@ async def test_an_order_booked_as_one_sum(postgres: PostgresServer) -> None:
         )
         await desk.settle()
         assert await desk.kinds() == ["booked-twice", "booked-twice"]
+        await desk.assert_proven()
+
+
+async def test_an_order_with_a_transfer_in_it_is_for_a_person(postgres: PostgresServer) -> None:
+    """A transfer never lies in clearing: as one sum with payouts it cannot be booked."""
+    async with office(postgres) as desk:
+        batch_id, key = await desk.batch()
+        payout = await desk.payout("10.00", batch=batch_id)
+        await desk.transfer("20.00", batch_id)
+        await desk.store(sheet("100.00", line("B", "-30.00", key=key)))
+        await desk.settle()
+        assert await desk.kinds() == ["reference-unknown"]
+        assert await desk.withdrawal(payout) == "sent"
         await desk.assert_proven()
 
 

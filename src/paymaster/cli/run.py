@@ -13,6 +13,7 @@ from paymaster.installation import (
     NewCell,
     add_environment,
     ensure_partitions,
+    revive_embedded,
     start_embedded,
     stop_embedded,
 )
@@ -43,6 +44,7 @@ def up(
         if exit_with_parent:
             _stop_with_parent(supervisor.request_stop)
         supervisor.every(6 * 3600.0, lambda: ensure_partitions(settings, clock))
+        supervisor.every(2.0, lambda: revive_embedded(settings))
         supervisor.run()
     finally:
         stop_embedded(settings)

@@ -56,6 +56,13 @@ class _Work:
     statement: str
     answers: dict[str, Answer] = field(default_factory=dict[str, Answer])
     bookings: list[_Booking] = field(default_factory=list[_Booking])
+    claimed: dict[tuple[int, str], str] = field(default_factory=dict[tuple[int, str], str])
+    """By attempt and kind, the line of this command that is going to book it."""
+
+    def line(self, question: Question, attempt: AttemptRow) -> str | None:
+        """The line that has proved the same of this attempt before."""
+        stored = attempt.returned_line if question.kind == "return" else attempt.booked_line
+        return stored or self.claimed.get((attempt.id, question.kind))
 
 
 async def book(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, int]:
@@ -101,17 +108,17 @@ def _judge(
 ) -> None:
     """Answer what cannot be booked, or was booked by this very line; leave the rest as bookings."""
     matched, attempts = found or ("", [])
-    same = [attempt for attempt in attempts if _line(question, attempt) == question.line]
+    same = [attempt for attempt in attempts if work.line(question, attempt) == question.line]
     if same:
         work.answers[question.line] = _done(tx, question, matched, same)
         return
-    free = [attempt for attempt in attempts if _line(question, attempt) is None]
+    free = [attempt for attempt in attempts if work.line(question, attempt) is None]
     if matched.startswith("ba_"):
         free = [attempt for attempt in free if attempt.state != "rejected"]
     if not attempts:
         _refuse(work, question, Kind.REFERENCE_UNKNOWN, "We have no payment of this reference.")
     elif not free:
-        by = _line(question, attempts[0])
+        by = work.line(question, attempts[0])
         _refuse(work, question, Kind.BOOKED_TWICE, f"{matched} was booked already, by {by}.")
     elif any(attempt.withdrawal_id is None for attempt in free):
         said = f"{matched} holds a treasury transfer and cannot be booked as one sum."
@@ -131,21 +138,8 @@ def _judge_amount(
         _refuse(work, question, Kind.AMOUNT_DIFFERS, f"{matched} is over {total}.", total)
         return
     for attempt in attempts:
-        _mark(question, attempt, question.line)
+        work.claimed[attempt.id, question.kind] = question.line
     work.bookings.append(_Booking(question, attempts, matched))
-
-
-def _line(question: Question, attempt: AttemptRow) -> str | None:
-    """The line that has proved the same of this attempt before."""
-    return attempt.returned_line if question.kind == "return" else attempt.booked_line
-
-
-def _mark(question: Question, attempt: AttemptRow, line: str | None) -> None:
-    day = None if line is None else question.booked_on
-    if question.kind == "return":
-        attempt.returned_on, attempt.returned_line = day, line
-    else:
-        attempt.booked_on, attempt.booked_line = day, line
 
 
 def _refuse(
@@ -188,8 +182,6 @@ async def _apply(tx: CellTx, work: _Work) -> None:
             if kind is None:
                 raise Broken("outcome-slug", f"Dispatch answered {result.slug!r} to a booked line.")
             _refuse(work, booking.question, kind, result.detail or f"{booking.matched} refuses it.")
-            for attempt in booking.attempts:
-                _mark(booking.question, attempt, None)
 
 
 async def _post(tx: CellTx, work: _Work) -> None:
@@ -202,12 +194,21 @@ async def _post(tx: CellTx, work: _Work) -> None:
         if question.line in work.answers:
             continue
         entries.extend(_entry(tx, work, next(ids), question, a) for a in booking.attempts)
-        booked.extend(booking.attempts)
+        for attempt in booking.attempts:
+            _mark(question, attempt)
+            booked.append(attempt)
         work.answers[question.line] = _done(tx, question, booking.matched, booking.attempts)
     for result in await post(tx, entries):
         if not result.done:
             raise Broken("booking-refused", f"Clearing refused a booking: {result.verdict.value}.")
     await book_store.write_bookings(tx, list({row.id: row for row in booked}.values()))
+
+
+def _mark(question: Question, attempt: AttemptRow) -> None:
+    if question.kind == "return":
+        attempt.returned_on, attempt.returned_line = question.booked_on, question.line
+    else:
+        attempt.booked_on, attempt.booked_line = question.booked_on, question.line
 
 
 def _entry(

@@ -123,8 +123,8 @@ def _entries(tx: CellTx, item: Proven) -> list[Entry]:
 
 
 def _fee(tx: CellTx, line: LineRow, evidence: Mapping[str, Any]) -> list[Entry]:
-    """The fee goes with the first posting of its line."""
-    if not line.fee or line.posted_id is not None:
+    """The fee goes with every posting of its line; after the first one it is a duplicate."""
+    if not line.fee:
         return []
     postings = recipes.rail_fee(line.rail_account_id, Money(line.fee, line.asset))
     return [_entry(tx, line.entry_fee, "rail_fee", line, postings, evidence)]
