@@ -127,9 +127,11 @@ async def insert_attempt(
     return key
 
 
-async def insert_transfer(tx: CellTx, from_id: int, to_id: int, money: Money) -> tuple[int, str]:
+async def insert_transfer(
+    tx: CellTx, from_id: int, to_id: int, money: Money, batch: int | None = None
+) -> tuple[int, str]:
     """A transfer with its one attempt, both sent: id and key."""
-    transfer_id, attempt_id, batch_id, *entries = tx.ids(6)
+    transfer_id, attempt_id, own_batch, *entries = tx.ids(6)
     await tx.execute(
         "INSERT INTO transfer (id, from_account_id, to_account_id, amount, asset, state, number,"
         " entry_out, entry_in, entry_back, created_at, actor, reason, trace_id, lease_token,"

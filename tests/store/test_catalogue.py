@@ -5,9 +5,9 @@ from __future__ import annotations
 import psycopg
 import pytest
 from psycopg import errors
+from tests.world import PostgresServer, World, make_world
 
 from paymaster.db.privileges import APPEND_ONLY, DELETABLE, READ_ONLY, UPDATABLE
-from tests.world import PostgresServer, World, make_world
 
 FORBIDDEN = {
     "a trigger": """
@@ -76,11 +76,11 @@ async def test_the_catalogue_lint_passes(world: World) -> None:
 async def test_the_lint_sees_what_it_forbids(world: World) -> None:
     bad = [
         "CREATE TABLE cell_1.bad_a (id serial, at timestamp, f float8)",
-        "CREATE TABLE cell_1.bad_b (id bigint PRIMARY KEY DEFAULT random(),"
-        " e bigint REFERENCES control.environment)",
+        """CREATE TABLE cell_1.bad_b (id bigint PRIMARY KEY DEFAULT random(),
+            e bigint REFERENCES control.environment)""",
         "CREATE FUNCTION cell_1.bad() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
-        "CREATE TRIGGER bad BEFORE INSERT ON cell_1.account FOR EACH ROW"
-        " EXECUTE FUNCTION cell_1.bad()",
+        """CREATE TRIGGER bad BEFORE INSERT ON cell_1.account FOR EACH ROW
+            EXECUTE FUNCTION cell_1.bad()""",
         "CREATE INDEX bad ON cell_1.posting (source_id)",
     ]
     with psycopg.connect(world.owner_dsn, autocommit=True) as connection:
@@ -115,7 +115,8 @@ async def test_every_table_and_partition_has_exactly_the_rights_listed(
                 row[0]
                 for row in connection.execute(
                     "SELECT attname FROM pg_attribute WHERE attrelid = %s AND attnum > 0"
-                    " AND NOT attisdropped AND has_column_privilege(%s, %s::oid, attname, 'UPDATE')",
+                    " AND NOT attisdropped"
+                    " AND has_column_privilege(%s, %s::oid, attname, 'UPDATE')",
                     (oid, role, oid),
                 ).fetchall()
             }

@@ -1,17 +1,18 @@
-"""Order of commits, callers' keys, messages once, leases and worker numbers, on real connections."""
+"""Order of commits, callers' keys, messages once, leases and worker numbers: the ground."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
+from tests.world import ACTOR, PostgresServer, World, make_world
 
 from paymaster.db import audit, idempotency, inbox, lease, outbox
 from paymaster.db.pool import CellDb
 from paymaster.kernel.errors import Broken, Busy, Conflict, Unprocessable
 from paymaster.kernel.guard import forbid_network
-from tests.world import ACTOR, PostgresServer, World, make_world
 
 TRACE = "0" * 32
 
@@ -42,7 +43,7 @@ async def test_seq_is_gapless_and_in_order_of_commit_under_concurrency(world: Wo
     )
     assert len(rows) == 32
     assert rows[0][0] == 1
-    assert all(a[1] + 1 == b[0] for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a[1] + 1 == b[0] for a, b in pairwise(rows))
     seq, found, seen = 0, [], 0
     while True:
         reached, messages = await world.read(lambda tx, seq=seq: outbox.after(tx, seq, 7))

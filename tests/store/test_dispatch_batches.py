@@ -324,6 +324,28 @@ async def test_a_paused_account_keeps_what_waits_and_hears_answers(
     assert await in_states(payouts, [sent, queued]) == ["paid", "queued"]
 
 
+async def test_a_paused_account_sends_nothing_again_either(postgres: PostgresServer) -> None:
+    bank = FileRail("unique", replay_window=timedelta(days=7))
+    async with payout_world(postgres, bank) as payouts:
+        bank.before = [NeverSent("transport-unreachable", "Away.")]
+        await many(payouts, "1.00")
+        await payouts.deliver(await payouts.claim())
+        bank.before = [RailUnknown("transport-unproven", "?")]
+        await many(payouts, "2.00")
+        await payouts.deliver(await payouts.claim())
+        assert len(bank.orders) == 2
+        owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'paused' RETURNING 1")
+        for _ in range(3):
+            payouts.world.clock.advance(timedelta(hours=1))
+            await payouts.run(payouts.dispatcher())
+        assert len(bank.orders) == 2
+        owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'active' RETURNING 1")
+        payouts.world.clock.advance(timedelta(hours=1))
+        await payouts.run(payouts.dispatcher())
+        assert len(bank.orders) == 4
+        assert len(bank.bodies) == 2
+
+
 # ------------------------------------------------------------------------------- transfers
 
 

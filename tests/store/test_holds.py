@@ -6,6 +6,7 @@ import asyncio
 
 import psycopg
 import pytest
+from tests.world import PostgresServer, World, make_world
 
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.money import Money
@@ -14,7 +15,6 @@ from paymaster.ledger.balance import balances
 from paymaster.ledger.entry import Entry, Verdict
 from paymaster.ledger.hold import Reserve, Settle, reserve, settle
 from paymaster.ledger.post import post
-from tests.world import PostgresServer, World, make_world
 
 USER, RAIL = 5, 9
 TEN = Money(1000, "EUR")

@@ -259,3 +259,13 @@ async def test_nobody_cancels_what_is_being_sent(payouts: Payouts) -> None:
         (moved,) = await payouts.world.run(lambda tx, s=step: move(tx, [s]))
         assert not moved.done
     assert await one.stands() == ("sending", HELD)
+
+
+async def test_a_want_of_funds_after_it_was_taken_in_fails_it(payouts: Payouts) -> None:
+    one = await sending(payouts, 1)
+    await one.hears(A)
+    await one.hears(J, code="AM04")
+    assert await one.stands() == ("failed", BACK)
+    other = await sending(payouts, 2)
+    await other.hears(J, code="AM04")
+    assert await other.stands() == ("queued", HELD)

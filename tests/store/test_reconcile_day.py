@@ -345,6 +345,8 @@ async def test_a_loop_runs_what_has_changed_and_every_day_the_newest(
         assert await due() == []
         await desk.settle()
         assert await due() == [("bank", DAY), ("bank", later(1))]
+        await desk.store(sheet("95.00", day=later(1), name="without the lines between"))
+        assert await due() == [("bank", later(1))]
         desk.world.clock.advance(timedelta(days=1))
         assert await due() == [("bank", later(1)), ("wallet", DAY)]
         assert await due() == []

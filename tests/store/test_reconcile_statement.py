@@ -53,7 +53,8 @@ async def test_a_changed_statement_is_a_break_and_not_taken_over(postgres: Postg
         await desk.store(first)
         altered = sheet("100.00", paid(payout, amount="10.01"))
         missing = replace(sheet("100.00"), statement_id="S-2")
-        for changed in (altered, missing):
+        renamed = replace(altered, statement_id="S-3")
+        for changed in (altered, missing, renamed):
             (stored,) = await desk.store(changed)
             assert stored.outcome == "changed"
         assert await desk.kinds() == ["statement-changed"]

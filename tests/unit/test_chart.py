@@ -39,7 +39,7 @@ def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
         "suspend": recipes.suspend(1, TEN) + recipes.suspend(1, -TEN),
         "write_off": recipes.write_off(2, TEN),
     }
-    for name, postings in made.items():
+    for postings in made.values():
         for posting in postings:
             assert posting.amount.minor > 0
             for account in (posting.source, posting.destination):

@@ -101,7 +101,7 @@ async def finish(
         here = [each for each in mine if each.order.account.id == account_id]
         told = [(each, said) for each in here for said in _outcomes(each)]
         await _tell(tx, account_id, told, applied)
-        # What could not be applied (another amount, "not found") leaves it open whether it was paid.
+        # What could not be applied (another amount, "not found") leaves open whether it was paid.
         unclear = [
             (each, Outcome(result.key, Verdict.UNKNOWN))
             for each in here
