@@ -1,4 +1,4 @@
-"""`post` against a plain model of the books: any batch, any order, the same verdicts and balances."""
+"""`post` against a plain model of the books: any batch, the same verdicts and balances."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
+from tests.world import PostgresServer, World, make_world
+
 from paymaster.kernel.money import Money
 from paymaster.ledger import balance, proof
 from paymaster.ledger.chart import KINDS, Account
 from paymaster.ledger.entry import Entry, Mode, Posting, Verdict
 from paymaster.ledger.post import post
-from tests.world import PostgresServer, World, make_world
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The catalogue lint: what keeps the schema legal on Citus and cells apart; and the app's rights."""
+"""The catalogue lint: what keeps the schema legal on Citus and cells apart; the app's rights."""
 
 from __future__ import annotations
 

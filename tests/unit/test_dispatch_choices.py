@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.failures import DICTIONARY, Category, find, waits_for_funds
 from paymaster.dispatch.lane import Lane
-from paymaster.dispatch.machine import ATTEMPT, TRANSFER, AttemptState
+from paymaster.dispatch.machine import ATTEMPT, MACHINES, TRANSFER, AttemptState
 from paymaster.dispatch.route import Candidate, choose
 from paymaster.dispatch.window import NEVER, next_close, window_fault
+from paymaster.kernel.machine import Machine
 from paymaster.kernel.retry import Circuit
 from paymaster.rails.base import RailAccount, RailCaps
 from paymaster.withdraw.machine import WITHDRAWAL
@@ -225,3 +227,9 @@ def test_a_transfer_is_booked_on_both_sides_in_either_order() -> None:
         state = TRANSFER.find("sent", first).target
         assert TRANSFER.find(state, second).target == "done"
     assert TRANSFER.terminal() == {"done", "failed", "cancelled"}
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_the_page_shows_the_machines_as_they_are(machine: Machine) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "dispatch.md"
+    assert machine.mermaid() in page.read_text()

@@ -10,8 +10,8 @@ from __future__ import annotations
 APPEND_ONLY = frozenset({
     "commit", "outbox", "audit", "entry", "posting", "account_day", "legal_move",
     "event", "answer", "progress", "dead_letter", "slice_wait", "task_move", "reward_move",
-    "withdrawal_move", "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run", "day_close",
-    "environment", "cell", "rule_set", "registry", "directory",
+    "withdrawal_move", "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run",
+    "day_close", "environment", "cell", "rule_set", "registry", "directory",
 })  # fmt: skip
 """Tables whose rows never change."""
 
