@@ -14,16 +14,8 @@ from datetime import datetime, timedelta
 from random import Random
 
 import pytest
-from tests.payouts import (
-    LAG,
-    AskableRail,
-    FileRail,
-    Payouts,
-    approved,
-    assert_paid_once,
-    new_payee,
-    payout_world,
-)
+from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
+from tests.scripted_rails import LAG, AskableRail, FileRail
 from tests.withdrawals import Earner, assert_proven, available
 from tests.world import PostgresServer
 

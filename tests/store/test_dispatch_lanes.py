@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from tests.payouts import AskableRail, Payouts, approved, assert_paid_once, new_payee, payout_world
+from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
+from tests.scripted_rails import AskableRail
 from tests.withdrawals import assert_proven
 from tests.world import PostgresServer
 

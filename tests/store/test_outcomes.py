@@ -7,7 +7,8 @@ import itertools
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.payouts import AskableRail, Payouts, approved, new_payee, payout_world
+from tests.payouts import Payouts, approved, new_payee, payout_world
+from tests.scripted_rails import AskableRail
 from tests.withdrawals import Earner, assert_proven, available
 from tests.world import PostgresServer, owner_rows
 

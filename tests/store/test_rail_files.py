@@ -9,7 +9,8 @@ from datetime import date
 from random import Random
 
 import pytest
-from tests.payouts import FileRail, Payouts, approved, assert_paid_once, new_payee, payout_world
+from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
+from tests.scripted_rails import FileRail
 from tests.withdrawals import assert_proven, available
 from tests.world import PostgresServer, owner_rows
 

@@ -13,15 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from tests.payouts import (
-    AskableRail,
-    Payouts,
-    ScriptedRail,
-    approved,
-    assert_paid_once,
-    new_payee,
-    payout_world,
-)
+from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
+from tests.scripted_rails import AskableRail, ScriptedRail
 from tests.withdrawals import Earner, assert_proven, available
 from tests.world import PostgresServer, owner_rows
 

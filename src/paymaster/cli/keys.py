@@ -32,7 +32,7 @@ def _run(tenant: str, mode: str, work: Callable[[ControlTx, Environment], Awaita
 
     async def inside() -> T:
         async with build(settings) as deps:
-            environment = _environment(deps, tenant, mode)
+            environment = environment_of(deps, tenant, mode)
             return await deps.dbs.control.run(
                 Actor("cli"), new_trace_id(), lambda tx: work(tx, environment)
             )
@@ -40,7 +40,8 @@ def _run(tenant: str, mode: str, work: Callable[[ControlTx, Environment], Awaita
     return asyncio.run(inside())
 
 
-def _environment(deps: Deps, tenant: str, mode: str) -> Environment:
+def environment_of(deps: Deps, tenant: str, mode: str) -> Environment:
+    """The environment by its names. Raises Refusal `environment-unknown`."""
     for environment in deps.dbs.environments():
         if (environment.tenant, environment.mode) == (tenant, mode):
             return environment

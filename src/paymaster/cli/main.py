@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from paymaster.cli import cells, doctor, keys, ledger, run, screen
+from paymaster.cli import cells, doctor, imports, keys, ledger, run, screen
 from paymaster.cli.demo import command as demo_command
 from paymaster.kernel.errors import PaymasterError
 
@@ -30,6 +30,7 @@ app.command("doctor")(doctor.doctor)
 app.command("openapi")(run.openapi)
 app.add_typer(keys.app, name="keys")
 app.add_typer(cells.app, name="cells")
+app.add_typer(imports.app, name="import")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(screen.app, name="screen")
 

@@ -54,6 +54,11 @@ class Lane:
         """Calls are over, however they went."""
         self.busy -= calls
 
+    def give_back(self, calls: int) -> None:
+        """Calls that were given room and did not begin."""
+        self.busy -= calls
+        self._tokens = min(self.rate, self._tokens + calls)
+
     def record(self, *, success: bool, now: datetime) -> None:
         """Whether a call got an answer: yes and no both count as one."""
         self.circuit = self.circuit.after(success=success, now=now)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from paymaster.db import outbox
-from paymaster.db.tx import CellTx
+from paymaster.db.tx import CellRead, CellTx
 from paymaster.dispatch import failures, store, transfer
 from paymaster.dispatch.machine import ATTEMPT, AttemptEvent, AttemptState, TransferEvent
 from paymaster.dispatch.store import AttemptChange, AttemptRow
@@ -116,6 +116,11 @@ async def apply(
     for destination_id, reason in sorted(book.dead.items()):
         await destinations.close(tx, destination_id, reason)
     return [results[index] for index in range(len(outcomes))]
+
+
+async def payments_of(tx: CellRead, batch_key: str) -> list[str]:
+    """The keys of the payments of an order, for answers that speak of it as a whole."""
+    return await store.keys_of_batch(tx, batch_key)
 
 
 async def _wave(

@@ -129,21 +129,36 @@ class Dispatcher:
 
     async def _serve(self, db: CellDb, account: PayoutAccount, work: set[str]) -> int:
         """Everything but routing, for one account; what is oldest first."""
-        desk, lane, claimed = self._desk, self._lanes[account.id], 0
+        desk, claimed = self._desk, 0
         if "batch" in work:
             claimed += await self._run(db, lambda tx: resolve.expire(tx, account, desk.pace.items))
             for claim in (resolve.claim_prepared, resolve.claim_replays):
-                room = lane.room(self._now())
-                if room:
-                    orders = await self._run(db, lambda tx: claim(tx, desk, account, room))  # noqa: B023
-                    claimed += self._deliver(db, account, orders)
+                claimed += self._deliver(db, account, await self._claim(db, account, claim))
         if "attempt" in work:
-            room = lane.room(self._now())
-            asked = await self._run(db, lambda tx: resolve.claim_questions(tx, desk, account, room))
+            asked = await self._claim(db, account, resolve.claim_questions)
             claimed += self._ask(db, account, asked)
-        if self._may_leave(db, account, work) and (room := lane.room(self._now())):
-            orders = await self._run(db, lambda tx: batch.claim_queued(tx, desk, account, room))
+        if self._may_leave(db, account, work):
+            orders = await self._claim(db, account, batch.claim_queued)
             claimed += self._deliver(db, account, orders)
+        return claimed
+
+    async def _claim(
+        self,
+        db: CellDb,
+        account: PayoutAccount,
+        claim: Callable[[CellTx, Desk, PayoutAccount, int], Awaitable[list[T]]],
+    ) -> list[T]:
+        """Claim as much as the lane has room for; taken before, because other cells ask too."""
+        desk, lane = self._desk, self._lanes[account.id]
+        room = lane.room(self._now())
+        if not room:
+            return []
+        lane.begin(room)
+        claimed: list[T] = []
+        try:
+            claimed = await self._run(db, lambda tx: claim(tx, desk, account, room))
+        finally:
+            lane.give_back(room - len(claimed))
         return claimed
 
     def _may_leave(self, db: CellDb, account: PayoutAccount, work: set[str]) -> bool:
@@ -159,14 +174,21 @@ class Dispatcher:
 
     async def _approved(self, db: CellDb) -> int:
         desk, now = self._desk, self._now()
-        rooms = {account_id: lane.room(now) for account_id, lane in self._lanes.items()}
         healthy = frozenset(i for i, lane in self._lanes.items() if lane.healthy(now))
-        orders = await self._run(db, lambda tx: batch.claim_approved(tx, desk, rooms, healthy))
-        grouped: dict[int, list[Order]] = {}
-        for order in orders:
-            grouped.setdefault(order.account.id, []).append(order)
+        rooms = {account_id: lane.room(now) for account_id, lane in self._lanes.items()}
+        for account_id, room in rooms.items():
+            self._lanes[account_id].begin(room)
+        grouped: dict[int, list[Order]] = {account_id: [] for account_id in rooms}
+        try:
+            orders = await self._run(db, lambda tx: batch.claim_approved(tx, desk, rooms, healthy))
+            for order in orders:
+                grouped[order.account.id].append(order)
+        finally:
+            for account_id, room in rooms.items():
+                self._lanes[account_id].give_back(room - len(grouped[account_id]))
         for group in grouped.values():
-            self._deliver(db, group[0].account, group)
+            if group:
+                self._deliver(db, group[0].account, group)
         return len(orders) + 1
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -180,9 +202,9 @@ class Dispatcher:
             _log.error("lane_failed", error=type(error).__name__, exc_info=error)
 
     def _deliver(self, db: CellDb, account: PayoutAccount, orders: Sequence[Order]) -> int:
+        """Send claimed orders, whose room has been taken."""
         rail = self._desk.rail(account)
         if rail is not None and orders:
-            self._lanes[account.id].begin(len(orders))
             self._start(self._send_all(db, account, rail, orders))
         return len(orders)
 
@@ -239,7 +261,6 @@ class Dispatcher:
     def _ask(self, db: CellDb, account: PayoutAccount, asked: Sequence[Asked]) -> int:
         rail = self._desk.rail(account)
         if isinstance(rail, Queries) and asked:
-            self._lanes[account.id].begin(len(asked))
             self._start(self._ask_all(db, account, rail, asked))
         return len(asked)
 
@@ -260,4 +281,5 @@ class Dispatcher:
         )
         if absent:
             orders = await self._run(db, lambda tx: resolve.claim_proven(tx, desk, account, absent))
+            lane.begin(len(orders))
             self._deliver(db, account, orders)

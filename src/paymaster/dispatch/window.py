@@ -57,10 +57,19 @@ def next_close(window: str, time_zone: str, after: datetime) -> datetime:
 
 
 async def ensure(tx: CellTx, rail_account_id: int, window: str, time_zone: str) -> datetime:
-    """When the account's window closes next in this cell; the row is made when it is missing."""
+    """When the account's window closes next in this cell; the row is made when it is missing.
+
+    A window that was changed to close earlier does so; one that was changed to close later, or by
+    hand, closes once more at the time that was set before.
+    """
     await tx.execute(
-        "INSERT INTO payout_window (rail_account_id, due_at, lease_token, version)"
-        " VALUES (%s, %s, 0, 1) ON CONFLICT (rail_account_id) DO NOTHING",
+        """
+        INSERT INTO payout_window (rail_account_id, due_at, lease_token, version)
+        VALUES (%s, %s, 0, 1)
+        ON CONFLICT (rail_account_id) DO UPDATE SET due_at = excluded.due_at,
+            version = payout_window.version + 1
+        WHERE payout_window.due_at > excluded.due_at
+        """,
         (rail_account_id, next_close(window, time_zone, tx.now)),
     )
     due_at: datetime = await tx.value(

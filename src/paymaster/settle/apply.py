@@ -16,7 +16,7 @@ from paymaster.db import inbox
 from paymaster.db.inbox import Due
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellTx
-from paymaster.dispatch import outcome, store
+from paymaster.dispatch import outcome
 from paymaster.dispatch.outcome import Applied
 from paymaster.kernel.errors import Busy, Conflict, PaymasterError
 from paymaster.kernel.ids import new_trace_id
@@ -143,7 +143,7 @@ async def _outcomes(tx: CellTx, one: Opened) -> list[Outcome] | None:
     said = one.notice.outcome
     if one.notice.batch_key is None:
         return [said]
-    keys = await store.keys_of_batch(tx, one.notice.batch_key)
+    keys = await outcome.payments_of(tx, one.notice.batch_key)
     if not keys:
         return None
     return [
