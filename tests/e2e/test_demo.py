@@ -96,6 +96,32 @@ def test_a_second_run_in_the_same_folder_changes_nothing(logs: Path, tmp_path: P
     first = play(log_file(logs, "wsd"), tmp_path)
     assert play(log_file(logs, "wsd"), tmp_path) == first
     check(first, TRUTH["wsd"])
+    imported_again(log_file(logs, "wsd"), tmp_path)
+
+
+def imported_again(answers: Path, data: Path) -> None:
+    """The same log as a file with a declarative mapping: every event is known already."""
+    day = json.loads((data / "demo" / "state.json").read_text())["payout_day"]
+    fields = {
+        "event_id": "{!amt_annotation_ids}:{orig_id}",
+        "user": "{!amt_worker_ids}",
+        "campaign": "labels",
+        "task": "answer-items",
+        "type": "answer",
+        "occurred_at": f"{day}T00:00:00Z",
+        "payload.item": "{orig_id}",
+        "payload.response": "{response}",
+    }
+    paymaster = [sys.executable, "-m", "paymaster", "--data", str(data)]
+    command = [*paymaster, "import", "events", str(answers), "--tab", "--json"]
+    command += ["--source", "demo", "--tenant", "demo", "--mapping", json.dumps(fields)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        counted = json.loads(done.stdout)
+        assert (counted["duplicate"], counted["rewarded"], counted["rejected"]) == (1770, 0, 0)
+    finally:
+        subprocess.run([*paymaster, "stop-database"], timeout=SECONDS, check=True)
 
 
 @long

@@ -30,7 +30,7 @@ from paymaster.settle.files import poll
 from paymaster.settle.webhook import receive
 
 STEPS = 60
-SEEDS = int(os.environ.get("PAYMASTER_STORMS", "6"))
+SEEDS = int(os.environ.get("PAYMASTER_STORMS", "4"))
 """How many storms; more of them before a release."""
 ENDS = ("paid", "failed", "returned")
 

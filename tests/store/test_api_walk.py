@@ -51,6 +51,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/rail-accounts/{name}/state": {"state": "paused", "reason": "x"},
 }
 QUERIES = {
+    "/v1/users/{user}/statement/export": {"currency": "EUR"},
     "/v1/users/{user}/statement": {"currency": "EUR"},
     "/v1/users/{user}/balance-at": {"currency": "EUR", "at": "2026-11-20T09:00:00Z"},
 }

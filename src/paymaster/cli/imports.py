@@ -16,6 +16,7 @@ from paymaster.db.tx import Actor
 from paymaster.earn import mapping
 from paymaster.earn.event import EventOutcome, Status
 from paymaster.earn.ingest import ingest
+from paymaster.installation import start_embedded
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import new_trace_id
 from paymaster.settings import load_settings
@@ -76,12 +77,14 @@ async def _read(
     quiet: bool,
 ) -> list[EventOutcome]:
     outcomes: list[EventOutcome] = []
+    settings = load_settings()
+    await asyncio.to_thread(start_embedded, settings)
     try:
         handle = await asyncio.to_thread(file.open, encoding="utf-8-sig", newline="")
     except OSError as error:
         raise Refusal("file-unreadable", f"{file} cannot be read: {error.strerror}.") from error
     with handle:
-        async with build(load_settings()) as deps:
+        async with build(settings) as deps:
             environment = environment_of(deps, tenant, mode)
             batches = mapping.read_rows(
                 handle, fields, source, deps.clock.now(), delimiter=delimiter
