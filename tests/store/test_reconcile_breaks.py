@@ -81,6 +81,14 @@ async def test_a_line_is_tried_again_with_the_right_reference(postgres: Postgres
         assert await desk.breaks() == []
         row = (await desk.world.read(lambda tx: breaks.listing(tx, state="resolved")))[0]
         assert row.resolved_by == breaks.ITSELF
+        kinds = await desk.world.read(
+            lambda tx: tx.tuples(
+                "SELECT e.kind, r.kind FROM entry e LEFT JOIN entry r ON r.id = e.reverses_id"
+                " WHERE e.subject = %s ORDER BY e.commit_id, e.ordinal",
+                (text_id("sl", 1, ref.id),),
+            )
+        )
+        assert kinds == [("suspend", None), ("unsuspend", "suspend"), ("booked", None)]
         await desk.assert_proven()
         with pytest.raises(Conflict) as raised:
             await desk.world.run(lambda tx: resolve.retry(tx, ref, "once more"))

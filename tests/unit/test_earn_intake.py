@@ -170,7 +170,9 @@ def test_a_bomb_is_not_unpacked():
 
 
 @pytest.mark.parametrize(
-    "body", [b"plain", gzip.compress(b"hello")[:-4], gzip.compress(b"hello") + b"rest"]
+    "body",
+    [b"plain", gzip.compress(b"hello")[:-4], gzip.compress(b"hello") + b"rest"],
+    ids=["plain", "cut", "more"],
 )
 def test_broken_gzip_is_refused(body: bytes):
     with pytest.raises(Refusal) as caught:

@@ -6,6 +6,7 @@
     batch      tx 1: the intent, with the exact bytes, committed before the network is touched
     send       the network, outside any transaction; then tx 2: what the provider said
     resolve    what nobody answered: ask again, or send the same bytes under the same key
+    decide     what a person found out about it, the last way
     outcome    the one place where an answer changes an attempt and what it pays
     transfer   the company's own money between two of its accounts
     failures   what a provider's code means, to the earner and to the operator

@@ -56,7 +56,7 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """An order as it was stored. `unresolved` counts payments without a final answer."""
+    """An order as it was stored. `unresolved` counts payments without an answer."""
 
     id: int
     batch_key: str
@@ -69,6 +69,7 @@ class BatchRow:
     sent_at: datetime | None
     keys: list[str]
     unresolved: int
+    rejected: int
 
 
 async def take_due(tx: CellTx, rail_account_id: int, state: str, limit: int) -> list[BatchRow]:
@@ -79,7 +80,9 @@ async def take_due(tx: CellTx, rail_account_id: int, state: str, limit: int) -> 
             b.created_at, b.sent_at,
             (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
-                AND a.state IN ('sending', 'unknown')) AS unresolved
+                AND a.state IN ('sending', 'unknown')) AS unresolved,
+            (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
+                AND a.state = 'rejected') AS rejected
         FROM batch b
         WHERE b.rail_account_id = %s AND b.state = %s AND b.due_at <= %s
         ORDER BY b.due_at, b.id LIMIT %s FOR UPDATE OF b SKIP LOCKED
@@ -97,12 +100,45 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
             b.created_at, b.sent_at,
             (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
-                AND a.state IN ('sending', 'unknown')) AS unresolved
+                AND a.state IN ('sending', 'unknown')) AS unresolved,
+            (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
+                AND a.state = 'rejected') AS rejected
         FROM batch b WHERE b.id = ANY(%s) AND b.state = 'unknown'
         ORDER BY b.id FOR UPDATE OF b SKIP LOCKED
         """,
         (list(batch_ids),),
         BatchRow,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """One payment of an order, with the order's state."""
+
+    attempt_id: int
+    key: str
+    state: str
+    rail_account_id: int
+    batch_state: str
+
+
+async def lock_order_of(tx: CellTx, attempt_id: int) -> list[Ordered] | None:
+    """Lock the order that an attempt is in, then its attempts in order of id."""
+    batch_id = await tx.value(
+        "SELECT b.id FROM batch b JOIN attempt a ON a.batch_id = b.id WHERE a.id = %s"
+        " FOR UPDATE OF b",
+        (attempt_id,),
+    )
+    if batch_id is None:
+        return None
+    return await tx.fetch(
+        """
+        SELECT a.id AS attempt_id, a.key, a.state, a.rail_account_id, b.state AS batch_state
+        FROM attempt a JOIN batch b ON b.id = a.batch_id
+        WHERE a.batch_id = %s ORDER BY a.id FOR UPDATE OF a
+        """,
+        (batch_id,),
+        Ordered,
     )
 
 

@@ -116,6 +116,11 @@ async def _claim(
     broken: list[BatchChange] = []
     until = tx.now + desk.pace.lease
     for row in rows:
+        if row.rejected:
+            # Its bytes still hold a payment whose money was given back: they never go again.
+            detail = "a payment of it was refused: it is not sent again"
+            broken.append(BatchChange(row.id, "unknown", tx.now + _WAIT_FOR_REPORT, detail))
+            continue
         try:
             prepared = _reopened(tx, desk, row)
         except Broken as error:

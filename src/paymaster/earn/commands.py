@@ -29,7 +29,10 @@ def _read(message: Outgoing) -> tuple[int, int, Money]:
 async def on_ask(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
     """In the home cell: a cell asks for a slices."""
     slice_id, campaign_id, asked = _read(message)
-    granted = await slices.grant(tx, source_cell, slice_id, campaign_id, asked)
+    said = message.payload["least"]
+    least = Money.parse(said["amount"], said["currency"])
+    ask = recall.Waiting(source_cell, slice_id, asked.currency, asked.minor, least.minor)
+    granted = await slices.grant(tx, campaign_id, ask)
     return {"granted": granted.text()}
 
 
@@ -69,11 +72,18 @@ async def on_recalled(tx: CellTx, source_cell: int, message: Outgoing) -> dict[s
     return {"returned": amount.text(), "moved": moved, "served": served}
 
 
+async def on_idle(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
+    """In the home cell: a reversal brought money back in a cell that had given all of it home."""
+    campaign_id = parse_text_id("cp", message.payload["campaign"]).id
+    return {"noted": await recall.note_idle(tx, campaign_id, source_cell)}
+
+
 HANDLERS: dict[str, Handler] = {
     slices.ASK: on_ask,
     slices.GRANT: on_grant,
     slices.RETURN: on_return,
     recall.RECALL: on_recall,
     recall.RECALLED: on_recalled,
+    recall.IDLE: on_idle,
 }
 """By topic."""

@@ -1,9 +1,10 @@
 """Calling slices home: what lies idle in one cell may be what another one waits for.
 
 Only when every cell that may hold some of a campaign's budget has given back what it does not
-need, and still nothing is there, is the budget exhausted. So an ask that finds the home cell's
-budget empty waits while slices are out: they are recalled, each answer serves those who wait in
-order, and the last answer that brings nothing tells them so.
+need, and still too little is there, is the budget exhausted. So an ask that finds too little in
+the home cell waits while slices are out: they are recalled, each answer serves those who wait in
+order, and the last answer that brings nothing tells them so. A reversal in a cell that had given
+everything back is told home: there is something to recall again.
 
 All of this runs in the home cell but `answer`.
 """
@@ -20,7 +21,7 @@ from paymaster.earn.views import money
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 
-RECALL, RECALLED = "slice.recall", "slice.recalled"
+RECALL, RECALLED, IDLE = "slice.recall", "slice.recalled", "slice.idle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Waiting:
     slice_id: int
     asset: str
     amount: int
+    least: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +139,36 @@ async def note_answer(tx: CellTx, campaign_id: int, cell: int, grants: int) -> N
     )
 
 
+async def tell_idle(tx: CellTx, homes: Mapping[int, int]) -> None:
+    """In a cell with slices: a reversal brought money back to these campaigns (to their homes)."""
+    names = {text_id("cp", home, number): home for number, home in sorted(homes.items())}
+    await outbox.put(
+        tx,
+        [outbox.Message(IDLE, name, {"campaign": name}, home) for name, home in names.items()],
+    )
+
+
+async def note_idle(tx: CellTx, campaign_id: int, cell: int) -> int:
+    """A cell that had given everything back may hold some again."""
+    return await tx.execute(
+        "UPDATE slice_lease SET idle = true WHERE campaign_id = %s AND cell = %s AND NOT idle",
+        (campaign_id, cell),
+    )
+
+
 async def wait(tx: CellTx, campaign_id: int, ask: Waiting) -> None:
     """Keep an ask until the recalled slices are home."""
     await tx.execute(
-        "INSERT INTO slice_wait (cell, slice_id, campaign_id, asset, amount, asked_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s)",
-        (ask.cell, ask.slice_id, campaign_id, ask.asset, ask.amount, tx.now),
+        "INSERT INTO slice_wait (cell, slice_id, campaign_id, asset, amount, least, asked_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        (ask.cell, ask.slice_id, campaign_id, ask.asset, ask.amount, ask.least, tx.now),
     )
 
 
 async def waiting(tx: CellTx, campaign_id: int) -> list[Waiting]:
     """The asks that wait for a campaign, oldest first."""
     return await tx.fetch(
-        "SELECT cell, slice_id, asset, amount FROM slice_wait WHERE campaign_id = %s"
+        "SELECT cell, slice_id, asset, amount, least FROM slice_wait WHERE campaign_id = %s"
         " ORDER BY slice_id, cell",
         (campaign_id,),
         Waiting,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import reward
+from paymaster.earn import recall, reward
 from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
 from paymaster.earn.store import rewards as reward_store
 from paymaster.earn.store.rewards import RewardRow
@@ -63,6 +63,8 @@ async def reverse(tx: CellTx, commands: Sequence[Reverse]) -> list[Reversal]:
         if row is not None and outcome.result is Took.REVERSED:
             todo[row.id], reasons[row.id] = row, command.reason
     states = await reward.lock_states(tx, list(todo.values()))
+    away = [row for row in _paid(todo.values()) if row.home_cell != tx.cell]
+    await recall.tell_idle(tx, {row.campaign_id: row.home_cell for row in away})
     await _post_reversals(tx, list(todo.values()), reasons)
     moves = [reward.move(row, RewardEvent.REVERSE, reasons[row.id]) for row in todo.values()]
     await reward.moved(tx, list(todo.values()), moves)
@@ -84,10 +86,15 @@ def _may_reverse(
     return Reversal(row.id, Took.REVERSED)
 
 
+def _paid(rows: Iterable[RewardRow]) -> list[RewardRow]:
+    """Those of which money goes back into the budget."""
+    return [row for row in rows if row.state != RewardState.AWAITING_FUNDS.value]
+
+
 async def _post_reversals(
     tx: CellTx, rows: Sequence[RewardRow], reasons: Mapping[int, str]
 ) -> None:
-    paid = [row for row in rows if row.state != RewardState.AWAITING_FUNDS.value]
+    paid = _paid(rows)
     entries = [
         Entry(
             row.entry_reverse,

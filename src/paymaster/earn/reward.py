@@ -222,6 +222,7 @@ async def _ask(
             offer.reward.currency,
             min((need.missing if need else 0) + row.amount, MAX_MINOR),
             max(usual, need.usual if need else 0),
+            min(row.amount, need.least if need else row.amount),
         )
     await slices.ask(tx, list(needs.values()))
 
@@ -280,27 +281,31 @@ async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
     """Credit waiting rewards, oldest first, where money has come; ask for more where it has not.
 
     Returns how many rewards moved. A campaign whose home cell said that nothing is left, and
-    whose policy is to refuse, has its waiting rewards refused.
+    whose policy is to refuse, has those of its waiting rewards refused that are not too small for
+    this to hold.
     """
     waiting = await reward_store.waiting(tx, MAX_CAMPAIGNS)
     last = await slices.last(tx, [one.campaign_id for one in waiting])
     numbers = [one.campaign_id for one in waiting]
-    refusing = {number for number, row in last.items() if row.refuses}
-    refusing |= await recall.exhausted(tx, numbers)
-    empty = [one.campaign_id for one in waiting if one.balance <= 0]
-    await recall.recall(tx, sorted(await recall.out(tx, empty)))
-    able = [w.campaign_id for w in waiting if w.balance > 0 or w.campaign_id in refusing]
+    refusing = {number: row.least for number, row in last.items() if row.refuses}
+    refusing |= dict.fromkeys(await recall.exhausted(tx, numbers), 1)
+    able = {one.campaign_id: one.balance for one in waiting if one.balance > 0}
+    able |= dict.fromkeys(refusing, MAX_MINOR)
     rows = await reward_store.claim_waiting(tx, able, max(limit // max(len(able), 1), 1))
     states = await lock_states(tx, rows)
     changed: list[RewardRow] = []
     moves: list[RewardMove] = []
-    for row, result in zip(rows, await _credit(tx, rows), strict=True):
+    posted = await _credit(tx, rows)
+    out = await recall.out(tx, numbers)
+    for row, result in zip(rows, posted, strict=True):
         pair = row.user_id, row.task_id
         if result.done:
             vests = row.matures_at > tx.now
             moves.append(move(row, RewardEvent.FUND if vests else RewardEvent.CREDIT))
             states.move(pair, TaskEvent.REWARD)
-        elif row.campaign_id in refusing:
+        elif row.amount >= refusing.get(row.campaign_id, MAX_MINOR + 1) and (
+            row.campaign_id not in out
+        ):
             moves.append(move(row, RewardEvent.REFUSE, EXHAUSTED))
             states.move(pair, TaskEvent.REJECT, EXHAUSTED)
         else:
@@ -308,8 +313,9 @@ async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
         changed.append(row)
     await moved(tx, changed, moves)
     await states.write(tx)
-    for row in last.values():
-        if slices.may_ask(row, tx.now):
-            missing = await reward_store.waiting_total(tx, row.campaign_id)
-            await slices.ask_again(tx, row, missing)
+    await recall.recall(tx, sorted(out - {row.campaign_id for row in changed}))
+    for before in last.values():
+        missing, least = await reward_store.waiting_total(tx, before.campaign_id)
+        if slices.may_ask(before, least, tx.now):
+            await slices.ask_again(tx, before, missing, least)
     return len(changed)

@@ -1,7 +1,8 @@
 """Slices of a campaign's budget for cells other than its home cell.
 
-A cell that runs out asks the home cell, which grants what it has, at most what was asked; nothing
-means that the budget is exhausted. The money crosses by two entries, each in its own cell, tied by
+A cell that runs out asks the home cell, which grants what it has, at most what was asked and never
+too little for the smallest reward that waits: such a rest would only travel to and fro. Nothing
+means that the budget is exhausted for rewards of that size. The money crosses by two entries, each in its own cell, tied by
 an outbox command that is carried out once. Spent + in slices + in transit = funded, always.
 """
 
@@ -33,7 +34,10 @@ ASK_AGAIN = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What is missing for a campaign here, in minor units, and how much a slice usually is."""
+    """What is missing for a campaign here, in minor units, and how much a slice usually is.
+
+    `least` is the smallest reward that waits: less than that would help nobody.
+    """
 
     campaign_id: int
     home_cell: int
@@ -41,6 +45,7 @@ class Need:
     asset: str
     missing: int
     usual: int
+    least: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class SliceRow:
     home_cell: int
     when_exhausted: str
     amount: int
+    least: int
     granted: int | None
     state: str
     asked_at: datetime
@@ -65,8 +71,8 @@ class SliceRow:
 
 
 _COLUMNS: LiteralString = (
-    "id, campaign_id, asset, home_cell, when_exhausted, amount, granted, state, asked_at,"
-    " answered_at"
+    "id, campaign_id, asset, home_cell, when_exhausted, amount, least, granted, state,"
+    " asked_at, answered_at"
 )
 
 
@@ -78,11 +84,11 @@ async def ask(tx: CellTx, needs: Sequence[Need]) -> int:
     amounts = [max(need.missing, need.usual) for need in needs]
     rows = await tx.tuples(
         """
-        INSERT INTO slice (id, campaign_id, asset, home_cell, when_exhausted, amount, state,
-            asked_at)
-        SELECT i, c, a, h, w, m, 'asked', %s
-        FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::int[], %s::text[], %s::bigint[])
-            AS n (i, c, a, h, w, m)
+        INSERT INTO slice (id, campaign_id, asset, home_cell, when_exhausted, amount, least,
+            state, asked_at)
+        SELECT i, c, a, h, w, m, l, 'asked', %s
+        FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::int[], %s::text[], %s::bigint[],
+            %s::bigint[]) AS n (i, c, a, h, w, m, l)
         ORDER BY c
         ON CONFLICT (campaign_id) WHERE state = 'asked' DO NOTHING RETURNING id
         """,
@@ -94,18 +100,26 @@ async def ask(tx: CellTx, needs: Sequence[Need]) -> int:
             [need.home_cell for need in needs],
             [need.when_exhausted for need in needs],
             amounts,
+            [need.least for need in needs],
         ),
     )
     asked = {row[0] for row in rows}
     await outbox.put(
         tx,
         [
-            _message(tx, ASK, number, need.campaign_id, need.home_cell, Money(amount, need.asset))
+            _ask_message(tx, number, need, amount)
             for number, need, amount in zip(numbers, needs, amounts, strict=True)
             if number in asked
         ],
     )
     return len(asked)
+
+
+def _ask_message(tx: CellTx, number: int, need: Need, amount: int) -> outbox.Message:
+    asked = Money(amount, need.asset)
+    message = _message(tx, ASK, number, need.campaign_id, need.home_cell, asked)
+    least = money(Money(need.least, need.asset))
+    return replace(message, payload={**message.payload, "least": least})
 
 
 def _message(
@@ -134,17 +148,22 @@ async def last(tx: CellRead, campaign_ids: Sequence[int]) -> dict[int, SliceRow]
     return {row.campaign_id: row for row in rows}
 
 
-def may_ask(before: SliceRow, now: datetime) -> bool:
-    """Whether to ask anew: a while after "nothing left", at once after a grant."""
-    if before.state == "asked" or before.refuses:
+def may_ask(before: SliceRow, least: int, now: datetime) -> bool:
+    """Whether to ask anew: a while after "nothing left", at once after a grant.
+
+    At once too for rewards smaller than what the home cell had nothing left for.
+    """
+    if before.state == "asked" or (before.refuses and least >= before.least):
         return False
+    if before.refuses:
+        return True
     if before.state == "empty" and before.answered_at is not None:
         return now >= before.answered_at + ASK_AGAIN
     return True
 
 
-async def ask_again(tx: CellTx, before: SliceRow, missing: int) -> int:
-    """Ask for what still waits."""
+async def ask_again(tx: CellTx, before: SliceRow, missing: int, least: int) -> int:
+    """Ask for what still waits, of which the smallest is `least`."""
     if missing <= 0:
         return 0
     need = Need(
@@ -154,33 +173,33 @@ async def ask_again(tx: CellTx, before: SliceRow, missing: int) -> int:
         before.asset,
         missing,
         before.amount,
+        least,
     )
     return await ask(tx, [need])
 
 
-async def grant(tx: CellTx, cell: int, slice_id: int, campaign_id: int, asked: Money) -> Money:
+async def grant(tx: CellTx, campaign_id: int, ask: recall.Waiting) -> Money:
     """In the home cell: lease at most what was asked to a cell, and tell it; what was leased.
 
-    While nothing is here but other cells may hold some, it is recalled and the ask waits. Nothing
-    is the answer only when everything is home.
+    While too little is here but other cells may hold some, it is recalled and the ask waits.
+    Nothing is the answer only when everything is home.
     """
-    granted = await _lease_out(tx, cell, slice_id, campaign_id, asked)
+    granted = await _lease_out(tx, campaign_id, ask)
     if not granted and campaign_id in await recall.out(tx, [campaign_id]):
         await recall.recall(tx, [campaign_id])
-        ask = recall.Waiting(cell, slice_id, asked.currency, asked.minor)
         await recall.wait(tx, campaign_id, ask)
         return granted
-    await outbox.put(tx, [_message(tx, GRANT, slice_id, campaign_id, cell, granted)])
+    await outbox.put(tx, [_message(tx, GRANT, ask.slice_id, campaign_id, ask.cell, granted)])
     return granted
 
 
-async def _lease_out(tx: CellTx, cell: int, slice_id: int, campaign_id: int, asked: Money) -> Money:
-    if await account_balance(tx, Account("budget", campaign_id, asked.currency)) <= 0:
-        return Money.zero(asked.currency)
-    [posting] = recipes.lease_out(campaign_id, cell, asked)
-    granted = await _lease(tx, cell, slice_id, replace(posting, mode=Mode.UP_TO))
+async def _lease_out(tx: CellTx, campaign_id: int, ask: recall.Waiting) -> Money:
+    if await account_balance(tx, Account("budget", campaign_id, ask.asset)) < ask.least:
+        return Money.zero(ask.asset)
+    [posting] = recipes.lease_out(campaign_id, ask.cell, Money(ask.amount, ask.asset))
+    granted = await _lease(tx, ask.cell, ask.slice_id, replace(posting, mode=Mode.UP_TO))
     if granted:
-        await recall.note_grant(tx, campaign_id, cell, asked.currency)
+        await recall.note_grant(tx, campaign_id, ask.cell, ask.asset)
     return granted
 
 
@@ -192,8 +211,7 @@ async def serve(tx: CellTx, campaign_id: int) -> int:
     asks = await recall.waiting(tx, campaign_id)
     done = 0
     for ask in asks:
-        wanted = Money(ask.amount, ask.asset)
-        granted = await _lease_out(tx, ask.cell, ask.slice_id, campaign_id, wanted)
+        granted = await _lease_out(tx, campaign_id, ask)
         if not granted and campaign_id in await recall.out(tx, [campaign_id]):
             await recall.recall(tx, [campaign_id])
             break
@@ -253,9 +271,9 @@ async def part_with(tx: CellTx, campaign_id: int, home_cell: int, asset: str) ->
     returned = await _lease(tx, tx.cell, number, replace(posting, mode=Mode.UP_TO))
     if returned:
         await tx.execute(
-            "INSERT INTO slice (id, campaign_id, asset, home_cell, when_exhausted, amount, granted,"
-            " state, asked_at, answered_at) VALUES (%s, %s, %s, %s, 'wait', %s, 0, 'returned',"
-            " %s, %s)",
+            "INSERT INTO slice (id, campaign_id, asset, home_cell, when_exhausted, amount, least,"
+            " granted, state, asked_at, answered_at) VALUES (%s, %s, %s, %s, 'wait', %s, 1, 0,"
+            " 'returned', %s, %s)",
             (number, campaign_id, asset, home_cell, returned.minor, tx.now, tx.now),
         )
     return number, returned

@@ -25,7 +25,6 @@ async def bounds(tx: ReadTx, rail_account_id: int, day: date) -> Bounds | None:
             (array_agg(s.closing ORDER BY s.id DESC))[1] AS closing
         FROM statement s
         WHERE s.rail_account_id = %s AND s.day = %s
-            AND NOT EXISTS (SELECT 1 FROM statement r WHERE r.restates_id = s.id)
         HAVING count(*) > 0
         """,
         (rail_account_id, day),

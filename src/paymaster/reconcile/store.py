@@ -112,12 +112,11 @@ async def first(tx: ReadTx, rail_account_id: int) -> StatementRow | None:
 
 
 async def last_until(tx: ReadTx, rail_account_id: int, day: date) -> StatementRow | None:
-    """The last statement up to a day that no later one restates."""
+    """The last statement up to a day: one that restates another is the later of the two."""
     return await tx.maybe(
         """
         SELECT id, statement_id, day, opening, closing, digest FROM statement s
         WHERE rail_account_id = %s AND day <= %s
-            AND NOT EXISTS (SELECT 1 FROM statement r WHERE r.restates_id = s.id)
         ORDER BY day DESC, id DESC LIMIT 1
         """,
         (rail_account_id, day),

@@ -20,7 +20,7 @@ from paymaster.earn.slice import give_back_idle
 from paymaster.kernel.errors import RailError
 from paymaster.kernel.ids import new_trace_id
 from paymaster.people import destinations
-from paymaster.reconcile import statement
+from paymaster.reconcile import day, statement
 from paymaster.reconcile.catalogue import Catalogue, Funding
 from paymaster.reconcile.match import match_due
 from paymaster.roles.gauges import measure
@@ -31,7 +31,7 @@ from paymaster.settle import files
 from paymaster.settle.apply import apply_due
 
 IDLE_SLICE = timedelta(hours=1)
-HOURLY_SECONDS, GAUGE_SECONDS = 3600.0, 10.0
+HOURLY_SECONDS, GAUGE_SECONDS, RUNS_SECONDS = 3600.0, 10.0, 120.0
 FORGET_ITEMS = 1000
 
 
@@ -171,17 +171,23 @@ async def _fetch(deps: Deps, environment_id: int) -> int:
 
 
 def reconcile(deps: Deps) -> Work:
-    """Statement lines find their postings."""
-    return Work(
-        [
-            Lane(
-                f"match:{environment.tenant}/{environment.mode}",
-                lambda e=environment.id: _match(deps, e),
-                deps.settings.roles.poll_interval_seconds,
-            )
-            for environment in deps.dbs.environments()
-        ]
-    )
+    """Statement lines find their postings; every account and day is proven again."""
+    lanes: list[Lane] = []
+    for environment in deps.dbs.environments():
+        name, number = f"{environment.tenant}/{environment.mode}", environment.id
+        pause = deps.settings.roles.poll_interval_seconds
+        lanes.append(Lane(f"match:{name}", lambda e=number: _match(deps, e), pause))
+        lanes.append(Lane(f"runs:{name}", lambda e=number: _run_due(deps, e), RUNS_SECONDS))
+    return Work(lanes)
+
+
+async def _run_due(deps: Deps, environment_id: int) -> int:
+    """Hold the books against the statements of every account and day that is not closed."""
+    found = await accounts.load(deps.dbs, environment_id)
+    rails = [account.rail for account in found.values()]
+    actor = Actor("role:reconcile")
+    await day.run_due(deps.dbs, environment_id, actor, new_trace_id(), rails)
+    return 0
 
 
 async def _match(deps: Deps, environment_id: int) -> int:

@@ -136,6 +136,7 @@ CREATE TABLE slice (
     home_cell integer NOT NULL,
     when_exhausted text NOT NULL CHECK (when_exhausted IN ('wait', 'refuse')),
     amount bigint NOT NULL CHECK (amount > 0),
+    least bigint NOT NULL CHECK (least BETWEEN 1 AND amount),
     granted bigint CHECK (granted BETWEEN 0 AND amount),
     state text NOT NULL CHECK (state IN ('asked', 'granted', 'empty', 'returned')),
     asked_at timestamptz NOT NULL,
@@ -158,13 +159,14 @@ CREATE TABLE slice_lease (
     PRIMARY KEY (campaign_id, cell)
 );
 
--- In the home cell: asks that wait for recalled slices.
+-- In the home cell: asks that wait for recalled slices. Less than `least` would help nobody.
 CREATE TABLE slice_wait (
     cell integer NOT NULL,
     slice_id bigint NOT NULL,
     campaign_id bigint NOT NULL,
     asset text NOT NULL,
     amount bigint NOT NULL CHECK (amount > 0),
+    least bigint NOT NULL CHECK (least BETWEEN 1 AND amount),
     asked_at timestamptz NOT NULL,
     PRIMARY KEY (cell, slice_id)
 );

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.kernel.money import MAX_MINOR
 
 
 @dataclass(slots=True)
@@ -157,20 +158,24 @@ async def claim_due(tx: CellTx, limit: int) -> list[RewardRow]:
     )
 
 
-async def claim_waiting(tx: CellTx, campaign_ids: Sequence[int], each: int) -> list[RewardRow]:
-    """Rewards that wait for money, of each campaign the oldest `each`, locked."""
-    if not campaign_ids:
+async def claim_waiting(tx: CellTx, most: Mapping[int, int], each: int) -> list[RewardRow]:
+    """Rewards that wait for money, of each campaign the oldest `each`, locked.
+
+    `most` by campaign: larger rewards are passed over, or those that the money does not reach
+    would stand before those that it does for ever.
+    """
+    if not most:
         return []
     return await tx.fetch(
         f"""
-        SELECT r.* FROM unnest(%s::bigint[]) AS c (id)
+        SELECT r.* FROM unnest(%s::bigint[], %s::bigint[]) AS c (id, most)
         CROSS JOIN LATERAL (
             SELECT {_COLUMNS} FROM reward
-            WHERE campaign_id = c.id AND state = 'awaiting_funds'
+            WHERE campaign_id = c.id AND state = 'awaiting_funds' AND amount <= c.most
             ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
         ) r
         """,
-        (sorted(campaign_ids), each),
+        (sorted(most), [most[number] for number in sorted(most)], each),
         RewardRow,
     )
 
@@ -208,15 +213,14 @@ async def waiting(tx: CellRead, limit: int) -> list[Waiting]:
     )
 
 
-async def waiting_total(tx: CellRead, campaign_id: int) -> int:
-    """Minor units that wait for a campaign's money in this cell."""
-    return int(
-        await tx.value(
-            "SELECT sum(amount) FROM reward WHERE campaign_id = %s AND state = 'awaiting_funds'",
-            (campaign_id,),
-        )
-        or 0
+async def waiting_total(tx: CellRead, campaign_id: int) -> tuple[int, int]:
+    """Minor units that wait for a campaign's money in this cell, and the smallest reward of it."""
+    [(total, least)] = await tx.tuples(
+        "SELECT coalesce(sum(amount), 0), coalesce(min(amount), 0) FROM reward"
+        " WHERE campaign_id = %s AND state = 'awaiting_funds'",
+        (campaign_id,),
     )
+    return min(int(total), MAX_MINOR), least
 
 
 async def of_events(tx: CellRead, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
