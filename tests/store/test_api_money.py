@@ -190,3 +190,22 @@ async def test_pages_over_all_cells_are_complete_and_disjoint(
             await served.refused(400, "cursor-invalid", "GET", "/v1/withdrawals", params=other)
         assert len(seen) == len(set(seen)) == 7
         assert set(seen) == made
+
+
+async def test_a_statement_leaves_as_csv_and_as_pdf(served: Served) -> None:
+    user = (await served.ok("PUT", "/v1/users/anna", {}))["id"]
+    await credit(served, user, "20.00")
+    await credit(served, user, "1.50")
+    path = "/v1/users/anna/statement/export?currency=EUR"
+    answer = await served.api.get(path)
+    assert answer.headers["content-type"].startswith("text/csv")
+    rows = answer.text.splitlines()
+    assert rows[0].split(",")[4:] == ["amount", "balance", "currency"]
+    assert [row.split(",")[4:] for row in rows[1:]] == [
+        ["20.00", "20.00", "EUR"],
+        ["1.50", "21.50", "EUR"],
+    ]
+    paper = await served.api.get(f"{path}&format=pdf")
+    assert paper.headers["content-type"] == "application/pdf"
+    assert paper.content.startswith(b"%PDF-")
+    assert (await served.api.get(f"{path}&format=xls")).status_code == 400

@@ -397,21 +397,3 @@ def notice(event_id: str) -> dict[str, Any]:
             "created_at": "2026-11-20T09:00:00.000Z",
         },
     }
-
-
-async def test_a_statement_leaves_as_csv_and_as_pdf(served: Served) -> None:
-    await offer(served)
-    await served.ok("POST", "/v1/events", [event(1), event(2, "i2", "b")])
-    path = "/v1/users/anna/statement/export?currency=EUR"
-    answer = await served.api.get(path)
-    assert answer.headers["content-type"].startswith("text/csv")
-    rows = answer.text.splitlines()
-    assert rows[0].split(",")[4:] == ["amount", "balance", "currency"]
-    assert [row.split(",")[4:] for row in rows[1:]] == [
-        ["0.02", "0.02", "EUR"],
-        ["0.02", "0.04", "EUR"],
-    ]
-    paper = await served.api.get(f"{path}&format=pdf")
-    assert paper.headers["content-type"] == "application/pdf"
-    assert paper.content.startswith(b"%PDF-")
-    assert (await served.api.get(f"{path}&format=xls")).status_code == 400
