@@ -21,6 +21,8 @@ from paymaster.kernel.errors import Refusal
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_PIECE_BYTES = 4096
+"""zlib copies what lies behind a member: whole bodies would make many tiny members quadratic."""
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -118,21 +120,24 @@ def inflate(body: bytes, limit: int) -> bytes:
     Raises TooLarge `body-too-large`, Refusal `gzip-malformed`.
     """
     parts: list[bytes] = []
-    room = limit + 1
-    rest = body
-    while rest:
+    room, at = limit + 1, 0
+    while at < len(body):
         member = zlib.decompressobj(_GZIP_WINDOW)
-        try:
-            part = member.decompress(rest, room)
-        except zlib.error as error:
-            raise Refusal("gzip-malformed", f"The body is not gzip: {error}.") from None
-        parts.append(part)
-        room -= len(part)
-        if room <= 0:
-            raise TooLarge("body-too-large", f"Unpacked, send at most {limit} bytes at once.")
-        if not member.eof:
-            raise Refusal("gzip-malformed", "The gzip body is cut off.")
-        rest = member.unused_data.lstrip(b"\0")
+        while not member.eof:
+            piece = body[at : at + _PIECE_BYTES]
+            if not piece:
+                raise Refusal("gzip-malformed", "The gzip body is cut off.")
+            try:
+                part = member.decompress(piece, room)
+            except zlib.error as error:
+                raise Refusal("gzip-malformed", f"The body is not gzip: {error}.") from None
+            parts.append(part)
+            room -= len(part)
+            if room <= 0:
+                raise TooLarge("body-too-large", f"Unpacked, send at most {limit} bytes at once.")
+            at += len(piece) - len(member.unused_data)
+        while body.startswith(b"\0", at):
+            at += 1
     return b"".join(parts)
 
 

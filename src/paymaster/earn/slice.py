@@ -2,8 +2,9 @@
 
 A cell that runs out asks the home cell, which grants what it has, at most what was asked and never
 too little for the smallest reward that waits: such a rest would only travel to and fro. Nothing
-means that the budget is exhausted for rewards of that size. The money crosses by two entries, each in its own cell, tied by
-an outbox command that is carried out once. Spent + in slices + in transit = funded, always.
+means that the budget is exhausted for rewards of that size. The money crosses by two entries, each
+in its own cell, tied by an outbox command that is carried out once. Spent + in slices + in transit
+= funded, always.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from paymaster.kernel.errors import Broken, Conflict, NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.machine import Move
 from paymaster.ledger import recipes
+from paymaster.ledger.balance import owing
 from paymaster.ledger.entry import Entry
 from paymaster.ledger.hold import Settle, settle
 from paymaster.ledger.post import post
@@ -201,7 +202,32 @@ async def _book(tx: CellTx, plans: Sequence[_Plan]) -> dict[int, bool]:
     verdicts = await settle(tx, [command for _, command in out_of_hold])
     verdicts += await post(tx, [entry for _, entry in back])
     indexes = [index for index, _ in out_of_hold] + [index for index, _ in back]
-    return {index: posted.done for index, posted in zip(indexes, verdicts, strict=True)}
+    done = {index: posted.done for index, posted in zip(indexes, verdicts, strict=True)}
+    await _recover(tx, [plan for plan in plans if done.get(plan.index)])
+    return done
+
+
+async def _recover(tx: CellTx, plans: Sequence[_Plan]) -> None:
+    """Money that is available again first pays back what was owed since it was set aside.
+
+    The look-up comes after the postings: their locks keep a reversal from getting in between.
+    """
+    back = [plan for plan in plans if plan.move.recipe in ("release", "returned")]
+    owed: set[tuple[int, str]] = set()
+    for asset in sorted({plan.row.asset for plan in back}):
+        users = sorted({plan.row.user_id for plan in back if plan.row.asset == asset})
+        owed |= {(user, asset) for user in await owing(tx, users, asset)}
+    entries: list[Entry] = []
+    for plan in back:
+        row = plan.row
+        if (row.user_id, row.asset) in owed:
+            most = row.total if plan.move.recipe == "release" else row.net
+            subject = text_id("wd", tx.cell, row.id)
+            posting = recipes.recover(row.user_id, most)
+            entries.append(Entry(tx.id(), "recover", subject, (posting,)))
+    for posted in await post(tx, entries):
+        if not posted.done:
+            raise Broken("books-refused", f"Debt was not paid back: {posted.verdict}.")
 
 
 def _entry(tx: CellTx, plan: _Plan, entry_id: int, postings: recipes.Postings) -> Entry:
