@@ -290,3 +290,36 @@ async def test_the_proof_names_what_was_altered(earning: Earning):
             found = await proof.prove(tx)
             await owner.rollback()
             assert check in {one.check for one in found}, damage
+
+
+@pytest.mark.parametrize("vesting", [0, WEEK])
+async def test_debt_made_between_the_look_and_the_locks_is_still_paid_back(
+    earning: Earning, monkeypatch: pytest.MonkeyPatch, vesting: int
+):
+    """A reversal that commits after debtors were looked up, before the accounts are locked."""
+    await offered(earning, "9.00")
+    await earning.put_campaign("late", vesting_seconds=vesting)
+    late = await earning.put_campaign("late", vesting_seconds=vesting)
+    await earning.put_task(ONCE, "late", parent="late", reward="0.80")
+    await earning.fund(late.number, "9.00")
+    outcome = await complete(earning, "u1")
+    await earning.withdraw("u1", "1.00")
+    assert await take_back(earning, outcome) is Took.REVERSED
+    look, calls = reward._debtors, 0
+
+    async def stale(tx, rows):
+        nonlocal calls
+        calls += 1
+        return set() if calls == 1 else await look(tx, rows)
+
+    if vesting:
+        await earning.send(event("s", "u1", "done", campaign="late", task="late"))
+        earning.world.clock.advance(timedelta(seconds=WEEK))
+        monkeypatch.setattr(reward, "_debtors", stale)
+        await earning.world.run(reward.mature_due)
+    else:
+        monkeypatch.setattr(reward, "_debtors", stale)
+        await earning.send(event("s", "u1", "done", campaign="late", task="late"))
+    assert calls == 2
+    assert await amounts(earning) == (0, 0, 20)
+    await earning.prove()

@@ -27,6 +27,7 @@ def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
         + recipes.reward(1, 2, TEN, vests=True, owes=True, commission=ONE),
         "mature": recipes.mature(2, TEN, owes=True),
         "reverse": recipes.reverse(1, 2, TEN, ONE),
+        "recover": (recipes.recover(2, TEN),),
         "request": recipes.request(2, TEN),
         "release": recipes.release(2, TEN),
         "paid": recipes.paid(2, 1, TEN, ONE),

@@ -165,7 +165,29 @@ async def _credit(tx: CellTx, rows: Sequence[RewardRow]) -> list[Posted]:
             raise Broken(
                 "reward-refused", f"Entry {result.entry_id} was refused: {result.verdict}."
             )
+    credited = [
+        row
+        for row, result in zip(rows, posted, strict=True)
+        if result.done and row.matures_at <= tx.now
+    ]
+    await _recover_late(tx, credited, debtors)
     return posted
+
+
+async def _recover_late(tx: CellTx, rows: Sequence[RewardRow], known: set[tuple[int, str]]) -> None:
+    """Pay back debt that a reversal made after `known` was read; its locks are ours by now."""
+    late = await _debtors(tx, rows) - known
+    entries = [
+        Entry(
+            tx.id(),
+            "recover",
+            text_id("rw", tx.cell, row.id),
+            (recipes.recover(row.user_id, amount_of(row)),),
+        )
+        for row in rows
+        if (row.user_id, row.asset) in late
+    ]
+    all_done(await post(tx, entries))
 
 
 def _event(
@@ -263,6 +285,7 @@ async def mature_due(tx: CellTx, limit: int = MAX_BATCH) -> int:
         ],
     )
     all_done(posted)
+    await _recover_late(tx, rows, debtors)
     moves = [move(row, RewardEvent.MATURE) for row in rows]
     await moved(tx, rows, moves)
     return len(rows)

@@ -5,6 +5,7 @@ opening    cash -> equity                     what was on an account when it was
 reward     budget -> vesting | available      (and available -> debt, up to what is owed)
 mature     vesting -> available
 reverse    vesting, then available -> budget, the rest debt -> budget
+recover    available -> debt                  up to what is owed, of what came in just now
 request    available -> held
 release    held -> available
 paid       held -> clearing (and held -> fee revenue)
