@@ -58,7 +58,10 @@ def add_cell(
             for environment in deps.dbs.environments():
                 if (environment.tenant, environment.mode) == (tenant, mode):
                     return environment.id
-        raise Refusal("environment-unknown", f"There is no environment {tenant}/{mode}.")
+        raise Refusal(
+            "environment-unknown",
+            f"There is no environment {tenant}/{mode}; `paymaster setup` makes one.",
+        )
 
     number = add(settings, clock, asyncio.run(environment_id()), NewCell(server))
     typer.echo(json.dumps({"cell": number}))

@@ -45,7 +45,10 @@ def environment_of(deps: Deps, tenant: str, mode: str) -> Environment:
     for environment in deps.dbs.environments():
         if (environment.tenant, environment.mode) == (tenant, mode):
             return environment
-    raise Refusal("environment-unknown", f"There is no environment {tenant}/{mode}.")
+    raise Refusal(
+        "environment-unknown",
+        f"There is no environment {tenant}/{mode}; `paymaster setup` makes one.",
+    )
 
 
 @app.command("issue")

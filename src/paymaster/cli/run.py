@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from typing import Annotated
+from zoneinfo import available_timezones
 
 import typer
 
@@ -95,6 +96,12 @@ def setup(
     as_json: Json = False,
 ) -> None:
     """Make an environment with its cells; safe to repeat."""
+    if mode not in ("live", "test"):
+        raise typer.BadParameter("It is live or test.", param_hint="--mode")
+    if time_zone not in available_timezones():
+        raise typer.BadParameter(
+            "Write an IANA name such as Europe/Berlin.", param_hint="--time-zone"
+        )
     settings, clock = load_settings(), WallClock()
     start_embedded(settings)
     upgrade_schemas(settings, clock)
