@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import random
@@ -269,3 +270,13 @@ def test_a_folder_of_another_log_is_refused(logs: Path, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert b"demo-data-folder" in err
+
+
+def test_a_second_up_on_one_data_folder_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "paymaster", "--data", str(tmp_path), "up"]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert b"already-running" in done.stderr
+    assert not (tmp_path / "postgres").exists()

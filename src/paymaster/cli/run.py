@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -20,8 +21,9 @@ from paymaster.installation import (
 )
 from paymaster.installation import upgrade as upgrade_schemas
 from paymaster.kernel.clock import WallClock
+from paymaster.kernel.errors import Refusal
 from paymaster.observe import configure_logs
-from paymaster.settings import load_settings
+from paymaster.settings import Settings, load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -38,6 +40,7 @@ def up(
 
     settings, clock = load_settings(), WallClock()
     configure_logs(settings.log.level, settings.log.format)
+    _claim_folder(settings)
     start_embedded(settings)
     try:
         upgrade_schemas(settings, clock)
@@ -49,6 +52,24 @@ def up(
         supervisor.run()
     finally:
         stop_embedded(settings)
+
+
+def _claim_folder(settings: Settings) -> None:
+    """One `up` a data folder: the lock is held until this process ends, however it ends.
+
+    Raises Refusal `already-running`.
+    """
+    folder = settings.database.data_dir
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise Refusal(
+            "already-running",
+            f"Another `paymaster up` serves {folder}; stop it first, or choose another --data.",
+        ) from error
 
 
 def _stop_with_parent(stop: object) -> None:
