@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ from paymaster.kernel.errors import Broken
 from paymaster.kernel.money import Money
 from paymaster.ledger import proof, recipes
 from paymaster.ledger.balance import balances
-from paymaster.ledger.entry import Entry, Verdict
+from paymaster.ledger.entry import Entry, Mode, Verdict
 from paymaster.ledger.hold import Reserve, Settle, reserve, settle
 from paymaster.ledger.post import post
 
@@ -110,13 +111,32 @@ async def test_an_entry_that_does_not_match_its_hold_is_a_fault_of_the_code(worl
         await world.run(lambda tx: settle(tx, [wrong]))
 
 
+async def test_a_hold_is_settled_from_its_own_account_only(world: World) -> None:
+    hold, e1, e2 = await new_ids(world, 3)
+    await world.run(lambda tx: reserve(tx, [reservation(hold, e1, 700)]))
+    other = recipes.paid(USER + 1, RAIL, Money(700, "EUR"), Money(0, "EUR"))
+    wrong = Settle(hold, Entry(e2, "paid", "wd", other), Money(700, "EUR"), "captured")
+    with pytest.raises(Broken, match="hold-amount"):
+        await world.run(lambda tx: settle(tx, [wrong]))
+
+
+async def test_a_hold_is_made_by_an_exact_posting_only(world: World) -> None:
+    hold, e1 = await new_ids(world, 2)
+    right = reservation(hold, e1, 700)
+    [posting] = right.entry.postings
+    as_much = replace(posting, mode=Mode.UP_TO)
+    wrong = replace(right, entry=replace(right.entry, postings=(as_much,)))
+    with pytest.raises(Broken, match="hold-entry"):
+        await world.run(lambda tx: reserve(tx, [wrong]))
+
+
 ALTERATIONS = {
     "balance": "UPDATE account SET balance = balance + 1 WHERE kind = 'available'",
     "history": "UPDATE posting SET source_balance = source_balance + 1 WHERE amount = 700",
     "holds": "UPDATE hold SET remaining = 600",
     "entry-postings": "DELETE FROM posting WHERE amount = 700",
     "commit-order": "UPDATE commit SET first_seq = first_seq - 1 WHERE first_seq > 1",
-    "day-opening": "UPDATE account_day SET opening_balance = opening_balance + 5",
+    "history-mark": "INSERT INTO account_mark SELECT source_id, 64, id FROM posting LIMIT 1",
     "currency": "UPDATE posting SET asset = 'USD' WHERE amount = 700",
     "head": "UPDATE head SET seq = seq + 1",
     "posting-count": "UPDATE account SET postings = postings + 1 WHERE kind = 'held'",

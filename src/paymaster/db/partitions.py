@@ -6,12 +6,13 @@ are never held up. `months_ahead` is what `/readyz` looks at.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, date, datetime
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import sql
 
+from paymaster.db.tx import Writes
 from paymaster.kernel.clock import milliseconds
 from paymaster.kernel.ids import time_floor
 
@@ -29,6 +30,11 @@ def month_after(moment: datetime, count: int) -> datetime:
 def partition_name(table: str, month: datetime) -> str:
     """For example `posting_p202611`."""
     return f"{table}_p{month:%Y%m}"
+
+
+def month_of(name: str) -> date:
+    """The first day of the month of a partition, from its name."""
+    return date(int(name[-6:-2]), int(name[-2:]), 1)
 
 
 def ensure(connection: psycopg.Connection[Any], now: datetime) -> list[str]:
@@ -64,3 +70,45 @@ def months_ahead(names: list[str], now: datetime) -> int:
     while all(partition_name(t, month_after(now, ahead + 1)) in names for t in PARTITIONED):
         ahead += 1
     return ahead
+
+
+async def lock(tx: Writes) -> None:
+    """Wait, not long, until nobody uses the partitioned tables, and keep them; owner role only.
+
+    Raises LockNotAvailable.
+    """
+    await tx.execute("SET LOCAL lock_timeout TO '2s'")
+    await tx.execute("LOCK TABLE ONLY entry, ONLY posting IN ACCESS EXCLUSIVE MODE")
+
+
+async def renew(tx: Writes, table: str, month: date) -> None:
+    """Replace a month's partition by a new one of the same range; only while `lock` is held.
+
+    Of the old rows only entries whose postings are younger than the month are taken over.
+    """
+    start = datetime(month.year, month.month, 1, tzinfo=UTC)
+    name, high = partition_name(table, start), time_floor(milliseconds(month_after(start, 1)))
+    columns = await tx.tuples(
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0"
+        " AND NOT attisdropped ORDER BY attnum",
+        (table,),
+    )
+    parts: dict[str, sql.Composable] = {
+        "parent": sql.Identifier(table),
+        "child": sql.Identifier(name),
+        "old": sql.Identifier(f"{name}_old"),
+        "columns": sql.SQL(", ").join(sql.Identifier(row[0]) for row in columns),
+        "low": sql.Literal(time_floor(milliseconds(start))),
+        "high": sql.Literal(high),
+    }
+    keep = "INSERT INTO {child} ({columns}) SELECT {columns} FROM {old} WHERE"
+    for statement in (
+        "ALTER TABLE {parent} DETACH PARTITION {child}",
+        "ALTER TABLE {child} RENAME TO {old}",
+        "CREATE TABLE {child} (LIKE {parent} INCLUDING ALL)",
+        f"{keep} coalesce(first_posting_id, commit_id) >= {{high}}" if table == "entry" else "",
+        "DROP TABLE {old}",
+        "ALTER TABLE {parent} ATTACH PARTITION {child} FOR VALUES FROM ({low}) TO ({high})",
+    ):
+        if statement:
+            await tx.execute(cast("LiteralString", sql.SQL(statement).format(**parts)))

@@ -8,15 +8,16 @@ table by table and partition by partition.
 from __future__ import annotations
 
 APPEND_ONLY = frozenset({
-    "commit", "outbox", "audit", "entry", "posting", "account_day", "legal_move",
+    "commit", "trace_commit", "outbox", "audit", "entry", "posting", "account_mark", "late_leg",
+    "legal_move",
     "event", "answer", "progress", "dead_letter", "slice_wait", "task_move", "reward_move",
     "withdrawal_move", "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run",
-    "day_close", "environment", "cell", "rule_set", "registry", "directory",
+    "day_close", "proof", "environment", "cell", "rule_set", "registry", "directory", "seal",
 })  # fmt: skip
 """Tables whose rows never change."""
 
-READ_ONLY = frozenset({"schema_version"})
-"""Tables that only migrations write."""
+READ_ONLY = frozenset({"schema_version", "archive"})
+"""Tables that only the owner writes: migrations, archiving."""
 
 UPDATABLE: dict[str, tuple[str, ...]] = {
     "head": ("seq", "recorded_at", "closed_through"),
@@ -24,10 +25,11 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "lease": ("holder", "token", "expires_at"),
     "permit": ("number",),  # needed for FOR UPDATE; the number is never changed
     "cursor": ("seq",),
+    "aside": ("tries", "slug", "detail", "due_at", "done_at"),
     "inbox": ("due_at", "tries", "lease_token", "done_at", "result"),
     "idempotency": ("status", "answer"),
     # cells
-    "account": ("balance", "postings", "last_posting_id", "last_day", "closed_at"),
+    "account": ("balance", "postings", "last_posting_id", "closed_at"),
     "hold": ("remaining", "state", "version"),
     "app_user": ("status", "status_reason", "version"),
     "data_key": ("wrapped", "kek_id"),
@@ -36,6 +38,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "task_state": ("state", "number", "rewards", "expires_at", "updated_at", "version"),
     "reward": ("state", "remaining", "due_at", "lease_token", "version"),
     "slice": ("granted", "state", "answered_at"),
+    "earn_round": ("after_id",),
     "slice_lease": ("grants", "idle", "recalled", "refuse"),
     "withdrawal": (
         "state", "number", "rail_account_id", "reason", "due_at", "tries", "lease_token", "version",

@@ -8,7 +8,8 @@ in the order of commits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, LiteralString, TypeVar
@@ -127,6 +128,20 @@ class Writes(ReadTx):
         """Run a statement; the number of rows it touched."""
         cursor = await self._connection.execute(sql, params)
         return cursor.rowcount
+
+    @property
+    def server_version(self) -> int:
+        """PostgreSQL's, as 180006 for 18.6."""
+        return self._connection.info.server_version
+
+    async def copy(self, sql: LiteralString, lines: Iterable[str]) -> None:
+        """Run a `COPY ... FROM STDIN`; see `paymaster.db.copying` for the lines."""
+        async with self._connection.cursor() as cursor, cursor.copy(sql) as target:
+            await target.write("".join(lines))
+
+    def pipeline(self) -> AbstractAsyncContextManager[object]:
+        """Statements inside are sent without waiting for each other's answers; no COPY there."""
+        return self._connection.pipeline()
 
     async def seal(self) -> None:
         """Take the place in the order of commits; the database calls it right before COMMIT.

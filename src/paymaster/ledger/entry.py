@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.money import Money
@@ -50,7 +50,7 @@ class Entry:
 
     `id` is allocated with the business row, so that every retry carries it. `subject` is the text
     id of what it is about. `effective_at` None means now. Entries of one batch with the same
-    `link` are posted together or not at all.
+    `link` are posted together or not at all. `trace_id` None means the transaction's.
     """
 
     id: int
@@ -62,17 +62,20 @@ class Entry:
     reverses_id: int | None = None
     link: str | None = None
     recipe_version: int = 1
+    trace_id: str | None = None
 
     def digest(self) -> bytes:
         """What makes two entries of one id the same: kind, subject and postings."""
-        parts = [self.kind, self.subject]
+        text = f"{self.kind}\n{self.subject}"
         for posting in self.postings:
-            source, destination = posting.source, posting.destination
-            parts.append(
-                f"{source.kind}:{source.owner_id}>{destination.kind}:{destination.owner_id}"
-                f"={posting.amount.minor}{posting.amount.currency}/{posting.mode}"
+            kind, owner, _ = posting.source
+            to_kind, to_owner, _ = posting.destination
+            amount = posting.amount
+            text += (
+                f"\n{kind}:{owner}>{to_kind}:{to_owner}"
+                f"={amount.minor}{amount.currency}/{posting.mode.value}"
             )
-        return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).digest()
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 class Verdict(StrEnum):
@@ -99,8 +102,7 @@ class Verdict(StrEnum):
     """The hold is not open, or has less remaining than asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
+class Posted(NamedTuple):
     """The verdict on one entry; `moved` has the minor units of each posting (0 = not stored)."""
 
     entry_id: int

@@ -16,7 +16,7 @@ from fpdf.enums import XPos, YPos
 
 from paymaster.db.tx import ReadTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Unprocessable
+from paymaster.kernel.errors import Refusal, Unprocessable
 from paymaster.kernel.money import Money
 from paymaster.ledger import statement
 from paymaster.ledger.chart import KINDS, Account
@@ -37,21 +37,38 @@ class Export:
     made_at: datetime
 
 
-async def gather(tx: ReadTx, owner: str, account: Account) -> Export:
-    """The whole history. Raises Unprocessable `export-too-large` above 10,000 movements."""
+async def gather(
+    tx: ReadTx,
+    owner: str,
+    account: Account,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Export:
+    """What was recorded between the two moments; the whole history when none is given.
+
+    At most 10,000 movements are held in memory. Raises Unprocessable `export-too-large` above that,
+    Refusal `export-archived` when a part of them is in an archive, or as `statement.page_until`.
+    """
     rows: list[StatementRow] = []
-    start: int | None = None
+    if until is None:
+        page = await statement.page(tx, account, None, statement.PAGE_LIMIT, since=since)
+    else:
+        page = await statement.page_until(tx, account, until, statement.PAGE_LIMIT, since=since)
     while True:
-        page = await statement.page(tx, account, start, statement.PAGE_LIMIT)
-        rows += page
+        rows += page.rows
         if len(rows) > MOST_ROWS:
             raise Unprocessable(
                 "export-too-large",
-                f"More than {MOST_ROWS} movements; read the statement page by page instead.",
+                f"More than {MOST_ROWS} movements; export them by parts of their time.",
             )
-        if len(page) < statement.PAGE_LIMIT or page[-1].previous_id is None:
+        if page.archived:
+            raise Refusal(
+                "export-archived",
+                f"What is older was archived ({page.archived.month:%Y-%m}); ask for a later time.",
+            )
+        if page.next_id is None:
             return Export(owner, account, rows[::-1], tx.now)
-        start = page[-1].previous_id
+        page = await statement.page(tx, account, page.next_id, statement.PAGE_LIMIT, since=since)
 
 
 def _cells(export: Export, row: StatementRow) -> tuple[str, ...]:

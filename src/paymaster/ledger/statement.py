@@ -1,25 +1,34 @@
-"""An account's history, newest first: a walk along the links that each posting stores."""
+"""An account's history, newest first: a walk along the links that each posting stores.
+
+A moment in it is found by the marks that `post` leaves at every `STRIDE`th posting of an account: a
+search among them, then less than `STRIDE` steps back. A mark that is missing makes the walk longer
+and nothing else. The walk ends where the history begins, or where a month was archived.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
+from datetime import date, datetime
+from typing import Any, Literal
 
 from paymaster.db.tx import ReadTx
-from paymaster.kernel.clock import business_day
+from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Refusal
 from paymaster.ledger import store
 from paymaster.ledger.chart import Account
 
 PAGE_LIMIT = 500
 
+STRIDE = 64
+"""Every so many postings of an account there is a mark."""
+
 
 @dataclass(frozen=True, slots=True)
 class StatementRow:
     """One posting seen from the account: `amount` and `balance` (after it) in minor units.
 
-    `previous_id` is where the next page starts; None at the beginning of the history.
+    `number` counts the account's postings from 1; `previous_id` is the posting before, None at the
+    beginning of the history.
     """
 
     posting_id: int
@@ -28,6 +37,7 @@ class StatementRow:
     subject: str
     counter_kind: str
     counter_owner_id: int
+    number: int
     amount: int
     balance: int
     effective_at: datetime
@@ -36,45 +46,132 @@ class StatementRow:
     previous_id: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """Where an older part of the history is: a month, its file and the file's SHA-256 in hex."""
+
+    month: date
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows, newest first, and where the next page starts, if there is one.
+
+    `archived` is set when they end before the history begins, because the rest was archived.
+    """
+
+    rows: list[StatementRow]
+    next_id: int | None
+    archived: Archived | None = None
+
+
 async def page(
+    tx: ReadTx,
+    account: Account,
+    start_id: int | None,
+    limit: int,
+    *,
+    since: datetime | None = None,
+) -> Page:
+    """At most `limit` rows from `start_id` (None: the newest) back, none from before `since`."""
+    limit = min(limit, PAGE_LIMIT)
+    rows = await _walk(tx, account, start_id, limit)
+    kept = [row for row in rows if since is None or row.recorded_at >= since]
+    if len(kept) < len(rows):
+        return Page(kept, None)
+    if len(rows) == limit:
+        return Page(rows, rows[-1].previous_id)
+    return Page(rows, None, await _archived(tx, account, start_id, rows, since))
+
+
+async def page_until(
+    tx: ReadTx, account: Account, until: datetime, limit: int, *, since: datetime | None = None
+) -> Page:
+    """The first page of what was recorded by `until`. Raises Refusal `as-of-archived`."""
+    if until >= tx.now:
+        return await page(tx, account, None, limit, since=since)
+    newest = (await _stood(tx, account, until)).newest_id
+    if newest is None:
+        return Page([], None)
+    return await page(tx, account, newest, limit, since=since)
+
+
+async def _walk(
     tx: ReadTx, account: Account, start_id: int | None, limit: int
 ) -> list[StatementRow]:
-    """At most `limit` rows from `start_id` (None: the newest) backwards."""
-    row = await store.find_account(tx, account)
-    if row is None or row.last_posting_id is None:
-        return []
     return await tx.fetch(
         """
         WITH RECURSIVE walk AS (
-            SELECT p.*, 1 AS depth FROM posting p
-            WHERE p.id = %(start)s AND %(account)s IN (p.source_id, p.destination_id)
+            SELECT a.id AS account_id, 1 AS depth, p.id, p.entry_id,
+                CASE WHEN a.id = p.source_id THEN p.destination_id ELSE p.source_id END AS other,
+                CASE WHEN a.id = p.source_id THEN p.source_number
+                     ELSE p.destination_number END AS number,
+                CASE WHEN a.id = p.source_id THEN -p.amount ELSE p.amount END AS amount,
+                CASE WHEN a.id = p.source_id THEN p.source_balance
+                     ELSE p.destination_balance END AS balance,
+                CASE WHEN a.id = p.source_id THEN p.source_previous
+                     ELSE p.destination_previous END AS previous_id
+            FROM account a
+            CROSS JOIN (SELECT %(start)s::bigint AS id OFFSET 0) s
+            JOIN posting p ON p.id = coalesce(s.id, a.last_posting_id)
+            WHERE a.kind = %(kind)s AND a.owner_id = %(owner)s AND a.asset = %(asset)s
+                AND a.id IN (p.source_id, p.destination_id)
             UNION ALL
-            SELECT p.*, w.depth + 1 FROM walk w JOIN posting p ON p.id =
-                CASE WHEN w.source_id = %(account)s THEN w.source_previous
-                     ELSE w.destination_previous END
+            SELECT w.account_id, w.depth + 1, p.id, p.entry_id,
+                CASE WHEN w.account_id = p.source_id THEN p.destination_id ELSE p.source_id END,
+                CASE WHEN w.account_id = p.source_id THEN p.source_number
+                     ELSE p.destination_number END,
+                CASE WHEN w.account_id = p.source_id THEN -p.amount ELSE p.amount END,
+                CASE WHEN w.account_id = p.source_id THEN p.source_balance
+                     ELSE p.destination_balance END,
+                CASE WHEN w.account_id = p.source_id THEN p.source_previous
+                     ELSE p.destination_previous END
+            FROM walk w JOIN posting p ON p.id = w.previous_id
             WHERE w.depth < %(limit)s
         )
         SELECT w.id AS posting_id, w.entry_id, e.kind, e.subject, o.kind AS counter_kind,
-            o.owner_id AS counter_owner_id,
-            CASE WHEN w.source_id = %(account)s THEN -w.amount ELSE w.amount END AS amount,
-            CASE WHEN w.source_id = %(account)s THEN w.source_balance
-                 ELSE w.destination_balance END AS balance,
-            e.effective_at, c.recorded_at, e.trace_id,
-            CASE WHEN w.source_id = %(account)s THEN w.source_previous
-                 ELSE w.destination_previous END AS previous_id
+            o.owner_id AS counter_owner_id, w.number, w.amount, w.balance, e.effective_at,
+            c.recorded_at, e.trace_id, w.previous_id
         FROM walk w
         JOIN entry e ON e.id = w.entry_id
         JOIN commit c ON c.id = e.commit_id
-        JOIN account o ON o.id =
-            CASE WHEN w.source_id = %(account)s THEN w.destination_id ELSE w.source_id END
+        JOIN account o ON o.id = w.other
         ORDER BY w.depth
         """,
         {
-            "start": row.last_posting_id if start_id is None else start_id,
-            "account": row.id,
-            "limit": min(limit, PAGE_LIMIT),
+            "start": start_id,
+            "kind": account.kind,
+            "owner": account.owner_id,
+            "asset": account.asset,
+            "limit": limit,
         },
         StatementRow,
+    )
+
+
+async def _archived(
+    tx: ReadTx,
+    account: Account,
+    start_id: int | None,
+    rows: list[StatementRow],
+    since: datetime | None,
+) -> Archived | None:
+    """The archive that holds what comes before `rows` and was recorded after `since`."""
+    if rows:
+        missing = rows[-1].previous_id
+    else:
+        row = await store.find_account(tx, account)
+        missing = None if row is None else start_id or row.last_posting_id
+    if missing is None:
+        return None
+    return await tx.maybe(
+        "SELECT month, file, encode(sha256, 'hex') AS sha256 FROM archive"
+        " WHERE low_id <= %s AND high_id > %s"
+        " AND recorded_through >= coalesce(%s, recorded_through)",
+        (missing, missing, since),
+        Archived,
     )
 
 
@@ -84,44 +181,191 @@ async def as_of(
     at: datetime,
     *,
     basis: Literal["recorded", "effective"],
-    time_zone: str,
 ) -> int:
     """The balance (minor units, in - out) as it stood at a moment.
 
     `recorded` counts what was in the books by then; `effective` counts what belongs to then, also
-    what was booked later. Raises Refusal `as-of-future`.
+    what was booked later. Raises Refusal `as-of-future`, `as-of-archived`.
     """
-    if at > tx.now:
-        raise Refusal("as-of-future", "Balances are known up to now only.")
-    row = await store.find_account(tx, account)
-    if row is None:
-        return 0
-    column = "recorded_at" if basis == "recorded" else "effective_at"
-    # Days after the one asked for lie wholly behind it; only they and that day are walked.
-    later = await tx.tuples(
-        "SELECT opening_balance, first_posting_id FROM account_day"
-        " WHERE account_id = %s AND day > %s ORDER BY day LIMIT 1",
-        (row.id, business_day(at, time_zone)),
+    stood = await _stood(tx, account, at)
+    if basis == "recorded" or stood.after is None:
+        return stood.balance
+    # Along one account, an entry that nobody dated takes effect no earlier than what other
+    # transactions recorded before it. So of those recorded after the moment only the ones of the
+    # first transaction may belong before it, in order; all others that do are late legs.
+    balance, after = stood.balance, stood.after
+    params = {"account": stood.account_id, "number": after.number, "at": at}
+    balance += await tx.value(
+        """
+        SELECT coalesce(sum(amount), 0)::bigint FROM late_leg
+        WHERE account_id = %(account)s AND number >= %(number)s AND effective_at <= %(at)s
+        """,
+        params,
     )
-    if basis == "recorded" and later:
-        start, balance = await _before(tx, row.id, later[0][1]), int(later[0][0])
-    else:
-        start, balance = row.last_posting_id, row.balance
-    while start is not None:
-        rows = await page(tx, account, start, PAGE_LIMIT)
-        for found in rows:
-            moment = found.recorded_at if column == "recorded_at" else found.effective_at
-            if moment > at:
-                balance -= found.amount
-            elif found.recorded_at <= at:
-                return balance
-        start = rows[-1].previous_id if rows else None
+    if after.effective_at <= at:
+        balance += await _together(tx, {**params, "commit": after.commit_id})
     return balance
 
 
-async def _before(tx: ReadTx, account_id: int, posting_id: int) -> int | None:
+async def _together(tx: ReadTx, params: dict[str, Any]) -> int:
+    """What the legs of one transaction that are not late come to, of those in effect by then."""
     return await tx.value(
-        "SELECT CASE WHEN source_id = %s THEN source_previous ELSE destination_previous END"
-        " FROM posting WHERE id = %s",
-        (account_id, posting_id),
+        """
+        SELECT coalesce(sum(l.amount), 0)::bigint
+        FROM entry e
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN p.source_id = %(account)s THEN p.source_number
+                    ELSE p.destination_number END AS number,
+                CASE WHEN p.source_id = %(account)s THEN -p.amount ELSE p.amount END AS amount
+            FROM posting p
+            WHERE p.id BETWEEN e.first_posting_id AND e.last_posting_id AND p.entry_id = e.id
+                AND %(account)s IN (p.source_id, p.destination_id)
+            OFFSET 0
+        ) l
+        WHERE e.commit_id = %(commit)s AND e.effective_at <= %(at)s AND NOT EXISTS (
+            SELECT FROM late_leg t WHERE t.account_id = %(account)s AND t.number = l.number)
+        """,
+        params,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A posting on the way back to a moment."""
+
+    commit_id: int
+    posting_id: int
+    number: int
+    amount: int
+    balance: int
+    effective_at: datetime
+    recorded_at: datetime
+    previous_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stood:
+    """An account at a moment: its balance, its newest posting by then, the first one after."""
+
+    account_id: int
+    balance: int
+    newest_id: int | None
+    after: _Step | None
+
+
+async def _stood(tx: ReadTx, account: Account, at: datetime) -> _Stood:
+    if at > tx.now:
+        raise Refusal("as-of-future", "Balances are known up to now only.")
+    # The statements below are planned once: with the parameters known, planning would take five
+    # times as long as the search (measured).
+    rows = await tx.tuples(
+        """
+        SELECT r.through, a.id, a.balance, a.postings, a.last_posting_id
+        FROM (
+            SELECT max(recorded_through) AS through,
+                set_config('plan_cache_mode', 'force_generic_plan', true) FROM archive
+        ) r
+        LEFT JOIN account a ON a.kind = %s AND a.owner_id = %s AND a.asset = %s
+        """,
+        tuple(account),
+    )
+    archived, account_id, balance, postings, newest = rows[0]
+    if archived is not None and at < archived:
+        raise Refusal(
+            "as-of-archived",
+            f"The books before {rfc3339(archived)} are archived; ask the archive's file.",
+        )
+    if account_id is None:
+        return _Stood(0, 0, None, None)
+    start = await _mark_after(tx, account_id, postings // STRIDE, at) or newest
+    after: _Step | None = None
+    while start is not None:
+        steps = await _steps(tx, account_id, start, at)
+        for step in steps:
+            if step.recorded_at <= at:
+                return _Stood(account_id, step.balance, step.posting_id, after)
+            balance, after = step.balance - step.amount, step
+        start = steps[-1].previous_id if steps else None
+    return _Stood(account_id, balance, None, after)
+
+
+async def _steps(tx: ReadTx, account_id: int, start: int, at: datetime) -> list[_Step]:
+    """Walk back from `start` to the first posting recorded by the moment.
+
+    At most `PAGE_LIMIT` steps; the last two of them, the older one last.
+    """
+    found = await tx.fetch(
+        """
+        WITH RECURSIVE walk AS (
+            SELECT 1 AS depth, l.*, e.commit_id, e.effective_at, c.recorded_at
+            FROM posting p
+            CROSS JOIN LATERAL (
+                SELECT p.id AS posting_id, p.source_number AS number, -p.amount AS amount,
+                    p.source_balance AS balance, p.source_previous AS previous_id
+                WHERE p.source_id = %(account)s
+                UNION ALL
+                SELECT p.id, p.destination_number, p.amount, p.destination_balance,
+                    p.destination_previous
+                WHERE p.destination_id = %(account)s
+            ) l
+            JOIN entry e ON e.id = p.entry_id
+            JOIN commit c ON c.id = e.commit_id
+            WHERE p.id = %(start)s
+            UNION ALL
+            SELECT w.depth + 1, l.*, e.commit_id, e.effective_at, c.recorded_at
+            FROM walk w
+            JOIN posting p ON p.id = w.previous_id
+            CROSS JOIN LATERAL (
+                SELECT p.id AS posting_id, p.source_number AS number, -p.amount AS amount,
+                    p.source_balance AS balance, p.source_previous AS previous_id
+                WHERE p.source_id = %(account)s
+                UNION ALL
+                SELECT p.id, p.destination_number, p.amount, p.destination_balance,
+                    p.destination_previous
+                WHERE p.destination_id = %(account)s
+            ) l
+            JOIN entry e ON e.id = p.entry_id
+            JOIN commit c ON c.id = e.commit_id
+            WHERE w.recorded_at > %(at)s AND w.depth < %(limit)s
+        )
+        SELECT commit_id, posting_id, number, amount, balance, effective_at, recorded_at,
+            previous_id
+        FROM walk ORDER BY depth DESC LIMIT 2
+        """,
+        {"account": account_id, "start": start, "at": at, "limit": PAGE_LIMIT},
+        _Step,
+    )
+    return found[::-1]
+
+
+async def _mark_after(tx: ReadTx, account_id: int, marks: int, at: datetime) -> int | None:
+    """The oldest marked posting that was recorded after the moment; None when no mark was.
+
+    A search by halves. A missing mark counts as older, which is true of archived ones and makes
+    the walk longer for others.
+    """
+    return await tx.value(
+        """
+        WITH RECURSIVE seek AS (
+            SELECT 0::bigint AS low, %(marks)s::bigint + 1 AS high, NULL::bigint AS posting_id
+            UNION ALL
+            SELECT CASE WHEN k.later THEN s.low ELSE s.middle END,
+                CASE WHEN k.later THEN s.middle ELSE s.high END,
+                CASE WHEN k.later THEN k.posting_id ELSE s.posting_id END
+            FROM (
+                SELECT low, high, posting_id, (low + high) / 2 AS middle FROM seek
+                WHERE high - low > 1
+            ) s
+            LEFT JOIN LATERAL (
+                SELECT m.posting_id, c.recorded_at > %(at)s AS later
+                FROM account_mark m
+                JOIN posting p ON p.id = m.posting_id
+                JOIN entry e ON e.id = p.entry_id
+                JOIN commit c ON c.id = e.commit_id
+                WHERE m.account_id = %(account)s AND m.number = s.middle * %(stride)s
+            ) k ON true
+        )
+        SELECT posting_id FROM seek ORDER BY high - low LIMIT 1
+        """,
+        {"marks": marks, "at": at, "account": account_id, "stride": STRIDE},
     )
