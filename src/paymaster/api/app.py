@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI
-from starlette.types import ASGIApp
 
 from paymaster import __version__
 from paymaster.api import (
@@ -16,6 +16,7 @@ from paymaster.api import (
     exports,
     health,
     hooks,
+    hot_withdrawals,
     money,
     rails,
     reconciliation,
@@ -26,6 +27,8 @@ from paymaster.api import (
     users,
     withdrawals,
 )
+from paymaster.api.hot import Hot, Inbox
+from paymaster.api.hot_routes import Address, HotRoutes, Route
 from paymaster.api.limiter import Limiter
 from paymaster.api.middleware import Outermost
 from paymaster.api.openapi import document
@@ -51,6 +54,13 @@ ROUTERS: tuple[APIRouter, ...] = (
 """The API in the order in which the document shows it."""
 
 
+HOT_ROUTES: Mapping[Address, Route] = {
+    ("POST", withdrawals.LIST): (hot_withdrawals.is_plain, hot_withdrawals.ask),
+}
+"""What is answered in front of the framework. The same addresses are in `ROUTERS`: documented
+there, and answered there when a request is not plain."""
+
+
 def make_app(
     routers: tuple[APIRouter, ...], errors_url: str, public_url: str | None = None
 ) -> FastAPI:
@@ -71,19 +81,24 @@ def make_app(
     return app
 
 
-def build_api(deps: Deps) -> ASGIApp:
-    """The API of this process."""
-    app = make_app(ROUTERS, deps.settings.api.errors_url, deps.settings.api.public_url)
+def build_api(deps: Deps, hot_routes: Mapping[Address, Route] | None = None) -> Outermost:
+    """The API of this process; `hot_routes` adds addresses that are answered in front of it."""
+    settings = deps.settings.api
+    app = make_app(ROUTERS, settings.errors_url, settings.public_url)
     app.state.deps = deps
+    app.state.hot = hot = Hot(deps)
     app.state.limiter = limiter = Limiter(deps.settings.limits.requests_per_minute)
-    return Outermost(app, deps, deps.settings.api.body_limit_bytes, limiter.policy)
+    routes = {**HOT_ROUTES, **(hot_routes or {})}
+    fronted = HotRoutes(app, routes, settings.errors_url)
+    return Outermost(fronted, deps, settings.body_limit_bytes, limiter.policy, hot.close)
 
 
-def build_hooks(deps: Deps) -> ASGIApp:
+def build_hooks(deps: Deps) -> Outermost:
     """The application that providers call."""
     app = make_app((hooks.router,), deps.settings.api.errors_url)
     app.state.deps = deps
-    return Outermost(app, deps, deps.settings.hooks.body_limit_bytes)
+    app.state.inbox = inbox = Inbox(deps)
+    return Outermost(app, deps, deps.settings.hooks.body_limit_bytes, closing=inbox.close)
 
 
 def openapi_document() -> dict[str, Any]:

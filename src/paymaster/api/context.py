@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Header, Request
+from starlette.requests import HTTPConnection
 
 from paymaster.api.cursors import Cursors
+from paymaster.api.hot import Hot, Look, Seen
 from paymaster.compose import Deps
 from paymaster.db.cells import Environment
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
 from paymaster.kernel.errors import NotFound, Refusal, Unauthenticated
 from paymaster.kernel.ids import Ref, parse_text_id, text_id
-from paymaster.people import credentials, users
+from paymaster.people import users
 from paymaster.people.credentials import Credential
 from paymaster.people.users import require_ref
 
@@ -27,6 +30,7 @@ class Call:
     """One authenticated request. Every look-up goes through it, so none leaves the environment."""
 
     deps: Deps
+    hot: Hot
     credential: Credential
     environment: Environment
     trace_id: str
@@ -117,12 +121,17 @@ def _storable(name: str) -> str:
     return name
 
 
-def deps_of(request: Request) -> Deps:
+def deps_of(request: HTTPConnection) -> Deps:
     """The application's parts."""
     return cast("Deps", request.app.state.deps)
 
 
-def trace_of(request: Request) -> str:
+def hot_of(request: HTTPConnection) -> Hot:
+    """What merges the reads and writes of this process."""
+    return cast("Hot", request.app.state.hot)
+
+
+def trace_of(request: HTTPConnection) -> str:
     """The trace id that the outermost middleware gave the request."""
     return cast("str", request.state.trace_id)
 
@@ -132,16 +141,29 @@ async def authenticate(request: Request) -> Call:
 
     Nothing is cached: a key that is revoked is refused by the next request.
     """
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    key = key_of(request)
+    return admitted(request, await hot_of(request).look(Look(key)))
+
+
+def key_of(request: HTTPConnection) -> str:
+    """The API key that came with a request. Raises Unauthenticated `unauthenticated`."""
+    # Looked up here and not in `request.headers`, which reads all of them for each name.
+    given = dict(request.scope["headers"]).get(b"authorization", b"").decode("latin-1")
+    scheme, _, key = given.partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise Unauthenticated("unauthenticated", "Send `Authorization: Bearer <API key>`.")
+    return key.strip()
+
+
+def admitted(request: HTTPConnection, seen: Seen) -> Call:
+    """The call of a request whose key was verified."""
     deps = deps_of(request)
-    credential = await credentials.verify(deps.dbs, key.strip())
-    request.state.actor = credential.actor
+    request.state.actor = seen.credential.actor
     return Call(
         deps,
-        credential,
-        deps.dbs.environment(credential.environment_id),
+        hot_of(request),
+        seen.credential,
+        deps.dbs.environment(seen.credential.environment_id),
         trace_of(request),
         request.client.host if request.client else None,
     )
@@ -165,6 +187,14 @@ Withdrawals = Annotated[Call, Depends(scope("withdrawals"))]
 Operates = Annotated[Call, Depends(scope("operate"))]
 
 
+_VISIBLE = re.compile(r"[!-~]{1,128}\Z", re.ASCII)
+
+
+def usable_key(text: str) -> bool:
+    """Whether a text can be a caller's key."""
+    return _VISIBLE.match(text) is not None
+
+
 async def required_key(
     idempotency_key: Annotated[
         str | None,
@@ -174,7 +204,7 @@ async def required_key(
     """The caller's key. Raises Refusal `idempotency-key-missing` or `idempotency-key-malformed`."""
     if idempotency_key is None:
         raise Refusal("idempotency-key-missing", "Send an Idempotency-Key header.")
-    if not 1 <= len(idempotency_key) <= 128 or not all("!" <= c <= "~" for c in idempotency_key):
+    if not usable_key(idempotency_key):
         raise Refusal("idempotency-key-malformed", "Use 1 to 128 visible ASCII characters.")
     return idempotency_key
 

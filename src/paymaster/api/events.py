@@ -110,13 +110,14 @@ async def send_events(
         source,
         parsed,
     )
-    rewarded, waiting = report.count(Status.REWARDED), report.count(Status.AWAITING_FUNDS)
+    counts = report.counts()
+    rewarded, waiting = counts[Status.REWARDED], counts[Status.AWAITING_FUNDS]
     return Reply(
         {
-            "accepted": report.count(Status.RECORDED) + rewarded + waiting,
+            "accepted": counts[Status.RECORDED] + rewarded + waiting,
             "rewarded": rewarded,
             "awaiting_funds": waiting,
-            "duplicates": report.count(Status.DUPLICATE),
+            "duplicates": counts[Status.DUPLICATE],
             "rejected": [
                 {
                     "line": one.line,

@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from paymaster.api.context import Reads
 from paymaster.api.door import Door
-from paymaster.api.money import Currency, Kind
+from paymaster.api.money import Currency, Kind, Since, Until
 from paymaster.api.users import UserPath
+from paymaster.kernel.clock import parse_rfc3339
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import exponent
 from paymaster.ledger import export
@@ -34,13 +35,19 @@ async def export_statement(
     currency: Currency,
     file: Annotated[Literal["csv", "pdf"], Query(alias="format")] = "csv",
     kind: Kind = "available",
+    since: Since = None,
+    until: Until = None,
 ) -> Response:
-    """The whole history of one of a user's accounts, oldest first, with running balance."""
+    """The history of one of a user's accounts, oldest first, with running balance.
+
+    An account with more than 10,000 movements is exported by parts of its time.
+    """
     ref = await call.user(user)
     exponent(currency)
     owner = text_id("us", ref.cell, ref.id)
+    span = [None if moment is None else parse_rfc3339(moment) for moment in (since, until)]
     found = await call.cell(ref.cell).read(
-        lambda tx: export.gather(tx, owner, Account(kind, ref.id, currency))
+        lambda tx: export.gather(tx, owner, Account(kind, ref.id, currency), *span)
     )
     make = export.as_csv if file == "csv" else export.as_pdf
     body = await asyncio.to_thread(make, found)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Path, Request
 
 from paymaster.api.context import deps_of, trace_of
+from paymaster.api.hot import Inbox
 from paymaster.api.models import Reply
 from paymaster.api.shapes_operate import ReceivedOut
 from paymaster.kernel.errors import NotFound
@@ -14,6 +15,11 @@ from paymaster.settle.webhook import receive
 
 router = APIRouter(tags=["hooks"])
 Part = Annotated[str, Path(max_length=128)]
+
+
+def inbox_of(request: Request) -> Inbox:
+    """What merges the messages of this process."""
+    return cast("Inbox", request.app.state.inbox)
 
 
 @router.post("/v1/hooks/{tenant}/{mode}/{rail_account}", response_model=ReceivedOut)
@@ -35,5 +41,6 @@ async def take_webhook(request: Request, tenant: Part, mode: Part, rail_account:
         dict(request.headers),
         await request.body(),
         trace_of(request),
+        inbox_of(request).keep,
     )
     return Reply({"new": received.new, "again": received.again, "unmatched": received.unmatched})

@@ -6,22 +6,15 @@ from starlette.responses import Response
 
 from paymaster.api.context import Call
 from paymaster.api.problems import MEDIA_TYPE
-from paymaster.db import idempotency
 from paymaster.db.idempotency import Answer, Key
-from paymaster.db.tx import ControlTx
 
 _FIRST_REFUSAL = 400
 
 
 async def claim(call: Call, key: Key) -> None:
     """In an environment of several cells: one key belongs to one body, wherever its effect is."""
-    if len(call.cells) == 1:
-        return
-
-    async def work(tx: ControlTx) -> None:
-        await idempotency.claim(tx, key)
-
-    await call.control(work)
+    if len(call.cells) > 1:
+        await call.hot.claim(key)
 
 
 def replied(answer: Answer) -> Response:

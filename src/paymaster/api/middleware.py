@@ -6,15 +6,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paymaster.api.problems import problem_of
 from paymaster.compose import Deps
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Refusal
-from paymaster.observe import context, get_logger, trace_id_of
-
-log = get_logger("paymaster.api")
+from paymaster.observe import context, log_ours, trace_id_of
 
 _HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
@@ -35,12 +34,24 @@ class Outermost:
     """ASGI middleware; the outermost one, so that it sees what every other one answers."""
 
     def __init__(
-        self, app: ASGIApp, deps: Deps, body_limit_bytes: int, rate_policy: str | None = None
+        self,
+        app: ASGIApp,
+        deps: Deps,
+        body_limit_bytes: int,
+        rate_policy: str | None = None,
+        closing: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._app = app
         self._deps = deps
         self._limit = body_limit_bytes
         self._rate_policy = rate_policy
+        self._closing = closing
+        self._counted_by: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    async def close(self) -> None:
+        """Finish what was begun; called when no more requests come."""
+        if self._closing is not None:
+            await self._closing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -48,7 +59,7 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         started = monotonic_seconds()
-        headers = {name.lower(): value for name, value in scope["headers"]}
+        headers = dict(scope["headers"])  # names are in lower case by the ASGI standard
         trace_id = trace_id_of(headers.get(b"traceparent", b"").decode("latin-1") or None)
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["trace_id"] = trace_id
@@ -125,16 +136,26 @@ class Outermost:
     ) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = str(scope["method"])
-        metrics = self._deps.metrics
-        metrics.requests.labels(method, route, str(status)).inc()
-        metrics.request_duration_seconds.labels(method, route).observe(seconds)
-        log.info(
+        counted = self._counted_by.get((method, route, status))
+        if counted is None:
+            metrics = self._deps.metrics
+            counted = self._counted_by[method, route, status] = (
+                metrics.requests.labels(method, route, str(status)),
+                metrics.request_duration_seconds.labels(method, route),
+            )
+        counted[0].inc()
+        counted[1].observe(seconds)
+        log_ours(
+            "paymaster.api",
             "request",
-            method=method,
-            route=route,
-            status=status,
-            actor=state.get("actor"),
-            duration_seconds=round(seconds, 6),
+            {
+                "method": method,
+                "route": route,
+                "status": status,
+                "actor": state.get("actor"),
+                "duration_seconds": round(seconds, 6),
+                "trace_id": state["trace_id"],
+            },
         )
 
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query
 
 from paymaster.api.context import Reads
 from paymaster.api.door import Door
-from paymaster.api.models import Moment, Reply, listing, wire
+from paymaster.api.models import Moment, Reply, wire
 from paymaster.api.paging import Paged, next_cursor
-from paymaster.api.shapes import BalanceAtOut, BalancesOut, Page, StatementLineOut
+from paymaster.api.shapes import BalanceAtOut, BalancesOut, StatementOut
 from paymaster.api.users import UserPath
 from paymaster.db.tx import CellRead
 from paymaster.earn import vesting
@@ -25,6 +25,10 @@ Currency = Annotated[str, Query(max_length=12, description="ISO 4217 code.", exa
 Kind = Annotated[
     Literal["available", "held", "vesting", "debt"], Query(description="Which of the accounts.")
 ]
+Since = Annotated[
+    Moment | None, Query(alias="from", description="Nothing that was recorded before it.")
+]
+Until = Annotated[Moment | None, Query(description="Nothing that was recorded after it.")]
 STATEMENT = "/v1/users/{user}/statement"
 
 
@@ -67,18 +71,36 @@ async def get_balances(call: Reads, user: UserPath) -> Reply:
     return Reply({"user": text_id("us", ref.cell, ref.id), "data": data})
 
 
-@router.get(STATEMENT, response_model=Page[StatementLineOut])
+@router.get(STATEMENT, response_model=StatementOut)
 async def get_statement(
-    call: Reads, user: UserPath, currency: Currency, page: Paged, kind: Kind = "available"
+    call: Reads,
+    user: UserPath,
+    currency: Currency,
+    page: Paged,
+    kind: Kind = "available",
+    since: Since = None,
+    until: Until = None,
 ) -> Reply:
-    """The movements of one of a user's accounts, newest first, each with the balance after it."""
+    """The movements of one of a user's accounts, newest first, each with the balance after it.
+
+    `archived` is set on the last page when older movements have been archived.
+    """
     ref = await call.user(user)
     exponent(currency)
     account = Account(kind, ref.id, currency)
     filters = {"cell": ref.cell, "user": ref.id, "currency": currency, "kind": kind}
+    filters |= {"from": since or "", "until": until or ""}
     position = page.after(call, STATEMENT, filters)
     start = cast("int", position[0]) if position else None
-    rows = await call.cell(ref.cell).read(lambda tx: statement.page(tx, account, start, page.limit))
+    oldest = parse_rfc3339(since) if since else None
+
+    async def work(tx: CellRead) -> statement.Page:
+        if until and start is None:
+            newest = parse_rfc3339(until)
+            return await statement.page_until(tx, account, newest, page.limit, since=oldest)
+        return await statement.page(tx, account, start, page.limit, since=oldest)
+
+    found = await call.cell(ref.cell).read(work)
     sign = KINDS[kind].shown
     data = [
         {
@@ -92,11 +114,17 @@ async def get_statement(
             "recorded_at": rfc3339(row.recorded_at),
             "trace_id": row.trace_id,
         }
-        for row in rows
+        for row in found.rows
     ]
-    last = rows[-1].previous_id if len(rows) == page.limit else None
-    cursor = next_cursor(call, STATEMENT, filters, None if last is None else (last,))
-    return listing(data, cursor)
+    after = None if found.next_id is None else (found.next_id,)
+    gone = found.archived
+    return Reply(
+        {
+            "data": data,
+            "next_cursor": next_cursor(call, STATEMENT, filters, after),
+            "archived": gone and {"month": f"{gone.month:%Y-%m}", "sha256": gone.sha256},
+        }
+    )
 
 
 @router.get("/v1/users/{user}/balance-at", response_model=BalanceAtOut)
@@ -121,7 +149,6 @@ async def get_balance_at(
             Account(kind, ref.id, currency),
             moment,
             basis=basis,
-            time_zone=call.environment.time_zone,
         )
     )
     return Reply(

@@ -137,12 +137,7 @@ def install(app: Starlette | FastAPI, *, errors_url: str = "/docs/errors") -> No
     """
 
     async def answer(request: Request, error: Exception) -> Response:
-        trace_id: object = getattr(request.state, "trace_id", None) or current_trace_id()
-        known = trace_id if isinstance(trace_id, str) else None
-        if _is_ours_to_repair(error):
-            _log.error("request_failed", trace_id=known, exc_info=error)
-        made = problem_of(error, errors_url=errors_url, trace_id=known)
-        return Response(made.body, made.status, dict(made.headers))
+        return response_to(request, error, errors_url)
 
     for kind in (
         PaymasterError,
@@ -152,6 +147,16 @@ def install(app: Starlette | FastAPI, *, errors_url: str = "/docs/errors") -> No
         Exception,
     ):
         app.add_exception_handler(kind, answer)
+
+
+def response_to(request: Request, error: Exception, errors_url: str) -> Response:
+    """The problem that answers a request; what goes wrong on our side is logged."""
+    trace_id: object = getattr(request.state, "trace_id", None) or current_trace_id()
+    known = trace_id if isinstance(trace_id, str) else None
+    if _is_ours_to_repair(error):
+        _log.error("request_failed", trace_id=known, exc_info=error)
+    made = problem_of(error, errors_url=errors_url, trace_id=known)
+    return Response(made.body, made.status, dict(made.headers))
 
 
 def _is_ours_to_repair(error: Exception) -> bool:

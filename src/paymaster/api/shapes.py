@@ -135,6 +135,21 @@ class StatementLineOut(Shape):
     trace_id: str
 
 
+class ArchivedOut(Shape):
+    """Which archive holds what is older: its month, and the SHA-256 of its file."""
+
+    month: str
+    sha256: str
+
+
+class StatementOut(Shape):
+    """A page of a statement. `next_cursor` is null on the last one."""
+
+    data: list[StatementLineOut]
+    next_cursor: str | None
+    archived: ArchivedOut | None
+
+
 class BalanceAtOut(Shape):
     """A balance as it stood."""
 

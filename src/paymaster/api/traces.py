@@ -35,7 +35,8 @@ async def get_trace(
         raise NotFound("not-found", "A trace id has 32 small hex digits.")
 
     async def work(tx: CellRead) -> tuple[int, Traced, list[Story]]:
-        return tx.cell, await traces.find(tx, trace_id), await view.of_trace(tx, trace_id)
+        found = await traces.find(tx, trace_id)
+        return tx.cell, found, await view.of_trace(tx, found)
 
     parts = await call.everywhere(work)
     commits = [commit for cell, found, _ in parts for commit in _commits(cell, found)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Path, Query, Request
@@ -23,18 +23,16 @@ from paymaster.api.models import (
 )
 from paymaster.api.paging import Page as PageAsked
 from paymaster.api.paging import Paged, next_cursor
-from paymaster.api.problems import problem_of
 from paymaster.api.shapes import Page, RequestedOut, StoryOut, WithdrawalOut
-from paymaster.db.idempotency import Answer
 from paymaster.db.idempotency import Key as StoredKey
 from paymaster.db.tx import CellTx
-from paymaster.kernel.errors import NotFound, Refusal, Unprocessable
+from paymaster.kernel.errors import NotFound, Refusal
 from paymaster.kernel.ids import Ref, parse_text_id
-from paymaster.screen import activate
-from paymaster.screen.defaults import default_rule_set
-from paymaster.withdraw import moves, request, view
+from paymaster.kernel.money import Money
+from paymaster.withdraw import moves, view
 from paymaster.withdraw.machine import State
-from paymaster.withdraw.request import Requested, RequestWithdrawal
+from paymaster.withdraw.request import Limits, RequestWithdrawal
+from paymaster.withdraw.request_keyed import Keyed
 
 router = APIRouter(route_class=Door, tags=["withdrawals"])
 LIST = "/v1/withdrawals"
@@ -60,23 +58,32 @@ async def ask_withdrawal(
     """
     amount = body.amount.money()
     ref = await call.user(body.user)
-    rules = await call.look(lambda tx: activate.current(tx, call.environment.id))
-    limits = activate.limits(rules or default_rule_set())
-    stored = StoredKey.of(call.credential.id, REQUEST, key, await request_.body())
+    limits = await call.look(lambda tx: call.hot.limits(tx, call.environment.id))
+    sent = await request_.body()
+    return await asked(call, key, sent, ref, limits, body.destination, amount)
+
+
+async def asked(
+    call: Call,
+    key: str,
+    sent: bytes,
+    ref: Ref,
+    limits: Mapping[str, Limits],
+    destination: str,
+    amount: Money,
+) -> Response:
+    """Carry out a request that reads well; `sent` are the bytes of its body."""
+    cell = call.cell(ref.cell).number
+    stored = StoredKey.of(call.credential.id, REQUEST, key, sent)
     await claim(call, stored)
-    command = RequestWithdrawal(ref.id, _destination(body.destination, ref.cell), amount)
-
-    def render(tx: CellTx, outcome: Requested) -> Answer:
-        if outcome.withdrawal_id is not None:
-            return request.render(tx, outcome)
-        error = Unprocessable(outcome.slug or "", outcome.detail or "")
-        made = problem_of(error, errors_url=call.deps.settings.api.errors_url, trace_id=tx.trace_id)
-        return Answer(made.status, made.body)
-
-    async def work(tx: CellTx) -> Answer:
-        return await request.request_once(tx, stored, command, limits=limits, render=render)
-
-    return replied(await call.write(call.cell(ref.cell), work))
+    command = RequestWithdrawal(
+        ref.id,
+        _destination(destination, cell),
+        amount,
+        actor=call.actor,
+        trace_id=call.trace_id,
+    )
+    return replied(await call.hot.request(cell, Keyed(stored, command, limits)))
 
 
 def _destination(text: str, cell: int) -> int:

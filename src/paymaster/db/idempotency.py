@@ -8,13 +8,14 @@ differently next time (400, 401, 429, 503) is not, because it raises and rolls b
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from psycopg import errors
 
 from paymaster.db.tx import Writes
-from paymaster.kernel.errors import Conflict, Unprocessable
+from paymaster.kernel.errors import Conflict, PaymasterError, Unprocessable
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,10 @@ class Key:
             hashlib.sha256(body).digest(),
         )
 
+    def name(self) -> tuple[int, str, bytes]:
+        """What is unique: the key without its body."""
+        return self.credential_id, self.route, self.key_hash
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -48,47 +53,67 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class Stored:
+    """What is known of a key that was used before."""
+
     body_hash: bytes
     status: int | None
     answer: bytes | None
 
+    def answer_to(self, key: Key) -> Answer | Conflict | Unprocessable:
+        """What a later use is told: the answer, or the refusal that it gets."""
+        if self.status is None or self.answer is None:
+            return Conflict("in-progress", "The first request with this key is still running.")
+        if self.body_hash != key.body_hash:
+            return reused()
+        return Answer(self.status, self.answer, replayed=True)
 
-async def claim(tx: Writes, key: Key) -> None:
+
+_GONE = b""
+"""Stands for the body of a key that was forgotten while it was looked for."""
+
+
+async def claim(tx: Writes, keys: Sequence[Key]) -> list[Unprocessable | None]:
     """Note in the directory which body a key belongs to, before the cell of the effect is known.
 
-    Two bodies under one key may name users of two cells, where neither sees the other's row.
-    Raises Unprocessable `idempotency-key-reused`, Conflict `in-progress`.
+    Two bodies under one key may name users of two cells, where neither sees the other's row. For
+    each key, in order of arrival: None, or Unprocessable `idempotency-key-reused`. Raises Conflict
+    `in-progress`.
     """
+    firsts = {key.name(): key for key in reversed(keys)}
+    found = dict(zip(firsts, await begin_many(tx, list(firsts.values())), strict=True))
+    refusals: list[Unprocessable | None] = []
+    for key in keys:
+        before = found[key.name()]
+        body_hash = firsts[key.name()].body_hash if before is None else before.body_hash
+        refusals.append(None if body_hash in (key.body_hash, _GONE) else reused())
+    return refusals
+
+
+async def _insert(tx: Writes, keys: Sequence[Key]) -> set[tuple[int, str, bytes]]:
+    """Those of the keys that are new."""
+    # Always in the same order, so that two transactions with the same keys do not deadlock.
+    ordered = sorted(keys, key=Key.name)
     try:
-        created = await _insert(tx, key)
+        created = await tx.tuples(
+            """
+            INSERT INTO idempotency (credential_id, route, key_hash, body_hash, created_at)
+            SELECT c, r, k, b, %s
+            FROM unnest(%s::bigint[], %s::text[], %s::bytea[], %s::bytea[]) AS u (c, r, k, b)
+            ON CONFLICT (credential_id, route, key_hash) DO NOTHING
+            RETURNING credential_id, route, key_hash
+            """,
+            (
+                tx.now,
+                [key.credential_id for key in ordered],
+                [key.route for key in ordered],
+                [key.key_hash for key in ordered],
+                [key.body_hash for key in ordered],
+            ),
+        )
     except errors.LockNotAvailable:
         raise Conflict("in-progress", "The first request with this key is still running.") from None
-    if not created:
-        body_hash = await tx.value(
-            "SELECT body_hash FROM idempotency"
-            " WHERE credential_id = %s AND route = %s AND key_hash = %s",
-            (key.credential_id, key.route, key.key_hash),
-        )
-        _same_body(key, body_hash)
-
-
-async def _insert(tx: Writes, key: Key) -> int:
-    return await tx.execute(
-        """
-        INSERT INTO idempotency (credential_id, route, key_hash, body_hash, created_at)
-        VALUES (%s, %s, %s, %s, %s) ON CONFLICT (credential_id, route, key_hash) DO NOTHING
-        """,
-        (key.credential_id, key.route, key.key_hash, key.body_hash, tx.now),
-    )
-
-
-def _same_body(key: Key, body_hash: bytes) -> None:
-    if body_hash != key.body_hash:
-        raise Unprocessable(
-            "idempotency-key-reused",
-            "This Idempotency-Key was used with another body; take a new key.",
-        )
+    return {(row[0], row[1], bytes(row[2])) for row in created}
 
 
 async def begin(tx: Writes, key: Key) -> Answer | None:
@@ -97,30 +122,74 @@ async def begin(tx: Writes, key: Key) -> Answer | None:
     Raises Unprocessable `idempotency-key-reused` for another body, Conflict `in-progress` when the
     first is still running after the lock timeout.
     """
-    try:
-        created = await _insert(tx, key)
-    except errors.LockNotAvailable:
-        raise Conflict("in-progress", "The first request with this key is still running.") from None
-    if created:
+    [stored] = await begin_many(tx, [key])
+    if stored is None:
         return None
-    stored = await tx.maybe(
-        "SELECT body_hash, status, answer FROM idempotency"
-        " WHERE credential_id = %s AND route = %s AND key_hash = %s",
-        (key.credential_id, key.route, key.key_hash),
-        _Stored,
-    )
-    if stored is None or stored.status is None or stored.answer is None:
-        raise Conflict("in-progress", "The first request with this key is still running.")
-    _same_body(key, stored.body_hash)
-    return Answer(stored.status, stored.answer, replayed=True)
+    told = stored.answer_to(key)
+    if isinstance(told, PaymasterError):
+        raise told
+    return told
 
 
 async def finish(tx: Writes, key: Key, answer: Answer) -> None:
     """Store the answer with the effect."""
+    await finish_many(tx, [(key, answer)])
+
+
+async def begin_many(tx: Writes, keys: Sequence[Key]) -> list[Stored | None]:
+    """For each key None when this is its first use, otherwise what is known of it.
+
+    No two of the keys are the same, whatever their bodies. Raises Conflict `in-progress` when one
+    of them is in use by a transaction that does not end within the lock timeout.
+    """
+    fresh = await _insert(tx, keys)
+    if len(fresh) == len(keys):
+        return [None] * len(keys)
+    used = await _stored(tx, [key for key in keys if key.name() not in fresh])
+    gone = Stored(_GONE, None, None)
+    return [None if key.name() in fresh else used.get(key.name(), gone) for key in keys]
+
+
+async def _stored(tx: Writes, keys: Sequence[Key]) -> dict[tuple[int, str, bytes], Stored]:
+    rows = await tx.tuples(
+        """
+        SELECT i.credential_id, i.route, i.key_hash, i.body_hash, i.status, i.answer
+        FROM unnest(%s::bigint[], %s::text[], %s::bytea[]) AS u (c, r, k)
+            JOIN idempotency i ON i.credential_id = u.c AND i.route = u.r AND i.key_hash = u.k
+        """,
+        (
+            [key.credential_id for key in keys],
+            [key.route for key in keys],
+            [key.key_hash for key in keys],
+        ),
+    )
+    return {(row[0], row[1], bytes(row[2])): Stored(*row[3:]) for row in rows}
+
+
+def reused() -> Unprocessable:
+    """The refusal of a key that came with another body before."""
+    return Unprocessable(
+        "idempotency-key-reused",
+        "This Idempotency-Key was used with another body; take a new key.",
+    )
+
+
+async def finish_many(tx: Writes, answers: Sequence[tuple[Key, Answer]]) -> None:
+    """Store answers with their effects."""
     await tx.execute(
-        "UPDATE idempotency SET status = %s, answer = %s"
-        " WHERE credential_id = %s AND route = %s AND key_hash = %s",
-        (answer.status, answer.answer, key.credential_id, key.route, key.key_hash),
+        """
+        UPDATE idempotency i SET status = u.s, answer = u.a
+        FROM unnest(%s::bigint[], %s::text[], %s::bytea[], %s::smallint[], %s::bytea[])
+            AS u (c, r, k, s, a)
+        WHERE i.credential_id = u.c AND i.route = u.r AND i.key_hash = u.k
+        """,
+        (
+            [key.credential_id for key, _ in answers],
+            [key.route for key, _ in answers],
+            [key.key_hash for key, _ in answers],
+            [answer.status for _, answer in answers],
+            [answer.answer for _, answer in answers],
+        ),
     )
 
 

@@ -47,9 +47,20 @@ def _digest(message: Incoming) -> bytes:
 
 async def receive(tx: Writes, messages: Sequence[Incoming]) -> int:
     """Keep new messages, due at once; how many were new."""
+    [new] = await receive_each(tx, [messages])
+    return new
+
+
+async def receive_each(tx: Writes, groups: Sequence[Sequence[Incoming]]) -> list[int]:
+    """Keep the messages of several callers; how many of each were new, the first to bring one."""
+    # Always in the same order, so that two transactions with the same messages do not deadlock.
+    messages = sorted(
+        {(m.source, m.message_id): m for group in reversed(groups) for m in reversed(group)}.items()
+    )
     if not messages:
-        return 0
-    return await tx.execute(
+        return [0] * len(groups)
+    kept = [message for _, message in messages]
+    rows = await tx.tuples(
         """
         INSERT INTO inbox (source, message_id, topic, payload, sealed, digest, trace_id,
             received_at, due_at, tries, lease_token)
@@ -57,18 +68,26 @@ async def receive(tx: Writes, messages: Sequence[Incoming]) -> int:
         FROM unnest(%(s)s::text[], %(m)s::text[], %(t)s::text[], %(p)s::jsonb[], %(b)s::bytea[],
             %(d)s::bytea[], %(r)s::text[]) AS u (s, m, t, p, b, d, r)
         ON CONFLICT (source, message_id) DO NOTHING
+        RETURNING source, message_id
         """,
         {
             "now": tx.now,
-            "s": [m.source for m in messages],
-            "m": [m.message_id for m in messages],
-            "t": [m.topic for m in messages],
-            "p": [None if m.payload is None else json(dict(m.payload)) for m in messages],
-            "b": [m.sealed for m in messages],
-            "d": [_digest(m) for m in messages],
-            "r": [m.trace_id for m in messages],
+            "s": [m.source for m in kept],
+            "m": [m.message_id for m in kept],
+            "t": [m.topic for m in kept],
+            "p": [None if m.payload is None else json(dict(m.payload)) for m in kept],
+            "b": [m.sealed for m in kept],
+            "d": [_digest(m) for m in kept],
+            "r": [m.trace_id for m in kept],
         },
     )
+    new = set(rows)
+    counts: list[int] = []
+    for group in groups:
+        brought = {(m.source, m.message_id) for m in group} & new
+        new -= brought
+        counts.append(len(brought))
+    return counts
 
 
 async def once(tx: Writes, message: Incoming) -> dict[str, Any] | None:

@@ -11,12 +11,16 @@ from paymaster.db.tx import ReadTx, Writes, json
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`key` orders (a user, a campaign); `target_cell` is set on commands to another cell."""
+    """`key` orders (a user, a campaign); `target_cell` is set on commands to another cell.
+
+    `trace_id` None means the transaction's; a merged transaction carries several callers' traces.
+    """
 
     topic: str
     key: str
     payload: Mapping[str, Any]
     target_cell: int | None = None
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,12 @@ async def put(tx: Writes, messages: Sequence[Message]) -> None:
         """
         INSERT INTO outbox (commit_id, ordinal, message_id, topic, key, target_cell, payload,
             trace_id, created_at)
-        SELECT %s, o, m, t, k, c, p::jsonb, %s, %s
-        FROM unnest(%s::int[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::jsonb[])
-            AS u (o, m, t, k, c, p)
+        SELECT %s, o, m, t, k, c, p::jsonb, r, %s
+        FROM unnest(%s::int[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::jsonb[],
+            %s::text[]) AS u (o, m, t, k, c, p, r)
         """,
         (
             tx.commit_id,
-            tx.trace_id,
             tx.now,
             list(range(first, first + len(messages))),
             tx.ids(len(messages)),
@@ -55,6 +58,7 @@ async def put(tx: Writes, messages: Sequence[Message]) -> None:
             [m.key for m in messages],
             [m.target_cell for m in messages],
             [json(dict(m.payload)) for m in messages],
+            [m.trace_id or tx.trace_id for m in messages],
         ),
     )
 

@@ -144,13 +144,19 @@ class ControlDb(Schema):
         return await self._retried(once)
 
     async def run(
-        self, actor: Actor, trace_id: str, work: Callable[[ControlTx], Awaitable[T]]
+        self,
+        actor: Actor,
+        trace_id: str,
+        work: Callable[[ControlTx], Awaitable[T]],
+        *,
+        merged: bool = False,
     ) -> T:
-        """Run `work` in a transaction and commit it."""
+        """Run `work` in a transaction and commit it; `merged` as in a cell."""
 
         async def once() -> T:
             make = await self.workers.maker()
-            async with self.server.transaction(self.name, _WRITE) as connection:
+            begin = _MERGED if merged else _WRITE
+            async with self.server.transaction(self.name, begin) as connection:
                 tx = ControlTx(connection, self.clock.now(), actor, trace_id, make)
                 result = await work(tx)
                 await tx.seal()
@@ -179,12 +185,25 @@ class CellDb(Schema):
 
         return await self._retried(once)
 
-    async def run(self, actor: Actor, trace_id: str, work: Callable[[CellTx], Awaitable[T]]) -> T:
-        """Run `work` in a transaction and commit it. `work` may be run more than once."""
+    async def run(
+        self,
+        actor: Actor,
+        trace_id: str,
+        work: Callable[[CellTx], Awaitable[T]],
+        *,
+        merged: bool = False,
+    ) -> T:
+        """Run `work` in a transaction and commit it. `work` may be run more than once.
+
+        A `merged` one, in which several callers wait, waits less long for a lock, and finds the
+        rows of an array's keys one by one: while a table is small the planner likes to read all of
+        it for a batch, and may keep to that plan when the table has grown.
+        """
 
         async def once() -> T:
             make = await self.workers.maker()
-            async with self.server.transaction(self.name, _WRITE) as connection:
+            begin = _MERGED if merged else _WRITE
+            async with self.server.transaction(self.name, begin) as connection:
                 tx = CellTx(
                     connection,
                     self.clock.now(),
@@ -203,3 +222,8 @@ class CellDb(Schema):
 
 _SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE: LiteralString = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_MERGED: LiteralString = (
+    _WRITE
+    + "; SET LOCAL lock_timeout TO '2s'; SET LOCAL enable_hashjoin TO off"
+    + "; SET LOCAL enable_mergejoin TO off"
+)

@@ -6,7 +6,7 @@ trace     W3C Trace Context in and out
 metrics   the Prometheus metrics of one process
 """
 
-from paymaster.observe.logs import configure_logs, context, get_logger
+from paymaster.observe.logs import configure_logs, context, get_logger, log_ours
 from paymaster.observe.metrics import Metrics, metrics_response
 from paymaster.observe.redact import redacted
 from paymaster.observe.trace import (
@@ -25,6 +25,7 @@ __all__ = [
     "current_trace_id",
     "format_traceparent",
     "get_logger",
+    "log_ours",
     "metrics_response",
     "parse_traceparent",
     "redacted",

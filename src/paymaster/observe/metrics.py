@@ -72,8 +72,14 @@ class Metrics:
         self.postings = counter("postings_total", "Postings written to the books.", "kind")
         self.verdicts = counter("verdicts_total", "Screening verdicts.", "outcome")
         self.breaks_open = gauge("breaks_open", "Reconciliation breaks not yet resolved.", "kind")
+        self.commands_aside = gauge(
+            "commands_aside", "Commands to other cells that were laid aside.", "cell"
+        )
         self.outbox_lag_seconds = gauge(
             "outbox_lag_seconds", "Age of the oldest message not yet relayed.", "cell"
+        )
+        self.seal_lag_seconds = gauge(
+            "seal_lag_seconds", "Age of the oldest commit not yet in the hash chain.", "chain"
         )
 
 

@@ -51,6 +51,7 @@ class Credential:
     name: str
     prefix: str
     scopes: frozenset[str]
+    last_used_on: date | None = field(default=None, compare=False)
 
     @property
     def actor(self) -> str:
@@ -166,41 +167,61 @@ async def verify(dbs: Databases, key: str) -> Credential:
     Raises Unauthenticated `credential-invalid` (unknown or mistyped), `credential-expired` or
     `credential-revoked`.
     """
-    now = dbs.clock.now()
-    row = await dbs.control.read(lambda tx: _find(tx, key))
-    if row is None:
-        raise Unauthenticated("credential-invalid", "This is not a valid API key.")
-    if row.revoked_at is not None:
-        raise Unauthenticated("credential-revoked", "This API key was revoked.")
-    if row.expires_at is not None and row.expires_at <= now:
-        raise Unauthenticated("credential-expired", "This API key has expired.")
-    found = Credential(row.id, row.environment_id, row.name, row.prefix, frozenset(row.scopes))
-    if row.last_used_on is None or row.last_used_on < now.date():
-
-        async def touch(tx: ControlTx) -> int:
-            return await tx.execute(
-                "UPDATE credential SET last_used_on = %s WHERE id = %s"
-                " AND (last_used_on IS NULL OR last_used_on < %s)",
-                (now.date(), row.id, now.date()),
-            )
-
-        await dbs.control.run(Actor(found.actor), "", touch)
+    [found] = await dbs.control.read(lambda tx: verified(tx, [key]))
+    if isinstance(found, Unauthenticated):
+        raise found
+    await note_use(dbs, found)
     return found
 
 
-async def _find(tx: ControlRead, key: str) -> _Row | None:
-    match = _KEY.match(key)
-    if match is None:
-        return None
-    row = await tx.maybe(
+async def verified(tx: ControlRead, keys: Sequence[str]) -> list[Credential | Unauthenticated]:
+    """For each key who it is, or the refusal; see `verify`."""
+    parts = [_KEY.match(key) for key in keys]
+    rows = await tx.fetch(
         "SELECT id, environment_id, prefix, secret_hash, name, scopes, created_at, expires_at,"
-        " revoked_at, last_used_on FROM credential WHERE prefix = %s",
-        (match[1],),
+        " revoked_at, last_used_on FROM credential WHERE prefix = ANY(%s)",
+        (sorted({match[1] for match in parts if match is not None}),),
         _Row,
     )
-    if row is None or not hmac.compare_digest(row.secret_hash, _hash(match[2])):
-        return None
-    return row
+    known = {row.prefix: row for row in rows}
+    return [
+        _judged(None if match is None else known.get(match[1]), match, tx.now) for match in parts
+    ]
+
+
+def _judged(
+    row: _Row | None, match: re.Match[str] | None, now: datetime
+) -> Credential | Unauthenticated:
+    if row is None or match is None or not hmac.compare_digest(row.secret_hash, _hash(match[2])):
+        return Unauthenticated("credential-invalid", "This is not a valid API key.")
+    if row.revoked_at is not None:
+        return Unauthenticated("credential-revoked", "This API key was revoked.")
+    if row.expires_at is not None and row.expires_at <= now:
+        return Unauthenticated("credential-expired", "This API key has expired.")
+    return Credential(
+        row.id,
+        row.environment_id,
+        row.name,
+        row.prefix,
+        frozenset(row.scopes),
+        row.last_used_on,
+    )
+
+
+async def note_use(dbs: Databases, credential: Credential) -> None:
+    """Note that a key was used today, unless that is known."""
+    today = dbs.clock.now().date()
+    if credential.last_used_on is not None and credential.last_used_on >= today:
+        return
+
+    async def touch(tx: ControlTx) -> int:
+        return await tx.execute(
+            "UPDATE credential SET last_used_on = %s WHERE id = %s"
+            " AND (last_used_on IS NULL OR last_used_on < %s)",
+            (today, credential.id, today),
+        )
+
+    await dbs.control.run(Actor(credential.actor), "", touch)
 
 
 async def revoke(tx: ControlTx, environment_id: int, prefix: str, reason: str) -> CredentialView:

@@ -229,7 +229,13 @@ async def open_payees(
 async def fingerprints_of(
     tx: CellRead, sealer: Sealer, destination_ids: Iterable[int]
 ) -> dict[int, list[bytes]]:
-    """The fingerprints of destinations under every version of the key, for `shared_by`."""
+    """The fingerprints of destinations under every version of the key, for `shared_by`.
+
+    As long as the key has one version only, those are the ones that are stored.
+    """
+    if len(sealer.fingerprints("", "")) == 1:
+        rows = await store.destination_fingerprints(tx, destination_ids)
+        return {destination_id: [fingerprint] for destination_id, fingerprint in rows}
     return {
         destination_id: list(
             sealer.fingerprints(payee.kind, check(payee.kind, payee.details).fingerprint_source)

@@ -71,28 +71,33 @@ class PayeeRow:
 
 async def directory(
     tx: ControlRead, environment_id: int, external_ids: Iterable[str]
-) -> list[DirectoryRow]:
-    """Those of the external ids that exist."""
-    return await tx.fetch(
+) -> list[tuple[str, int, int]]:
+    """`(external id, cell, user)` of those that exist; plain tuples, for a batch asks for many."""
+    rows = await tx.tuples(
         "SELECT external_id, cell, user_id FROM directory"
         " WHERE environment_id = %s AND external_id = ANY(%s)",
         (environment_id, sorted(set(external_ids))),
-        DirectoryRow,
     )
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 async def claim(tx: ControlTx, environment_id: int, rows: Sequence[DirectoryRow]) -> None:
     """Give each external id its place; the first to claim wins."""
+    first = tx.append(len(rows))
     await tx.execute(
         """
-        INSERT INTO directory (environment_id, external_id, cell, user_id, created_at)
-        SELECT %s, e, c, u, %s FROM unnest(%s::text[], %s::int[], %s::bigint[]) AS n (e, c, u)
+        INSERT INTO directory (environment_id, external_id, cell, user_id, created_at, commit_id,
+            ordinal)
+        SELECT %s, e, c, u, %s, %s, o
+        FROM unnest(%s::int[], %s::text[], %s::int[], %s::bigint[]) AS n (o, e, c, u)
         ORDER BY e
         ON CONFLICT (environment_id, external_id) DO NOTHING
         """,
         (
             environment_id,
             tx.now,
+            tx.commit_id,
+            list(range(first, first + len(rows))),
             [row.external_id for row in rows],
             [row.cell for row in rows],
             [row.user_id for row in rows],
@@ -109,13 +114,25 @@ async def register_fingerprints(
     user: int,
 ) -> None:
     """Say that a user uses something; harmless to repeat."""
+    first = tx.append(len(fingerprints))
     await tx.execute(
         """
-        INSERT INTO registry (environment_id, kind, fingerprint, cell, user_id, claimed_at)
-        SELECT %s, %s, f, %s, %s, %s FROM unnest(%s::bytea[]) AS n (f) ORDER BY f
+        INSERT INTO registry (environment_id, kind, fingerprint, cell, user_id, claimed_at,
+            commit_id, ordinal)
+        SELECT %s, %s, f, %s, %s, %s, %s, o
+        FROM unnest(%s::int[], %s::bytea[]) AS n (o, f) ORDER BY f
         ON CONFLICT (environment_id, kind, fingerprint, cell, user_id) DO NOTHING
         """,
-        (environment_id, kind, cell, user, tx.now, list(fingerprints)),
+        (
+            environment_id,
+            kind,
+            cell,
+            user,
+            tx.now,
+            tx.commit_id,
+            list(range(first, first + len(fingerprints))),
+            list(fingerprints),
+        ),
     )
 
 
@@ -158,6 +175,25 @@ async def users(tx: CellRead, ids: Iterable[int]) -> list[UserRow]:
         (sorted(set(ids)),),
         UserRow,
     )
+
+
+async def not_active(tx: CellRead, ids: Sequence[int]) -> list[tuple[int, str | None]]:
+    """`(user, status)` of those who are not active; None for one who is not in this cell.
+
+    Nearly always nothing, so that a batch of thousands costs no rows. A probe of the key for each:
+    as a join, a stale estimate can make it a scan of all users.
+    """
+    rows = await tx.tuples(
+        """
+        SELECT id, status FROM (
+            SELECT n.id, (SELECT u.status FROM app_user u WHERE u.id = n.id) AS status
+            FROM unnest(%s::bigint[]) AS n (id) OFFSET 0
+        ) asked
+        WHERE status IS DISTINCT FROM 'active'
+        """,
+        (list(ids),),
+    )
+    return [(row[0], row[1]) for row in rows]
 
 
 async def lock_users(tx: CellTx, ids: Iterable[int]) -> list[UserRow]:
@@ -295,6 +331,14 @@ async def close_destination(tx: CellTx, destination_id: int, state: str, reason:
         " WHERE id = %s",
         (state, reason, destination_id),
     )
+
+
+async def destination_fingerprints(tx: CellRead, ids: Iterable[int]) -> list[tuple[int, bytes]]:
+    """The stored fingerprint of each destination."""
+    rows = await tx.tuples(
+        "SELECT id, fingerprint FROM destination WHERE id = ANY(%s)", (list(set(ids)),)
+    )
+    return [(row[0], row[1]) for row in rows]
 
 
 async def payees(tx: CellRead, ids: Iterable[int]) -> list[PayeeRow]:

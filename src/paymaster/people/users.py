@@ -136,7 +136,7 @@ def _spread(external_id: str) -> int:
 async def refs(tx: ControlRead, environment_id: int, external_ids: Iterable[str]) -> dict[str, Ref]:
     """Where users live, by external id; unknown ones are missing."""
     rows = await store.directory(tx, environment_id, external_ids)
-    return {row.external_id: Ref(row.cell, row.user_id) for row in rows}
+    return {external_id: Ref(cell, user_id) for external_id, cell, user_id in rows}
 
 
 async def find(dbs: Databases, environment_id: int, external_id: str) -> Ref | None:
@@ -289,6 +289,12 @@ async def require_active(tx: CellRead, user_id: int) -> None:
 async def statuses(tx: CellRead, ids: Iterable[int]) -> dict[int, Status]:
     """The status of each user of this cell; unknown ones are missing."""
     return {row.id: Status(row.status) for row in await store.users(tx, ids)}
+
+
+async def not_active(tx: CellRead, ids: Iterable[int]) -> dict[int, Status | None]:
+    """Those of the users who are not active, with their status; None when there is no such user."""
+    rows = await store.not_active(tx, sorted(set(ids)))
+    return {user_id: None if status is None else Status(status) for user_id, status in rows}
 
 
 async def data_keys(tx: CellRead, sealer: Sealer, ids: Sequence[int]) -> dict[int, DataKey]:

@@ -6,7 +6,7 @@ twice is kept once. An acknowledgement means that the message is durable in its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from paymaster.db import inbox
@@ -35,6 +35,10 @@ class Received:
     unmatched: int
 
 
+Keep = Callable[[int, Sequence[Incoming]], Awaitable[int]]
+"""Keeps messages in the inbox of a cell, durably; how many were new."""
+
+
 async def receive(
     dbs: Databases,
     rails: Mapping[str, Rail],
@@ -44,8 +48,11 @@ async def receive(
     headers: Mapping[str, str],
     body: bytes,
     trace_id: str,
+    keep: Keep | None = None,
 ) -> Received:
     """Take in a webhook for a rail account. Header names may have any case.
+
+    `keep` stores the messages of a cell; without it each webhook has a transaction of its own.
 
     Raises Unauthenticated `webhook-signature` or `webhook-stale`, Refusal `webhook-malformed`,
     NotFound `rail-account-unknown` or `webhook-unsupported`, Busy when it could not be kept: the
@@ -63,7 +70,7 @@ async def receive(
     new = 0
     for cell, group in sorted(by_cell.items()):
         kept = [notices.pack(sealer, source, account.id, one, evidence, trace_id) for one in group]
-        new += await _keep(dbs, cell, kept, trace_id)
+        new += await (keep(cell, kept) if keep else _keep(dbs, cell, kept, trace_id))
     strange = await _keep_foreign(dbs, sealer, account, source, foreign, evidence, trace_id)
     return Received(new, len(found) - new - strange, strange)
 

@@ -106,12 +106,14 @@ WITHDRAWAL: Final = Machine(
         # Pulled back for another look: the user or the destination changed after the approval.
         Move(State.APPROVED, Event.REVIEW, State.IN_REVIEW),
         Move(State.QUEUED, Event.REVIEW, State.IN_REVIEW),
-        # Sent. `queue` out of `sending` or `unknown` needs proof that the attempt is dead.
+        # Sent. `queue` from `sending` on needs proof that the attempt is dead.
         Move(State.APPROVED, Event.QUEUE, State.QUEUED),
         Move(State.APPROVED, Event.SEND, State.SENDING),
         Move(State.QUEUED, Event.SEND, State.SENDING),
         Move(State.SENDING, Event.QUEUE, State.QUEUED),
         Move(State.UNKNOWN, Event.QUEUE, State.QUEUED),
+        Move(State.SENT, Event.QUEUE, State.QUEUED),
+        Move(State.AWAITING_PAYEE, Event.QUEUE, State.QUEUED),
         # Answered, in whatever order the answers come.
         Move(State.SENDING, Event.ACCEPT, State.SENT),
         Move(State.SENDING, Event.AWAIT, State.AWAITING_PAYEE),
@@ -175,7 +177,12 @@ REASONED: Final = frozenset({
 })  # fmt: skip
 """Events that always carry their reason."""
 
-PROVEN: Final = frozenset({(State.SENDING, Event.QUEUE), (State.UNKNOWN, Event.QUEUE)})
+PROVEN: Final = frozenset({
+    (State.SENDING, Event.QUEUE),
+    (State.UNKNOWN, Event.QUEUE),
+    (State.SENT, Event.QUEUE),
+    (State.AWAITING_PAYEE, Event.QUEUE),
+})  # fmt: skip
 """Moves whose reason must be the proof that the earlier attempt pays nobody."""
 
 LEASED: Final = frozenset({

@@ -10,28 +10,23 @@ past its lease and resumed changes nothing. A step without one ends whatever lea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from paymaster.db import audit, outbox
+from paymaster.db import audit, outbox_lines
 from paymaster.db.tx import CellTx
-from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Broken, Conflict, NotFound, Unprocessable
+from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
-from paymaster.kernel.machine import Move
-from paymaster.ledger import recipes
-from paymaster.ledger.balance import owing
-from paymaster.ledger.entry import Entry
-from paymaster.ledger.hold import Settle, settle
-from paymaster.ledger.post import post
 from paymaster.withdraw import machine, store
+from paymaster.withdraw.booking import Plan, book
 from paymaster.withdraw.machine import WITHDRAWAL, Event, State
 from paymaster.withdraw.store import Change, Withdrawal
+from paymaster.withdraw.told import told
 
 __all__ = [
-    "Event", "Moved", "State", "Step", "act", "approve", "cancel", "deny", "hold", "move",
-    "release", "reverse",
+    "Event", "Moved", "State", "Step", "Withdrawal", "act", "approve", "cancel", "deny", "hold",
+    "move", "release", "reverse", "take_due", "take_queued",
 ]  # fmt: skip
 
 
@@ -67,92 +62,118 @@ class Moved:
     diverted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A step that the table allows; `slug` is set when it was turned into a review."""
-
-    index: int
-    row: Withdrawal
-    step: Step
-    move: Move
-    reason: str | None
-    slug: str | None = None
+async def take_due(tx: CellTx, state: State, limit: int) -> list[Withdrawal]:
+    """Lock at most `limit` due withdrawals of a state, oldest first, to be given to `move`."""
+    return await store.take_due(tx, state.value, limit)
 
 
-async def move(tx: CellTx, steps: Sequence[Step]) -> list[Moved]:
+async def take_queued(tx: CellTx, rail_account_id: int, limit: int) -> list[Withdrawal]:
+    """Lock at most `limit` due withdrawals that wait for a rail account, oldest first."""
+    return await store.take_queued(tx, rail_account_id, limit)
+
+
+async def move(
+    tx: CellTx, steps: Sequence[Step], *, locked: Sequence[Withdrawal] | None = None
+) -> list[Moved]:
     """Do what of the steps may be done; one answer each, in order.
 
-    Steps for one withdrawal happen one after the other. Slugs of what was not done: `not-found`,
+    Steps for one withdrawal happen one after the other. `locked` are the rows of all steps, if this
+    transaction has taken them and not changed them since. Slugs of what was not done: `not-found`,
     `lease-lost`, `already` (this event has led here before), `illegal-move`, `under-screening`,
     `reason-missing`, `rail-account-missing`, `rail-account-differs`, `user-suspended`,
     `user-closed`, `destination-closed`, `books-refused`.
     """
     if not steps:
         return []
-    rows = await store.lock(tx, [step.withdrawal_id for step in steps])
-    standing = (
-        await store.standing(tx, list(rows))
-        if any(step.event in machine.TOWARDS_THE_RAIL for step in steps)
-        else {}
-    )
-    faults = {key: fault for key, row in standing.items() if (fault := _fault(row))}
+    if locked is None:
+        rows = await store.lock(tx, [step.withdrawal_id for step in steps])
+    else:
+        rows = {row.id: row for row in locked}
+    faults = await _faults(tx, rows, steps)
     results: dict[int, Moved] = {}
     waiting = list(enumerate(steps))
     while waiting:
         wave: dict[int, tuple[int, Step]] = {}
         later = [item for item in waiting if wave.setdefault(item[1].withdrawal_id, item) != item]
-        results.update(await _wave(tx, rows, faults, list(wave.values())))
+        results.update(await _wave(tx, rows, faults, list(wave.values()), last=not later))
         waiting = later
     return [results[index] for index in range(len(steps))]
+
+
+async def _faults(
+    tx: CellTx, rows: Mapping[int, Withdrawal], steps: Sequence[Step]
+) -> dict[int, str]:
+    """How user or destination of withdrawals on their way to the rail stand, if not well.
+
+    Asked in a statement after the lock, so that it sees what was committed meanwhile.
+    """
+    onward = [
+        rows[step.withdrawal_id]
+        for step in steps
+        if step.event in machine.TOWARDS_THE_RAIL and step.withdrawal_id in rows
+    ]
+    if not onward:
+        return {}
+    users, closed = await store.not_standing(
+        tx, [row.user_id for row in onward], [row.destination_id for row in onward]
+    )
+    if not users and not closed:
+        return {}
+    return {
+        row.id: f"user-{users[row.user_id]}" if row.user_id in users else "destination-closed"
+        for row in onward
+        if row.user_id in users or row.destination_id in closed
+    }
 
 
 async def _wave(
     tx: CellTx,
     rows: dict[int, Withdrawal],
-    faults: dict[int, str],
+    faults: Mapping[int, str],
     wave: Sequence[tuple[int, Step]],
+    *,
+    last: bool,
 ) -> dict[int, Moved]:
-    """One step for each withdrawal; `rows` then shows them as they are after it."""
+    """One step for each withdrawal; `rows` then shows them as they are after it, if not `last`."""
     results: dict[int, Moved] = {}
-    plans: list[_Plan] = []
+    plans: list[Plan] = []
     for index, step in wave:
         row = rows.get(step.withdrawal_id)
         judged = _judge(index, row, step, faults.get(step.withdrawal_id))
-        if isinstance(judged, _Plan):
+        if isinstance(judged, Plan):
             plans.append(judged)
         else:
             results[index] = Moved(step.withdrawal_id, False, row.state if row else "", judged)
-    booked = await _book(tx, plans)
-    done = [plan for plan in plans if booked.get(plan.index, True)]
-    for plan in plans:
-        if not booked.get(plan.index, True):
-            results[plan.index] = Moved(plan.row.id, False, plan.row.state, "books-refused")
+    booked = await book(tx, plans)
+    done = [plan for plan in plans if booked.get(plan.place, True)]
+    for plan in plans if len(done) < len(plans) else ():
+        if not booked.get(plan.place, True):
+            results[plan.place] = Moved(plan.row.id, False, plan.row.state, "books-refused")
     changes = [_change(tx, plan) for plan in done]
     if changes:
         await store.write_states(tx, changes)
         await store.write_moves(tx, WITHDRAWAL.name, changes)
-        await outbox.put(tx, [_message(tx, p.row, c) for p, c in zip(done, changes, strict=True)])
+        await outbox_lines.put(tx, told(tx, [plan.row for plan in done], changes))
     for plan, change in zip(done, changes, strict=True):
-        rows[plan.row.id] = replace(
-            plan.row,
-            state=change.target,
-            number=change.number,
-            rail_account_id=change.rail_account_id,
-            lease_token=change.lease_token,
-            version=change.version + 1,
-        )
-        diverted = plan.slug is not None
-        results[plan.index] = Moved(plan.row.id, not diverted, change.target, plan.slug, diverted)
+        slug = plan.slug
+        results[plan.place] = Moved(change.id, slug is None, change.target, slug, slug is not None)
+        if not last:
+            rows[change.id] = _after(plan.row, change)
     return results
 
 
-def _fault(row: store.Standing) -> str | None:
-    if row.user_status != "active":
-        return f"user-{row.user_status}"
-    return "destination-closed" if row.destination_state != "active" else None
+def _after(row: Withdrawal, change: Change) -> Withdrawal:
+    return row._replace(
+        state=change.target,
+        number=change.number,
+        rail_account_id=change.rail_account_id,
+        lease_token=change.lease_token,
+        version=change.version + 1,
+        tries=0,
+    )
 
 
-def _judge(index: int, row: Withdrawal | None, step: Step, fault: str | None) -> _Plan | str:
+def _judge(index: int, row: Withdrawal | None, step: Step, fault: str | None) -> Plan | str:
     """The plan for a step, or the slug that says why there is none."""
     if row is None:
         return "not-found"
@@ -161,134 +182,39 @@ def _judge(index: int, row: Withdrawal | None, step: Step, fault: str | None) ->
     if not WITHDRAWAL.allows(row.state, step.event):
         been = row.number > 0 and machine.entered_by(row.state) == step.event
         return "already" if been else "illegal-move"
-    if (row.state, step.event) in machine.LEASED and step.lease_token is None:
+    if step.lease_token is None and (row.state, step.event) in machine.LEASED:
         return "under-screening"
     if machine.needs_reason(row.state, step.event) and not (step.reason or "").strip():
         return "reason-missing"
-    if step.event in machine.TOWARDS_THE_RAIL and fault is not None:
+    if fault is not None and step.event in machine.TOWARDS_THE_RAIL:
         if not WITHDRAWAL.allows(row.state, Event.REVIEW):
             return fault
-        return _Plan(index, row, step, WITHDRAWAL.find(row.state, Event.REVIEW), fault, fault)
+        return Plan(index, row, step, WITHDRAWAL.find(row.state, Event.REVIEW), fault, fault)
     if step.event not in machine.CHOOSES_RAIL:
         if step.rail_account_id not in (None, row.rail_account_id):
             return "rail-account-differs"
     elif step.event == Event.SEND and step.rail_account_id is None and row.rail_account_id is None:
         return "rail-account-missing"
-    return _Plan(index, row, step, WITHDRAWAL.find(row.state, step.event), step.reason)
+    return Plan(index, row, step, WITHDRAWAL.find(row.state, step.event), step.reason)
 
 
-async def _book(tx: CellTx, plans: Sequence[_Plan]) -> dict[int, bool]:
-    """Post the money of each plan that has some: whether the books took it, by index."""
-    out_of_hold: list[tuple[int, Settle]] = []
-    back: list[tuple[int, Entry]] = []
-    for plan in plans:
-        row, index = plan.row, plan.index
-        match plan.move.recipe:
-            case "release":
-                postings = recipes.release(row.user_id, row.total)
-                entry = _entry(tx, plan, row.entry_release, postings)
-                out_of_hold.append((index, Settle(row.hold_id, entry, row.total, "released")))
-            case "paid":
-                postings = recipes.paid(row.user_id, _rail(row), row.net, row.fees)
-                entry = _entry(tx, plan, row.entry_paid, postings)
-                out_of_hold.append((index, Settle(row.hold_id, entry, row.total, "captured")))
-            case "returned":
-                postings = recipes.returned(row.user_id, _rail(row), row.net)
-                back.append((index, _entry(tx, plan, row.entry_returned, postings)))
-            case None:
-                pass
-            case other:
-                raise Broken("recipe-unknown", f"No withdrawal posts {other!r}.")
-    verdicts = await settle(tx, [command for _, command in out_of_hold])
-    verdicts += await post(tx, [entry for _, entry in back])
-    indexes = [index for index, _ in out_of_hold] + [index for index, _ in back]
-    done = {index: posted.done for index, posted in zip(indexes, verdicts, strict=True)}
-    await _recover(tx, [plan for plan in plans if done.get(plan.index)])
-    return done
-
-
-async def _recover(tx: CellTx, plans: Sequence[_Plan]) -> None:
-    """Money that is available again first pays back what was owed since it was set aside.
-
-    The look-up comes after the postings: their locks keep a reversal from getting in between.
-    """
-    back = [plan for plan in plans if plan.move.recipe in ("release", "returned")]
-    owed: set[tuple[int, str]] = set()
-    for asset in sorted({plan.row.asset for plan in back}):
-        users = sorted({plan.row.user_id for plan in back if plan.row.asset == asset})
-        owed |= {(user, asset) for user in await owing(tx, users, asset)}
-    entries: list[Entry] = []
-    for plan in back:
-        row = plan.row
-        if (row.user_id, row.asset) in owed:
-            most = row.total if plan.move.recipe == "release" else row.net
-            subject = text_id("wd", tx.cell, row.id)
-            posting = recipes.recover(row.user_id, most)
-            entries.append(Entry(tx.id(), "recover", subject, (posting,)))
-    for posted in await post(tx, entries):
-        if not posted.done:
-            raise Broken("books-refused", f"Debt was not paid back: {posted.verdict}.")
-
-
-def _entry(tx: CellTx, plan: _Plan, entry_id: int, postings: recipes.Postings) -> Entry:
-    return Entry(
-        entry_id,
-        plan.move.recipe or "",
-        text_id("wd", tx.cell, plan.row.id),
-        postings,
-        evidence={
-            "event": plan.move.event.value,
-            "reason": plan.reason,
-            "trace_id": plan.row.trace_id,
-        },
-    )
-
-
-def _rail(row: Withdrawal) -> int:
-    """The rail account that was chosen. Raises Broken when a paid withdrawal has none."""
-    if row.rail_account_id is None:
-        raise Broken("rail-account-missing", f"Withdrawal {row.id} was sent without an account.")
-    return row.rail_account_id
-
-
-def _change(tx: CellTx, plan: _Plan) -> Change:
+def _change(tx: CellTx, plan: Plan) -> Change:
     row, step, target = plan.row, plan.step, plan.move.target
     due_at = step.due_at if plan.slug is None else None
     if due_at is None and target in machine.DUE_AT_ONCE:
         due_at = tx.now
     chosen = step.rail_account_id if step.event in machine.CHOOSES_RAIL else None
     return Change(
-        id=row.id,
-        version=row.version,
-        number=row.number + 1,
-        source=row.state,
-        event=plan.move.event.value,
-        target=target.value,
-        reason=plan.reason,
-        rail_account_id=chosen if chosen is not None else row.rail_account_id,
-        due_at=due_at,
-        lease_token=step.lease_token or 0,
-    )
-
-
-def _message(tx: CellTx, row: Withdrawal, change: Change) -> outbox.Message:
-    user = text_id("us", tx.cell, row.user_id)
-    return outbox.Message(
-        f"withdrawal.{change.target}",
-        user,
-        {
-            "id": text_id("wd", tx.cell, row.id),
-            "user": user,
-            "destination": text_id("de", tx.cell, row.destination_id),
-            "amount": {"amount": row.net.text(), "currency": row.asset},
-            "fee": {"amount": row.fees.text(), "currency": row.asset},
-            "state": change.target,
-            "previous_state": change.source,
-            "number": change.number,
-            "reason": change.reason,
-            "at": rfc3339(tx.now),
-            "trace_id": row.trace_id,
-        },
+        row.id,
+        row.version,
+        row.number + 1,
+        row.state,
+        plan.move.event.value,
+        target.value,
+        plan.reason,
+        chosen if chosen is not None else row.rail_account_id,
+        due_at,
+        step.lease_token or 0,
     )
 
 

@@ -8,100 +8,162 @@ the money back exactly once and every payment took it exactly once.
 
 from __future__ import annotations
 
-from typing import LiteralString
+from typing import Any, LiteralString
 
+from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
 from paymaster.kernel.ids import text_id
-from paymaster.ledger.proof import Difference
+from paymaster.ledger.proof import POSTINGS_OF_E, Difference, Pages, Told, silent, walk
+from paymaster.ledger.proof_pages import LAST_ID
 from paymaster.withdraw.machine import WITHDRAWAL, holds_money, posted
 
-LIMIT = 100
-"""Differences told of each check."""
+PAGE = 5_000
+ENTRIES_PAGE = 100_000
+_NEAR = 120_000 << 22
+"""Two minutes, in ids: a withdrawal and its entry ids are made together."""
 
-_POSTINGS: LiteralString = """
-    WITH expected AS (
-        SELECT id AS withdrawal_id, entry_request AS entry_id, 'request' AS kind,
-            'available' AS source, user_id AS source_owner, 'held' AS destination,
-            user_id AS destination_owner, asset, amount + fee AS amount
-        FROM withdrawal
+_ENTRY_IDS: LiteralString = (
+    "unnest(ARRAY[entry_request, entry_release, entry_paid, entry_returned])"
+)
+_FOUND: LiteralString = f"""
+    SELECT p.entry_id, e.kind, s.kind AS source, s.owner_id AS source_owner,
+        d.kind AS destination, d.owner_id AS destination_owner, p.asset, p.amount
+    FROM asked a CROSS JOIN LATERAL (
+        SELECT id, kind, commit_id, first_posting_id, last_posting_id FROM entry
+        WHERE id = a.id AND kind IN ('request', 'release', 'paid', 'returned') LIMIT 1
+    ) AS e CROSS JOIN LATERAL (
+        SELECT entry_id, source_id, destination_id, asset, amount FROM posting
+        WHERE {POSTINGS_OF_E} OFFSET 0
+    ) AS p
+        LEFT JOIN account s ON s.id = p.source_id LEFT JOIN account d ON d.id = p.destination_id
+"""
+_TOLD: LiteralString = (
+    "d.kind || ': ' || coalesce(d.source, '?') || ' ' || coalesce(d.source_owner, 0) || ' -> '"
+    " || coalesce(d.destination, '?') || ' ' || coalesce(d.destination_owner, 0) || ' '"
+    " || d.amount || ' ' || d.asset"
+)
+
+_POSTINGS: LiteralString = f"""
+    WITH page AS MATERIALIZED (
+        SELECT * FROM withdrawal WHERE id > %(low)s AND id <= %(high)s
+    ), asked AS MATERIALIZED (
+        SELECT {_ENTRY_IDS} AS id FROM page
+    ), due AS (
+        SELECT entry_request AS entry_id, 'request' AS kind, 'available' AS source,
+            user_id AS source_owner, 'held' AS destination, user_id AS destination_owner, asset,
+            amount + fee AS amount
+        FROM page
         UNION ALL
-        SELECT id, entry_release, 'release', 'held', user_id, 'available', user_id, asset,
-            amount + fee
-        FROM withdrawal WHERE state = ANY(%(release)s)
+        SELECT entry_release, 'release', 'held', user_id, 'available', user_id, asset, amount + fee
+        FROM page WHERE state = ANY(%(release)s)
         UNION ALL
-        SELECT id, entry_paid, 'paid', 'held', user_id, 'clearing', rail_account_id, asset, amount
-        FROM withdrawal WHERE state = ANY(%(paid)s)
+        SELECT entry_paid, 'paid', 'held', user_id, 'clearing', rail_account_id, asset, amount
+        FROM page WHERE state = ANY(%(paid)s)
         UNION ALL
-        SELECT id, entry_paid, 'paid', 'held', user_id, 'fee_revenue', 0, asset, fee
-        FROM withdrawal WHERE state = ANY(%(paid)s) AND fee > 0
+        SELECT entry_paid, 'paid', 'held', user_id, 'fee_revenue', 0, asset, fee
+        FROM page WHERE state = ANY(%(paid)s) AND fee > 0
         UNION ALL
-        SELECT id, entry_returned, 'returned', 'clearing', rail_account_id, 'available', user_id,
+        SELECT entry_returned, 'returned', 'clearing', rail_account_id, 'available', user_id,
             asset, amount
-        FROM withdrawal WHERE state = ANY(%(returned)s)
-    ), found AS (
-        SELECT p.entry_id, e.kind, s.kind AS source, s.owner_id AS source_owner,
-            d.kind AS destination, d.owner_id AS destination_owner, p.asset, p.amount
-        FROM entry e JOIN posting p ON p.entry_id = e.id
-            JOIN account s ON s.id = p.source_id JOIN account d ON d.id = p.destination_id
-        WHERE e.kind IN ('request', 'release', 'paid', 'returned')
-    ), different AS (
-        SELECT entry_id, kind, source, source_owner, destination, destination_owner, asset, amount,
-            1 AS missing
-        FROM (
-            SELECT entry_id, kind, source, source_owner, destination, destination_owner, asset,
-                amount FROM expected
-            EXCEPT ALL SELECT * FROM found
+        FROM page WHERE state = ANY(%(returned)s)
+    ), expected AS (
+        SELECT * FROM due WHERE entry_id <> ALL(%(archived)s::bigint[])
+    ), found AS MATERIALIZED ({_FOUND}), different AS (
+        SELECT m.*, true AS missing FROM (
+            SELECT * FROM expected EXCEPT ALL SELECT * FROM found
         ) AS m
         UNION ALL
-        SELECT *, 0 FROM (
-            SELECT * FROM found
-            EXCEPT ALL
-            SELECT entry_id, kind, source, source_owner, destination, destination_owner, asset,
-                amount FROM expected
-        ) AS s
+        SELECT s.*, false FROM (SELECT * FROM found EXCEPT ALL SELECT * FROM expected) AS s
     )
-    SELECT w.id, d.entry_id, d.missing = 1, d.kind || ': ' || d.source || ' ' || d.source_owner
-        || ' -> ' || d.destination || ' ' || coalesce(d.destination_owner, 0) || ' ' || d.amount
-        || ' ' || d.asset
-    FROM different d LEFT JOIN withdrawal w
+    SELECT w.id, d.missing, {_TOLD}
+    FROM different d LEFT JOIN page w
         ON d.entry_id IN (w.entry_request, w.entry_release, w.entry_paid, w.entry_returned)
-    ORDER BY d.entry_id LIMIT %(limit)s
+    ORDER BY d.entry_id LIMIT 100
+"""
+
+# Entries that were posted while a month ran that is in an archive by now, and that are gone.
+_ARCHIVED: LiteralString = """
+    WITH through AS (SELECT max(recorded_through) AS moment FROM archive), page AS MATERIALIZED (
+        SELECT * FROM withdrawal
+        WHERE id > %(low)s AND id <= %(high)s AND requested_at <= (SELECT moment FROM through)
+    ), made AS (
+        SELECT entry_request AS id, requested_at AS made_at FROM page
+        UNION ALL
+        SELECT CASE m.recipe WHEN 'release' THEN w.entry_release WHEN 'paid' THEN w.entry_paid
+            ELSE w.entry_returned END, m.moved_at
+        FROM page w CROSS JOIN LATERAL (
+            SELECT recipe, min(moved_at) AS moved_at FROM withdrawal_move JOIN (
+                SELECT 'release', unnest(%(release)s::text[]) UNION ALL
+                SELECT 'paid', unnest(%(paid)s::text[]) UNION ALL
+                SELECT 'returned', unnest(%(returned)s::text[])
+            ) AS r (recipe, state) ON r.state = target
+            WHERE withdrawal_id = w.id GROUP BY recipe
+        ) AS m
+    )
+    SELECT id FROM made WHERE made_at <= (SELECT moment FROM through)
+        AND NOT EXISTS (SELECT FROM entry WHERE entry.id = made.id)
+"""
+
+# Of an entry that no withdrawal of its time names, all withdrawals are asked.
+_STRAYS: LiteralString = f"""
+    SELECT id FROM entry WHERE id > %(low)s AND id <= %(high)s
+        AND kind IN ('request', 'release', 'paid', 'returned')
+    EXCEPT
+    SELECT {_ENTRY_IDS} FROM withdrawal WHERE id > %(from)s AND id <= %(to)s
+    LIMIT 1000
+"""
+_NAMED: LiteralString = f"""
+    SELECT {_ENTRY_IDS} FROM withdrawal WHERE entry_request = ANY(%(ids)s)
+        OR entry_release = ANY(%(ids)s) OR entry_paid = ANY(%(ids)s)
+        OR entry_returned = ANY(%(ids)s)
+"""
+_STRAY_POSTINGS: LiteralString = f"""
+    WITH asked AS (SELECT unnest(%(ids)s::bigint[]) AS id), found AS ({_FOUND})
+    SELECT d.entry_id, {_TOLD} FROM found d ORDER BY d.entry_id LIMIT 100
 """
 
 _HOLDS: LiteralString = """
     SELECT w.id, h.id, coalesce(h.state || ' ' || h.remaining || ' of ' || h.amount, 'no hold'),
-        CASE WHEN w.id IS NULL THEN 'no withdrawal'
-            WHEN w.state = ANY(%(open)s) THEN 'open ' || w.amount + w.fee || ' of '
+        CASE WHEN w.state = ANY(%(open)s) THEN 'open ' || w.amount + w.fee || ' of '
                 || w.amount + w.fee
             WHEN w.state = ANY(%(release)s) THEN 'released 0 of ' || w.amount + w.fee
             ELSE 'captured 0 of ' || w.amount + w.fee END AS due
-    FROM withdrawal w FULL JOIN (SELECT * FROM hold WHERE reason = 'withdrawal') h
-        ON h.id = w.hold_id
-    WHERE w.id IS NULL OR h.id IS NULL OR h.amount <> w.amount + w.fee
+    FROM withdrawal w LEFT JOIN LATERAL (
+        SELECT * FROM hold WHERE id = w.hold_id AND reason = 'withdrawal' LIMIT 1
+    ) AS h ON true
+    WHERE w.id > %(low)s AND w.id <= %(high)s AND (h.id IS NULL OR h.amount <> w.amount + w.fee
         OR h.remaining <> CASE WHEN w.state = ANY(%(open)s) THEN h.amount ELSE 0 END
         OR h.state <> CASE WHEN w.state = ANY(%(open)s) THEN 'open'
-            WHEN w.state = ANY(%(release)s) THEN 'released' ELSE 'captured' END
-    ORDER BY 1, 2 LIMIT %(limit)s
+            WHEN w.state = ANY(%(release)s) THEN 'released' ELSE 'captured' END)
+    ORDER BY 1 LIMIT 100
+"""
+_STRAY_HOLDS: LiteralString = """
+    SELECT NULL::bigint, h.id, h.state || ' ' || h.remaining || ' of ' || h.amount, 'no withdrawal'
+    FROM hold h LEFT JOIN LATERAL (
+        SELECT id FROM withdrawal WHERE hold_id = h.id LIMIT 1
+    ) AS w ON true
+    WHERE h.id > %(low)s AND h.id <= %(high)s AND h.reason = 'withdrawal' AND w.id IS NULL
+    ORDER BY 2 LIMIT 100
 """
 
 _MOVES: LiteralString = """
     SELECT coalesce(w.id, m.withdrawal_id), w.state || ' after ' || w.number,
         coalesce(m.last, %(initial)s) || ' after ' || coalesce(m.n, 0)
         || CASE WHEN m.unbroken THEN '' ELSE ', chain broken' END
-    FROM withdrawal w FULL JOIN (
+    FROM (SELECT * FROM withdrawal WHERE id > %(low)s AND id <= %(high)s) AS w FULL JOIN (
         SELECT withdrawal_id, count(*) AS n, (array_agg(target ORDER BY number DESC))[1] AS last,
             bool_and(source = before AND number = place) AS unbroken
         FROM (
             SELECT withdrawal_id, number, source, target,
                 coalesce(lag(target) OVER each, %(initial)s) AS before,
                 row_number() OVER each AS place
-            FROM withdrawal_move
+            FROM withdrawal_move WHERE withdrawal_id > %(low)s AND withdrawal_id <= %(high)s
             WINDOW each AS (PARTITION BY withdrawal_id ORDER BY number)
         ) AS chained GROUP BY withdrawal_id
     ) AS m ON m.withdrawal_id = w.id
     WHERE w.id IS NULL OR w.number <> coalesce(m.n, 0)
         OR w.state <> coalesce(m.last, %(initial)s) OR NOT coalesce(m.unbroken, true)
-    ORDER BY 1 LIMIT %(limit)s
+    ORDER BY 1 LIMIT 100
 """
 
 CHECKS = ("withdrawal-postings", "withdrawal-hold", "withdrawal-moves")
@@ -110,29 +172,102 @@ CHECKS = ("withdrawal-postings", "withdrawal-hold", "withdrawal-moves")
 
 async def prove(tx: CellRead) -> list[Difference]:
     """Compare every withdrawal of the cell with the books, on the snapshot of `tx`."""
-    params = {
-        "release": [s for s in sorted(WITHDRAWAL.states()) if "release" in posted(s)],
-        "paid": [s for s in sorted(WITHDRAWAL.states()) if "paid" in posted(s)],
-        "returned": [s for s in sorted(WITHDRAWAL.states()) if "returned" in posted(s)],
-        "open": [s for s in sorted(WITHDRAWAL.states()) if holds_money(s)],
+    return await prove_in(OneSnapshot(tx))
+
+
+async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference]:
+    """Compare every withdrawal of the cell with the books, page by page."""
+    states = sorted(WITHDRAWAL.states())
+    params: dict[str, Any] = {
+        "release": [s for s in states if "release" in posted(s)],
+        "paid": [s for s in states if "paid" in posted(s)],
+        "returned": [s for s in states if "returned" in posted(s)],
+        "open": [s for s in states if holds_money(s)],
         "initial": WITHDRAWAL.initial.value,
-        "limit": LIMIT,
     }
     found: list[Difference] = []
-    for withdrawal_id, entry_id, missing, posting in await tx.tuples(_POSTINGS, params):
-        subject = _subject(tx, withdrawal_id, "en", entry_id)
-        stored, derived = ("nothing", posting) if missing else (posting, "nothing")
-        found.append(Difference("withdrawal-postings", subject, stored, derived))
-    for withdrawal_id, hold_id, stored, derived in await tx.tuples(_HOLDS, params):
-        subject = _subject(tx, withdrawal_id, "ho", hold_id)
-        found.append(Difference("withdrawal-hold", subject, stored, derived))
-    for withdrawal_id, stored, derived in await tx.tuples(_MOVES, params):
-        subject = text_id("wd", tx.cell, withdrawal_id)
-        found.append(Difference("withdrawal-moves", subject, stored or "no withdrawal", derived))
+    for pages in (
+        Pages(
+            "withdrawals",
+            _BOUND,
+            {
+                "withdrawal-postings": _postings,
+                "withdrawal-hold": _holds,
+                "withdrawal-moves": _moves,
+            },
+            PAGE,
+            params,
+        ),
+        Pages(
+            "entries of withdrawals",
+            _ENTRY_BOUND,
+            {"withdrawal-postings": _strays},
+            ENTRIES_PAGE,
+        ),
+        Pages("holds of withdrawals", _HOLD_BOUND, {"withdrawal-hold": _stray_holds}, PAGE),
+    ):
+        found += await walk(snapshots, pages, told)
     return found
 
 
-def _subject(tx: CellRead, withdrawal_id: int | None, prefix: str, other_id: int | None) -> str:
-    if withdrawal_id is not None:
-        return text_id("wd", tx.cell, withdrawal_id)
-    return text_id(prefix, tx.cell, other_id or 0)
+_BOUND: LiteralString = (
+    "SELECT id FROM withdrawal WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+_ENTRY_BOUND: LiteralString = (
+    "SELECT id FROM entry WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+_HOLD_BOUND: LiteralString = (
+    "SELECT id FROM hold WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+
+
+async def _postings(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    found: list[Difference] = []
+    gone = [row[0] for row in await tx.tuples(_ARCHIVED, params)]
+    for withdrawal_id, missing, posting in await tx.tuples(_POSTINGS, {**params, "archived": gone}):
+        subject = text_id("wd", tx.cell, withdrawal_id)
+        stored, derived = ("nothing", posting) if missing else (posting, "nothing")
+        found.append(Difference("withdrawal-postings", subject, stored, derived))
+    return found
+
+
+async def _strays(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    """Postings of withdrawals' kinds under entries that no withdrawal names."""
+    low, high = params["low"], params["high"]
+    near = {"low": low, "high": high, "from": low - _NEAR, "to": min(high, LAST_ID - _NEAR) + _NEAR}
+    ids = {row[0] for row in await tx.tuples(_STRAYS, near)}
+    if ids:
+        ids -= {row[0] for row in await tx.tuples(_NAMED, {"ids": list(ids)})}
+    if not ids:
+        return []
+    return [
+        Difference("withdrawal-postings", text_id("en", tx.cell, entry_id), posting, "nothing")
+        for entry_id, posting in await tx.tuples(_STRAY_POSTINGS, {"ids": list(ids)})
+    ]
+
+
+async def _holds(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    return [_hold(tx, row) for row in await tx.tuples(_HOLDS, params)]
+
+
+async def _stray_holds(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    return [_hold(tx, row) for row in await tx.tuples(_STRAY_HOLDS, params)]
+
+
+def _hold(tx: CellRead, row: tuple[Any, ...]) -> Difference:
+    withdrawal_id, hold_id, stored, derived = row
+    subject = (
+        text_id("ho", tx.cell, hold_id)
+        if withdrawal_id is None
+        else text_id("wd", tx.cell, withdrawal_id)
+    )
+    return Difference("withdrawal-hold", subject, stored, derived)
+
+
+async def _moves(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    return [
+        Difference(
+            "withdrawal-moves", text_id("wd", tx.cell, row[0]), row[1] or "no withdrawal", row[2]
+        )
+        for row in await tx.tuples(_MOVES, params)
+    ]

@@ -1,24 +1,19 @@
 """A user asks for money: everything is checked, the money is set aside, the row exists - at once.
 
-`request` takes a batch and answers each command with a value. `request_once` is what the API
-calls: the caller's Idempotency-Key, the request and the stored answer are one transaction, so the
-first answer is also every later one, byte for byte, whether it was a yes or a no.
+`request` takes a batch and answers each command with a value. What the API calls is one level up,
+in `request_keyed`: there the request comes under a caller's key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import msgspec
-from psycopg.errors import LockNotAvailable
-
-from paymaster.db import audit, idempotency, outbox
-from paymaster.db.idempotency import Answer, Key
-from paymaster.db.tx import CellTx
+from paymaster.db import audit, outbox, traces
+from paymaster.db.tx import Actor, CellTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Broken, Conflict, Unprocessable
+from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
@@ -31,15 +26,24 @@ from paymaster.withdraw.machine import WITHDRAWAL
 BATCH_LIMIT = 1000
 """Commands in one call."""
 
+ACT = "withdrawal.request"
+"""What the audit trail calls a request."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestWithdrawal:
-    """Pay `amount` to a destination of the user; `fee` is taken on top of it."""
+    """Pay `amount` to a destination of the user; `fee` is taken on top of it.
+
+    `actor` and `trace_id` are the caller's where a transaction carries several callers' requests;
+    None means the transaction's.
+    """
 
     user_id: int
     destination_id: int
     amount: Money
     fee: Money | None = None
+    actor: Actor | None = None
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,35 +78,61 @@ async def request(
     `currency-mismatch`, `amount-not-positive`, `amount-below-minimum`, `amount-above-maximum`,
     `debt-open`, `insufficient-funds`, `balance-closed`.
     """
+    decided = await decide(tx, commands, [limits or {}] * len(commands))
+    async with tx.pipeline():
+        await write(tx, decided)
+    return decided.results
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Outcomes whose money is set aside; `write` makes the rows that belong to it."""
+
+    results: list[Requested]
+    made: list[tuple[RequestWithdrawal, store.NewRow]]
+
+
+async def decide(
+    tx: CellTx, commands: Sequence[RequestWithdrawal], limits: Sequence[Mapping[str, Limits]]
+) -> Decided:
+    """Check commands, each within limits of its own, and set their money aside.
+
+    In the same transaction `write` must follow.
+    """
     if len(commands) > BATCH_LIMIT:
         raise Broken("batch-limit", f"{len(commands)} requests in one call; split them.")
-    faults = await _faults(tx, commands, limits or {})
+    faults = await _faults(tx, commands, limits)
     sound = [c for c, fault in zip(commands, faults, strict=True) if fault is None]
-    made = iter(await _reserve(tx, sound))
-    results: list[Requested] = []
-    rows: list[tuple[RequestWithdrawal, store.NewRow]] = []
+    reserved = iter(await _reserve(tx, sound))
+    decided = Decided([], [])
     for command, fault in zip(commands, faults, strict=True):
         if fault is not None:
-            results.append(Requested(command, None, tx.now, *fault))
+            decided.results.append(Requested(command, None, tx.now, *fault))
             continue
-        row, refused = next(made)
+        row, refused = next(reserved)
         if refused is not None:
-            results.append(Requested(command, None, tx.now, *refused))
+            decided.results.append(Requested(command, None, tx.now, *refused))
             continue
-        results.append(Requested(command, row.id, tx.now))
-        rows.append((command, row))
-    if rows:
-        await store.insert(tx, WITHDRAWAL.initial.value, [row for _, row in rows])
-        await outbox.put(tx, [_message(tx, row) for _, row in rows])
-        await audit.record(tx, [_act(tx, command, row) for command, row in rows])
-    return results
+        decided.results.append(Requested(command, row.id, tx.now))
+        decided.made.append((command, row))
+    return decided
+
+
+async def write(tx: CellTx, decided: Decided) -> None:
+    """Withdrawals, their messages and audit records; nothing is asked back."""
+    if decided.made:
+        rows = [row for _, row in decided.made]
+        await store.insert(tx, WITHDRAWAL.initial.value, rows)
+        await outbox.put(tx, [_message(tx, row) for row in rows])
+        await audit.record(tx, [_act(tx, command, row) for command, row in decided.made])
+        await traces.link(tx, [row.trace_id for row in rows])
 
 
 _Fault = tuple[str, str]
 
 
 async def _faults(
-    tx: CellTx, commands: Sequence[RequestWithdrawal], limits: Mapping[str, Limits]
+    tx: CellTx, commands: Sequence[RequestWithdrawal], limits: Sequence[Mapping[str, Limits]]
 ) -> list[_Fault | None]:
     """What stands against each command, apart from its balance."""
     known = await store.asked(
@@ -115,9 +145,9 @@ async def _faults(
     return [
         _user_fault(found.user_status)
         or _destination_fault(command, found, tx.now)
-        or _amount_fault(command, limits.get(command.amount.currency))
+        or _amount_fault(command, within.get(command.amount.currency))
         or (_DEBT if (command.user_id, command.amount.currency) in indebted else None)
-        for command, found in zip(commands, known, strict=True)
+        for command, found, within in zip(commands, known, limits, strict=True)
     ]
 
 
@@ -194,10 +224,11 @@ async def _reserve(
             entry_release=next(ids),
             entry_paid=next(ids),
             entry_returned=next(ids),
+            trace_id=command.trace_id or tx.trace_id,
         )
         subject = text_id("wd", tx.cell, row.id)
         postings = recipes.request(command.user_id, amount + fee)
-        entry = Entry(row.entry_request, "request", subject, postings)
+        entry = Entry(row.entry_request, "request", subject, postings, trace_id=row.trace_id)
         rows.append(row)
         holds.append(Reserve(row.hold_id, entry, "withdrawal", subject))
     verdicts = await reserve(tx, holds)
@@ -221,87 +252,33 @@ def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
             "id": text_id("wd", tx.cell, row.id),
             "user": user,
             "destination": text_id("de", tx.cell, row.destination_id),
-            "amount": _wire(Money(row.amount, row.asset)),
-            "fee": _wire(Money(row.fee, row.asset)),
+            "amount": wire(Money(row.amount, row.asset)),
+            "fee": wire(Money(row.fee, row.asset)),
             "state": WITHDRAWAL.initial.value,
             "previous_state": None,
             "number": 0,
             "reason": None,
             "at": rfc3339(tx.now),
-            "trace_id": tx.trace_id,
+            "trace_id": row.trace_id,
         },
+        trace_id=row.trace_id,
     )
 
 
 def _act(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> audit.Act:
     return audit.Act(
-        "withdrawal.request",
+        ACT,
         text_id("wd", tx.cell, row.id),
         detail={
             "user": text_id("us", tx.cell, row.user_id),
             "destination": text_id("de", tx.cell, row.destination_id),
-            "amount": _wire(command.amount),
+            "amount": wire(command.amount),
         },
+        actor=command.actor,
+        trace_id=row.trace_id,
     )
 
 
-def _wire(money: Money) -> dict[str, str]:
+def wire(money: Money) -> dict[str, str]:
+    """Money as messages and answers write it."""
     return {"amount": money.text(), "currency": money.currency}
-
-
-Render = Callable[[CellTx, Requested], Answer]
-"""Makes the stored answer out of an outcome."""
-
-
-def render(tx: CellTx, outcome: Requested) -> Answer:
-    """202 with the new withdrawal, or 422 problem+json; ids and amounts only, nothing personal."""
-    if outcome.withdrawal_id is None:
-        problem = {
-            "type": f"/docs/errors#{outcome.slug}",
-            "title": Unprocessable.title,
-            "status": Unprocessable.status,
-            "detail": outcome.detail,
-            "code": outcome.slug,
-            "retryable": False,
-            "trace_id": tx.trace_id,
-        }
-        return Answer(Unprocessable.status, msgspec.json.encode(problem))
-    command = outcome.command
-    body = {
-        "id": text_id("wd", tx.cell, outcome.withdrawal_id),
-        "user": text_id("us", tx.cell, command.user_id),
-        "destination": text_id("de", tx.cell, command.destination_id),
-        "amount": _wire(command.amount),
-        "fee": _wire(command.fee or Money.zero(command.amount.currency)),
-        "state": WITHDRAWAL.initial.value,
-        "requested_at": rfc3339(outcome.requested_at),
-        "trace_id": tx.trace_id,
-    }
-    return Answer(202, msgspec.json.encode(body))
-
-
-async def request_once(
-    tx: CellTx,
-    key: Key,
-    command: RequestWithdrawal,
-    *,
-    limits: Mapping[str, Limits] | None = None,
-    render: Render = render,
-) -> Answer:
-    """One request under a caller's key: the first answer, and the same bytes ever after.
-
-    A copy that races its original waits for it on the key's unique index, so it never sees the
-    balance that the original has just set aside.
-
-    Raises Unprocessable `idempotency-key-reused`, Conflict `in-progress`.
-    """
-    try:
-        stored = await idempotency.begin(tx, key)
-    except LockNotAvailable:
-        raise Conflict("in-progress", "The first request with this key is still running.") from None
-    if stored is not None:
-        return stored
-    (outcome,) = await request(tx, [command], limits=limits)
-    answer = render(tx, outcome)
-    await idempotency.finish(tx, key, answer)
-    return answer

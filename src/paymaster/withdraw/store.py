@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.money import Money
 
 
-@dataclass(frozen=True, slots=True)
-class Withdrawal:
-    """A row as it is locked and moved. Amounts are minor units of `asset`."""
+class Withdrawal(NamedTuple):
+    """A row as it is locked and moved. Amounts are minor units of `asset`.
+
+    A tuple and not a dataclass, as every row of every batch is read into one.
+    """
 
     id: int
     user_id: int
@@ -31,6 +35,7 @@ class Withdrawal:
     lease_token: int
     trace_id: str
     version: int
+    tries: int
 
     @property
     def net(self) -> Money:
@@ -45,50 +50,70 @@ class Withdrawal:
     @property
     def total(self) -> Money:
         """What is set aside: amount and fee."""
-        return self.net + self.fees
+        return Money(self.amount + self.fee, self.asset)
 
 
 async def lock(tx: CellTx, ids: Sequence[int]) -> dict[int, Withdrawal]:
     """Lock rows in order of id; what does not exist is left out."""
-    rows = await tx.fetch(
+    rows = await tx.tuples(
         """
         SELECT id, user_id, destination_id, amount, fee, asset, state, number, hold_id,
             entry_release, entry_paid, entry_returned, rail_account_id, lease_token, trace_id,
-            version
+            version, tries
         FROM withdrawal WHERE id = ANY(%s) ORDER BY id FOR UPDATE
         """,
         (sorted(set(ids)),),
-        Withdrawal,
     )
-    return {row.id: row for row in rows}
+    return {row[0]: Withdrawal._make(row) for row in rows}
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Whether user and destination of a withdrawal still stand."""
-
-    id: int
-    user_status: str
-    destination_state: str
-
-
-async def standing(tx: CellRead, ids: Sequence[int]) -> dict[int, Standing]:
-    """The standing behind withdrawals, in a statement after their lock."""
-    rows = await tx.fetch(
+async def take_due(tx: CellTx, state: str, limit: int) -> list[Withdrawal]:
+    """Lock due rows of one state, oldest first; those that others hold are left to them."""
+    rows = await tx.tuples(
         """
-        SELECT w.id, u.status AS user_status, d.state AS destination_state
-        FROM withdrawal w JOIN app_user u ON u.id = w.user_id
-            JOIN destination d ON d.id = w.destination_id
-        WHERE w.id = ANY(%s)
+        SELECT id, user_id, destination_id, amount, fee, asset, state, number, hold_id,
+            entry_release, entry_paid, entry_returned, rail_account_id, lease_token, trace_id,
+            version, tries
+        FROM withdrawal WHERE state = %s AND due_at <= %s
+        ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
         """,
-        (list(ids),),
-        Standing,
+        (state, tx.now, limit),
     )
-    return {row.id: row for row in rows}
+    return [Withdrawal._make(row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+async def take_queued(tx: CellTx, rail_account_id: int, limit: int) -> list[Withdrawal]:
+    """Lock due rows that wait for a rail account, oldest first."""
+    rows = await tx.tuples(
+        """
+        SELECT id, user_id, destination_id, amount, fee, asset, state, number, hold_id,
+            entry_release, entry_paid, entry_returned, rail_account_id, lease_token, trace_id,
+            version, tries
+        FROM withdrawal WHERE state = 'queued' AND rail_account_id = %s AND due_at <= %s
+        ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+        """,
+        (rail_account_id, tx.now, limit),
+    )
+    return [Withdrawal._make(row) for row in rows]
+
+
+async def not_standing(
+    tx: CellRead, user_ids: Sequence[int], destination_ids: Sequence[int]
+) -> tuple[dict[int, str], frozenset[int]]:
+    """Users that are not active, with their status, and destinations that are closed."""
+    rows = await tx.tuples(
+        """
+        SELECT id, status, true FROM app_user WHERE id = ANY(%s) AND status <> 'active'
+        UNION ALL
+        SELECT id, state, false FROM destination WHERE id = ANY(%s) AND state <> 'active'
+        """,
+        (list(user_ids), list(destination_ids)),
+    )
+    users = {row[0]: row[1] for row in rows if row[2]}
+    return users, frozenset(row[0] for row in rows if not row[2])
+
+
+class Change(NamedTuple):
     """What a move writes to a withdrawal that is locked at `version`."""
 
     id: int
@@ -104,27 +129,30 @@ class Change:
 
 
 async def write_states(tx: CellTx, changes: Sequence[Change]) -> None:
-    """Write new states. Raises Broken when a row was not as it was locked."""
+    """Write new states. Raises Broken when a row was not as it was locked.
+
+    The ids stand there twice so that the rows are looked up, however small the table is guessed.
+    """
     touched = await tx.execute(
         """
         UPDATE withdrawal w SET state = u.state, number = u.number, reason = u.reason,
             rail_account_id = u.rail, due_at = u.due, lease_token = u.lease, tries = 0,
             version = w.version + 1
-        FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[],
-            %s::timestamptz[], %s::bigint[])
+        FROM unnest(%(ids)s::bigint[], %(versions)s::int[], %(numbers)s::int[], %(states)s::text[],
+            %(reasons)s::text[], %(rails)s::bigint[], %(dues)s::timestamptz[], %(leases)s::bigint[])
             AS u (id, version, number, state, reason, rail, due, lease)
-        WHERE w.id = u.id AND w.version = u.version
+        WHERE w.id = ANY(%(ids)s::bigint[]) AND w.id = u.id AND w.version = u.version
         """,
-        (
-            [change.id for change in changes],
-            [change.version for change in changes],
-            [change.number for change in changes],
-            [change.target for change in changes],
-            [change.reason for change in changes],
-            [change.rail_account_id for change in changes],
-            [change.due_at for change in changes],
-            [change.lease_token for change in changes],
-        ),
+        {
+            "ids": [change.id for change in changes],
+            "versions": [change.version for change in changes],
+            "numbers": [change.number for change in changes],
+            "states": [change.target for change in changes],
+            "reasons": [change.reason for change in changes],
+            "rails": [change.rail_account_id for change in changes],
+            "dues": [change.due_at for change in changes],
+            "leases": [change.lease_token for change in changes],
+        },
     )
     if touched != len(changes):
         raise Broken("withdrawal-moved", "A locked withdrawal changed under its lock.")
@@ -133,27 +161,16 @@ async def write_states(tx: CellTx, changes: Sequence[Change]) -> None:
 async def write_moves(tx: CellTx, machine: str, changes: Sequence[Change]) -> None:
     """Record moves; the database refuses one that is not in `legal_move`."""
     first = tx.append(len(changes))
-    await tx.execute(
-        """
-        INSERT INTO withdrawal_move (withdrawal_id, number, machine, source, event, target, actor,
-            reason, commit_id, ordinal, moved_at)
-        SELECT u.id, u.number, %s, u.source, u.event, u.target, %s, u.reason, %s, u.ordinal, %s
-        FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[],
-            %s::int[]) AS u (id, number, source, event, target, reason, ordinal)
-        """,
-        (
-            machine,
-            tx.actor.name,
-            tx.commit_id,
-            tx.now,
-            [change.id for change in changes],
-            [change.number for change in changes],
-            [change.source for change in changes],
-            [change.event for change in changes],
-            [change.target for change in changes],
-            [change.reason for change in changes],
-            list(range(first, first + len(changes))),
-        ),
+    same = f"{copying.text(tx.actor.name)}\t{tx.commit_id}\t{tx.now.isoformat()}\n"
+    await tx.copy(
+        "COPY withdrawal_move (withdrawal_id, number, source, event, target, ordinal, reason,"
+        " machine, actor, commit_id, moved_at) FROM STDIN",
+        [
+            f"{change.id}\t{change.number}\t{change.source}\t{change.event}\t{change.target}\t"
+            f"{ordinal}\t{copying.NULL if change.reason is None else copying.text(change.reason)}\t"
+            f"{machine}\t{same}"
+            for ordinal, change in enumerate(changes, first)
+        ],
     )
 
 
@@ -185,8 +202,7 @@ async def asked(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NewRow:
+class NewRow(NamedTuple):
     """A withdrawal to insert, with the ids that all its entries will have."""
 
     id: int
@@ -200,6 +216,7 @@ class NewRow:
     entry_release: int
     entry_paid: int
     entry_returned: int
+    trace_id: str
 
 
 async def insert(tx: CellTx, state: str, rows: Sequence[NewRow]) -> None:
@@ -209,15 +226,15 @@ async def insert(tx: CellTx, state: str, rows: Sequence[NewRow]) -> None:
         INSERT INTO withdrawal (id, user_id, destination_id, amount, fee, asset, hold_id,
             entry_request, entry_release, entry_paid, entry_returned, state, number, due_at, tries,
             lease_token, requested_at, trace_id, version)
-        SELECT u.*, %s, 0, %s, 0, 0, %s, %s, 1
+        SELECT i, u, d, m, f, a, h, e1, e2, e3, e4, %s, 0, %s, 0, 0, %s, t, 1
         FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-            %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS u
+            %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+            %s::text[]) AS n (i, u, d, m, f, a, h, e1, e2, e3, e4, t)
         """,
         (
             state,
             tx.now,
             tx.now,
-            tx.trace_id,
             [row.id for row in rows],
             [row.user_id for row in rows],
             [row.destination_id for row in rows],
@@ -229,6 +246,7 @@ async def insert(tx: CellTx, state: str, rows: Sequence[NewRow]) -> None:
             [row.entry_release for row in rows],
             [row.entry_paid for row in rows],
             [row.entry_returned for row in rows],
+            [row.trace_id for row in rows],
         ),
     )
 

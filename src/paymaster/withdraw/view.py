@@ -13,12 +13,13 @@ from itertools import islice
 from typing import Any
 
 from paymaster.db import audit
+from paymaster.db.traces import Traced
 from paymaster.db.tx import CellRead
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import NotFound
-from paymaster.kernel.ids import Ref, text_id
+from paymaster.kernel.ids import Ref, parse_text_id, text_id
 from paymaster.kernel.money import Money
-from paymaster.withdraw import view_store
+from paymaster.withdraw import request, view_store
 from paymaster.withdraw.machine import State
 from paymaster.withdraw.view_store import AttemptRow, EntryRow, MoveRow, Shown, VerdictRow
 
@@ -197,10 +198,10 @@ async def one(tx: CellRead, withdrawal_id: int, *, user_id: int | None = None) -
     return Summary(Ref(tx.cell, withdrawal_id), rows[0])
 
 
-async def of_trace(tx: CellRead, trace_id: str, limit: int = 50) -> list[Story]:
-    """The stories of the withdrawals that were asked for under a trace id, oldest first."""
-    rows = await view_store.shown_of_trace(tx, trace_id, _bounded(limit))
-    return [await story(tx, row.id) for row in rows]
+async def of_trace(tx: CellRead, found: Traced, limit: int = 50) -> list[Story]:
+    """The stories of the withdrawals that were asked for under a trace, oldest first."""
+    asked = {parse_text_id("wd", act.subject).id for act in found.acts if act.name == request.ACT}
+    return [await story(tx, one) for one in sorted(asked)[: _bounded(limit)]]
 
 
 async def of_user(

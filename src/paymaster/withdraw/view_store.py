@@ -45,13 +45,6 @@ async def shown(tx: CellRead, ids: Sequence[int]) -> list[Shown]:
     return await tx.fetch(_SHOWN + "WHERE w.id = ANY(%s) ORDER BY w.id DESC", (list(ids),), Shown)
 
 
-async def shown_of_trace(tx: CellRead, trace_id: str, limit: int) -> list[Shown]:
-    """Withdrawals that were asked for under a trace id."""
-    return await tx.fetch(
-        _SHOWN + "WHERE w.trace_id = %s ORDER BY w.id LIMIT %s", (trace_id, limit), Shown
-    )
-
-
 async def shown_of_user(tx: CellRead, user_id: int, below: int, limit: int) -> list[Shown]:
     """A user's withdrawals with ids below a bound, newest first."""
     return await tx.fetch(

@@ -1,0 +1,182 @@
+"""What many requests of this process share: their reads and writes are merged into batches.
+
+A batch of requests costs one transaction in the directory (who calls, where the users live, which
+limits are in force) and one in each cell concerned. Nothing is cached: a key that is revoked is
+refused by the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
+
+from paymaster.compose import Deps
+from paymaster.db import idempotency, inbox
+from paymaster.db.coalesce import Coalescer, Failed, Run, UseCase, halved, in_cell
+from paymaster.db.idempotency import Answer
+from paymaster.db.idempotency import Key as StoredKey
+from paymaster.db.inbox import Incoming
+from paymaster.db.tx import Actor, ControlRead, ControlTx
+from paymaster.kernel.errors import Unauthenticated
+from paymaster.kernel.ids import Ref
+from paymaster.observe import trace_id_of
+from paymaster.people import credentials, users
+from paymaster.people.credentials import Credential
+from paymaster.screen import activate
+from paymaster.screen.defaults import default_rule_set
+from paymaster.settle import webhook
+from paymaster.withdraw.request import Limits
+from paymaster.withdraw.request_keyed import Keyed, render, request_many
+
+C = TypeVar("C")
+Out = TypeVar("Out")
+
+ACTOR = Actor("role:api")
+"""Whose the merged transactions are; acts in them are their callers'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Asks who a key is and, where named, for a user and the limits of withdrawals."""
+
+    key: str
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`ref` is None when the user was not asked for, or has no such name with the app."""
+
+    credential: Credential
+    ref: Ref | None = None
+    limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
+
+
+def _merging(deps: Deps, run: Run[C, Out]) -> Coalescer[C, Out]:
+    limits = deps.settings.database
+    return Coalescer(
+        run, batch_limit=limits.merge_batch_items, queue_limit=limits.merge_queue_items
+    )
+
+
+class _PerCell(Generic[C, Out]):
+    """A coalescer for each cell that is asked of."""
+
+    def __init__(self, deps: Deps, actor: Actor, use_case: UseCase[C, Out]) -> None:
+        self._deps = deps
+        self._actor = actor
+        self._use_case = use_case
+        self._cells: dict[int, Coalescer[C, Out]] = {}
+
+    async def submit(self, cell: int, command: C) -> Out:
+        """The outcome of a command in a cell that exists."""
+        found = self._cells.get(cell)
+        if found is None:
+            run = in_cell(self._deps.dbs.cell(cell), self._actor, self._use_case)
+            found = self._cells[cell] = _merging(self._deps, run)
+        return await found.submit(command)
+
+    async def close(self) -> None:
+        """Answer what waits and take no more."""
+        await asyncio.gather(*(one.close() for one in self._cells.values()))
+
+
+class Inbox:
+    """What the process that takes webhooks merges."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._kept: _PerCell[Sequence[Incoming], int] = _PerCell(
+            deps, webhook.ACTOR, inbox.receive_each
+        )
+        self.close = self._kept.close
+
+    async def keep(self, cell: int, messages: Sequence[Incoming]) -> int:
+        """Keep the messages of a webhook; how many were new. Raises Busy `queue-full`."""
+        return await self._kept.submit(cell, messages)
+
+
+class Hot:
+    """What the process of the API merges."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+        self._looks: Coalescer[Look, Seen] = _merging(deps, halved(self._look))
+        self._claims: Coalescer[StoredKey, None] = _merging(deps, halved(self._claim))
+        self._limits: dict[int, tuple[int | None, Mapping[str, Limits]]] = {}
+        worded = partial(render, errors_url=deps.settings.api.errors_url)
+        self._requests: _PerCell[Keyed, Answer] = _PerCell(
+            deps, ACTOR, partial(request_many, render=worded)
+        )
+
+    async def look(self, asked: Look) -> Seen:
+        """Verify a key. Raises Unauthenticated, Busy `queue-full`."""
+        return await self._looks.submit(asked)
+
+    async def claim(self, key: StoredKey) -> None:
+        """In an environment of several cells: one key belongs to one body, wherever its effect is.
+
+        Raises Unprocessable `idempotency-key-reused`, Conflict `in-progress`, Busy `queue-full`.
+        """
+        await self._claims.submit(key)
+
+    async def request(self, cell: int, asked: Keyed) -> Answer:
+        """Ask for a withdrawal; the answer, made or replayed.
+
+        Raises Unprocessable `idempotency-key-reused`, Conflict `in-progress`, Busy `queue-full`.
+        """
+        return await self._requests.submit(cell, asked)
+
+    async def close(self) -> None:
+        """Answer what waits and take no more."""
+        await asyncio.gather(self._looks.close(), self._claims.close(), self._requests.close())
+
+    async def limits(self, tx: ControlRead, environment_id: int) -> Mapping[str, Limits]:
+        """What a request for a withdrawal is refused for at once, by currency.
+
+        A version of the rules never changes, so that its limits are read once.
+        """
+        version = await activate.version(tx, environment_id)
+        known = self._limits.get(environment_id)
+        if known is None or known[0] != version:
+            rules = await activate.current(tx, environment_id) or default_rule_set()
+            known = self._limits[environment_id] = version, activate.limits(rules)
+        return known[1]
+
+    async def _look(self, asked: Sequence[Look]) -> list[Seen | Failed]:
+        found = await self._deps.dbs.control.read(partial(self._seen, asked))
+        used = {one.credential.id: one.credential for one in found if isinstance(one, Seen)}
+        for credential in used.values():
+            await credentials.note_use(self._deps.dbs, credential)
+        return found
+
+    async def _seen(self, asked: Sequence[Look], tx: ControlRead) -> list[Seen | Failed]:
+        keys = list({one.key: None for one in asked})
+        known = dict(zip(keys, await credentials.verified(tx, keys), strict=True))
+        named: dict[int, list[str]] = {}
+        for one in asked:
+            caller = known[one.key]
+            if one.user is not None and isinstance(caller, Credential):
+                named.setdefault(caller.environment_id, []).append(one.user)
+        refs = {env: await users.refs(tx, env, names) for env, names in named.items()}
+        limits = {env: await self.limits(tx, env) for env in named}
+        found: list[Seen | Failed] = []
+        for one in asked:
+            caller = known[one.key]
+            if isinstance(caller, Unauthenticated):
+                found.append(Failed(caller))
+            elif one.user is None:
+                found.append(Seen(caller))
+            else:
+                here = caller.environment_id
+                found.append(Seen(caller, refs[here].get(one.user), limits[here]))
+        return found
+
+    async def _claim(self, keys: Sequence[StoredKey]) -> list[Failed | None]:
+        async def work(tx: ControlTx) -> list[Failed | None]:
+            refusals = await idempotency.claim(tx, keys)
+            return [None if refusal is None else Failed(refusal) for refusal in refusals]
+
+        return await self._deps.dbs.control.run(ACTOR, trace_id_of(None), work, merged=True)

@@ -1,0 +1,78 @@
+"""`POST /v1/withdrawals` without a framework's parsing, for requests that read well at once.
+
+What is not plain (another media type, a query, a body with a fault, ...) takes the documented
+route, which finds out what is wrong with it and says so. Both end in the same merged request.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from paymaster.api.context import admitted, hot_of, key_of, usable_key
+from paymaster.api.hot import Look
+from paymaster.api.limiter import Limiter
+from paymaster.api.withdrawals import asked
+from paymaster.kernel.errors import Unauthenticated
+from paymaster.kernel.money import Money
+
+LARGEST_BODY_BYTES = 4096
+"""Longer bodies take the documented route, which verifies the key before it reads a body."""
+
+
+class _Amount(msgspec.Struct, forbid_unknown_fields=True):
+    amount: Annotated[str, msgspec.Meta(max_length=32)]
+    currency: Annotated[str, msgspec.Meta(max_length=12)]
+
+
+class _Asked(msgspec.Struct, forbid_unknown_fields=True):
+    user: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    destination: str
+    amount: _Amount
+
+
+_DECODER = msgspec.json.Decoder(_Asked)
+
+
+def is_plain(request: Request) -> bool:
+    """Whether a request may be read here."""
+    headers = dict(request.scope["headers"])  # names are in lower case by the ASGI standard
+    length = headers.get(b"content-length", b"")
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return (
+        not request.scope["query_string"]
+        and media_type == b"application/json"
+        and b"content-encoding" not in headers
+        and length.isdigit()
+        and int(length) <= LARGEST_BODY_BYTES
+        and usable_key(headers.get(b"idempotency-key", b"").decode("latin-1"))
+    )
+
+
+async def ask(request: Request) -> Response | None:
+    """Answer a plain request; None when it must take the documented route.
+
+    Raises what that one raises: Unauthenticated, Forbidden, RateLimited, NotFound, Refusal,
+    Unprocessable, Conflict, Busy.
+    """
+    sent = await request.body()
+    try:
+        body = _DECODER.decode(sent)
+        key = key_of(request)
+    except (msgspec.DecodeError, UnicodeDecodeError, Unauthenticated):
+        return None
+    if "\0" in body.user or "\0" in body.destination or not body.user.isprintable():
+        return None
+    seen = await hot_of(request).look(Look(key, body.user))
+    if seen.ref is None:
+        return None
+    call = admitted(request, seen)
+    call.credential.require("withdrawals")
+    limiter: Limiter = request.app.state.limiter
+    request.state.rate_limit = limiter.take(call.credential.id)
+    amount = Money.parse(body.amount.amount, body.amount.currency)
+    caller_key = dict(request.scope["headers"])[b"idempotency-key"].decode("latin-1")
+    return await asked(call, caller_key, sent, seen.ref, seen.limits, body.destination, amount)

@@ -1,0 +1,125 @@
+"""Heads of the chains as a document that leaves the installation, signed if wanted.
+
+Whoever can write the whole database can compute all seals anew. A head that was exported before and
+is kept where that person cannot reach it no longer fits then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from paymaster.db.seal import Head
+from paymaster.kernel.errors import Refusal
+from paymaster.secrets.local import verify_ed25519
+from paymaster.secrets.port import Signer
+
+VERSION = 1
+SIGNING_KEY = "audit-head"
+"""The signer's key for exported heads, unless another one is named."""
+
+
+class _Head(msgspec.Struct, forbid_unknown_fields=True):
+    chain: str
+    block: int
+    format: int
+    last_seq: str
+    hash: str
+    sealed_at: str
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True):
+    version: int
+    exported_at: str
+    heads: list[_Head]
+    key_id: str | None = None
+    signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Heads as they were exported; `signature` is over `message`."""
+
+    heads: Sequence[Head]
+    exported_at: str
+    key_id: str | None
+    signature: bytes | None
+    message: bytes
+
+    def signed_by(self, public_keys: Sequence[bytes]) -> bool:
+        """Whether the owner of one of these raw Ed25519 public keys signed it."""
+        made = self.signature
+        return made is not None and any(
+            verify_ed25519(key, self.message, made) for key in public_keys
+        )
+
+    def of(self, chain: str) -> Head | None:
+        """The head of a chain, if it is in the document."""
+        return next((head for head in self.heads if head.chain == chain), None)
+
+
+def export(
+    heads: Sequence[Head], now: datetime, signer: Signer | None, key_id: str = SIGNING_KEY
+) -> str:
+    """The document, as JSON; signed when there is a signer.
+
+    Raises Broken `secret-missing` or `secret-malformed`.
+    """
+    body: dict[str, Any] = {
+        "version": VERSION,
+        "exported_at": _moment(now),
+        "heads": [
+            {
+                "chain": head.chain,
+                "block": head.block,
+                "format": head.format,
+                "last_seq": str(head.last_seq),
+                "hash": head.hash.hex(),
+                "sealed_at": _moment(head.sealed_at),
+            }
+            for head in heads
+        ],
+    }
+    if signer is not None:
+        body["key_id"] = key_id
+        body["signature"] = signer.sign(key_id, message(body)).hex()
+    return json.dumps(body, indent=2)
+
+
+def read(text: str | bytes) -> Exported:
+    """Read an exported document. Raises Refusal `audit-head-malformed`."""
+    try:
+        found = msgspec.json.decode(text, type=_Document)
+        if found.version != VERSION:
+            raise Refusal("audit-head-malformed", f"Version {found.version} is not known here.")
+        heads = [
+            Head(
+                head.chain,
+                head.block,
+                head.format,
+                int(head.last_seq),
+                bytes.fromhex(head.hash),
+                datetime.fromisoformat(head.sealed_at),
+            )
+            for head in found.heads
+        ]
+        signature = None if found.signature is None else bytes.fromhex(found.signature)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Refusal("audit-head-malformed", f"This is no exported head: {error}.") from error
+    signed = message(msgspec.to_builtins(found))
+    return Exported(heads, found.exported_at, found.key_id, signature, signed)
+
+
+def message(body: Mapping[str, Any]) -> bytes:
+    """The exact bytes that are signed: JSON of all but the signature, keys sorted, no spaces."""
+    kept = {k: v for k, v in body.items() if k != "signature" and v is not None}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
