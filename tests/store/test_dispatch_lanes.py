@@ -10,9 +10,10 @@ import pytest
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
 from tests.scripted_rails import AskableRail
 from tests.withdrawals import assert_proven
-from tests.world import PostgresServer
+from tests.world import ACTOR, PostgresServer
 
 from paymaster.kernel.errors import NeverSent, RailRefused
+from paymaster.kernel.ids import new_trace_id
 
 
 @pytest.fixture
@@ -132,3 +133,49 @@ async def test_a_rate_limit_spreads_calls(payouts: Payouts, bank: AskableRail) -
     await dispatcher.tick(1)
     slow = payouts.accounts["slow"].id
     assert dispatcher.lanes[slow].room(payouts.world.clock.now()) == 3
+
+
+async def test_a_full_lane_goes_on_when_a_call_ends_and_not_at_its_next_look(
+    payouts: Payouts, bank: AskableRail
+) -> None:
+    """Patience is a minute: had it waited that long, `work` would have said 0."""
+    await payouts.world.dbs.control.run(
+        ACTOR,
+        new_trace_id(),
+        lambda tx: tx.execute('UPDATE rail_account SET settings = \'{"concurrency": "1"}\''),
+    )
+    bank.gate = asyncio.Event()
+    first, second, third = await some(payouts, "iban", range(3))
+    dispatcher = payouts.dispatcher()
+    assert await dispatcher.work(1, 60.0) > 0
+    waiting = asyncio.create_task(dispatcher.work(1, 60.0))
+    while not bank.gate.is_set():
+        await asyncio.sleep(0.05)
+        assert not waiting.done(), "there is no room"
+        bank.gate.set()
+    assert await waiting == 1
+    for _ in range(6):
+        await dispatcher.work(1, 60.0)
+    await dispatcher.drain()
+    for each in (first, second, third):
+        assert (await payouts.states(each))[0] == "sent"
+
+
+async def test_with_all_lanes_full_what_is_approved_keeps_its_choice(
+    payouts: Payouts, bank: AskableRail, wallet: AskableRail
+) -> None:
+    bank.gate = wallet.gate = asyncio.Event()
+    kinds = ("iban", "sandbox-wallet")
+    busy = [
+        await some(payouts, kind, range(n, n + 8)) for n, kind in zip((0, 8), kinds, strict=True)
+    ]
+    dispatcher = payouts.dispatcher()
+    await dispatcher.tick(1)
+    (late,) = await some(payouts, "iban", range(20, 21))
+    assert await dispatcher.tick(1) == 0
+    assert (await payouts.states(late)) == ("approved", [])
+    bank.gate.set()
+    await dispatcher.drain()
+    await payouts.run(dispatcher)
+    for each in (late, *busy[0], *busy[1]):
+        assert (await payouts.states(each))[0] == "sent"

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from tests.earning import Earning, day, earning_world, event
@@ -372,11 +373,11 @@ async def test_a_poisoned_event_stands_alone(earning: Earning, monkeypatch: pyte
     honest = ingest.record
 
     async def strict(
-        tx: CellTx, sealer: Sealer, catalogue: Catalogue, events: Sequence[Event]
+        tx: CellTx, sealer: Sealer, catalogue: Catalogue, events: Sequence[Event], **rest: Any
     ) -> list[EventOutcome]:
         if any(one.event_id == "2" for one in events):
             await tx.value("SELECT 'poison'::timestamptz")
-        return await honest(tx, sealer, catalogue, events)
+        return await honest(tx, sealer, catalogue, events, **rest)
 
     monkeypatch.setattr(ingest, "record", strict)
     outcomes = await earning.send(

@@ -89,6 +89,39 @@ async def test_rewards_wait_for_money_and_are_paid_oldest_first(earning: Earning
     await earning.prove()
 
 
+async def test_dry_campaigns_keep_no_other_waiting(
+    earning: Earning, monkeypatch: pytest.MonkeyPatch
+):
+    """More campaigns wait than are looked at in one go: the round reaches every one."""
+    await earning.add_users("u1")
+    camps = [await earning.put_campaign(f"c{n}") for n in range(7)]
+    for n in range(7):
+        await earning.put_task(ONCE, parent=f"c{n}", reward="1.00")
+        await earning.send(event(f"e{n}", "u1", "done", campaign=f"c{n}"))
+    monkeypatch.setattr(reward, "MAX_CAMPAIGNS", 2)
+    numbers = sorted(camp.number for camp in camps)
+    await earning.fund(numbers[6], "1.00")
+    await earning.fund(numbers[3], "1.00")
+    moved = [await earning.world.run(reward.retry_awaiting) for _ in range(4)]
+    assert moved == [0, 1, 0, 1]
+    # Five are left; the round begins anew, and again after its end.
+    await earning.fund(numbers[0], "1.00")
+    assert await earning.world.run(reward.retry_awaiting) == 1
+    await earning.fund(numbers[1], "1.00")
+    moved = [await earning.world.run(reward.retry_awaiting) for _ in range(4)]
+    assert sum(moved) == 1
+    # One that is named is looked at whatever the round says.
+    await earning.fund(numbers[5], "1.00")
+    await earning.fund(numbers[4], "1.00")
+    named = [
+        await earning.world.run(lambda tx, n=n: reward.retry_awaiting(tx, campaign_id=n))
+        for n in (numbers[5], numbers[5], numbers[2])
+    ]
+    assert named == [1, 0, 0]
+    assert (await earning.balance("u1")).available.minor == 500
+    await earning.prove()
+
+
 async def test_a_batch_spends_what_is_there_and_not_more(earning: Earning):
     campaign = await offered(earning, "0.00", reward_="0.30")
     await earning.fund(campaign, "1.00")

@@ -262,11 +262,16 @@ async def test_nobody_cancels_what_is_being_sent(payouts: Payouts) -> None:
     assert await one.stands() == ("sending", HELD)
 
 
-async def test_a_want_of_funds_after_it_was_taken_in_fails_it(payouts: Payouts) -> None:
+async def test_a_want_of_funds_waits_also_after_it_was_taken_in(payouts: Payouts) -> None:
+    """The bank's report comes long after it took the file: the earner cannot help it either."""
     one = await sending(payouts, 1)
     await one.hears(A)
     await one.hears(J, code="AM04")
-    assert await one.stands() == ("failed", BACK)
+    assert await one.stands() == ("queued", HELD)
+    reason = await payouts.value("SELECT reason FROM withdrawal WHERE id = %s", one.id)
+    assert str(reason).startswith("AM04: attempt at_")
+    await one.hears(P)
+    assert await one.stands() == ("queued", HELD), "what was refused is not paid: that is a break"
     other = await sending(payouts, 2)
     await other.hears(J, code="AM04")
     assert await other.stands() == ("queued", HELD)

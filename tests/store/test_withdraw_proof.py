@@ -17,6 +17,7 @@ from tests.world import PostgresServer, World
 from paymaster.db.tx import CellTx
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
+from paymaster.ledger import proof as ledger_proof
 from paymaster.ledger import recipes
 from paymaster.ledger.entry import Entry
 from paymaster.ledger.hold import Settle, settle
@@ -128,6 +129,17 @@ async def test_a_posting_that_stands_twice_is_found(world: World):
         " requested, source_previous, source_number, source_balance, destination_previous,"
         " destination_number, destination_balance FROM posting"
         " WHERE entry_id = (SELECT entry_paid FROM withdrawal WHERE id = %s) AND amount = 4000",
+        posting_id,
+        withdrawal_id,
+    )
+    # Outside of the entry's range of ids nobody reads it; the proof of the books names it.
+    assert await told_of(world, withdrawal_id) == []
+    strays = [d for d in await world.read(ledger_proof.prove) if d.check == "posting-entry"]
+    assert [d.subject for d in strays] == [str(posting_id)]
+    as_owner(
+        world,
+        "UPDATE entry SET last_posting_id = %s"
+        " WHERE id = (SELECT entry_paid FROM withdrawal WHERE id = %s)",
         posting_id,
         withdrawal_id,
     )

@@ -27,13 +27,8 @@ from paymaster.ledger import recipes
 from paymaster.ledger.entry import Entry
 from paymaster.ledger.post import post
 from paymaster.withdraw import moves
-from paymaster.withdraw.request import (
-    Limits,
-    Requested,
-    RequestWithdrawal,
-    request,
-    request_once,
-)
+from paymaster.withdraw.request import Limits, Requested, RequestWithdrawal, request
+from paymaster.withdraw.request_keyed import request_once
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -6,12 +6,13 @@ import gzip
 import json
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import blake2b
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paymaster.earn.intake import Limits, Parsed, TooLarge, inflate, parse, payload_text
+from paymaster.earn.intake import Limits, Parsed, TooLarge, inflate, parse
 from paymaster.kernel.errors import Refusal
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
@@ -201,6 +202,26 @@ def test_the_digest_tells_bodies_apart_but_not_spellings():
     assert digest_of(ndjson(line(user="u2"))) != plain
 
 
+def test_the_digest_of_an_event_never_changes():
+    """It is stored: another one would turn every repeated event into a conflict."""
+    said = {"item": "a", "answer": "\u00e4\t1", "n": 1.5, "z": None, "b": True}
+    [event] = parse(
+        ndjson(line(payload=said, occurred_at="2026-11-20T10:00:00.25+02:00")), "app", NOW
+    ).events
+    body = (
+        '["u1","camp","task","answer","2026-11-20T08:00:00.250000Z",'
+        '{"answer":"\u00e4\\t1","b":true,"item":"a","n":1.5,"z":null}]'
+    )
+    assert event.digest == blake2b(body.encode(), digest_size=16).digest()
+    assert event.stored == body[body.index("{") : -1]
+
+
+def test_an_event_does_not_show_whose_it_is():
+    [event] = parse(ndjson(line(user="somebody", payload={"answer": "secret"})), "app", NOW).events
+    assert "somebody" not in repr(event)
+    assert "secret" not in repr(event)
+
+
 def parse_or_slug(body: bytes) -> Parsed | str:
     try:
         return parse(body, "app", NOW)
@@ -226,7 +247,7 @@ def test_any_object_becomes_an_event_or_a_fault(value: dict[str, object]):
         return
     assert len(parsed.events) + len(parsed.faults) == 1
     for event in parsed.events:
-        text = payload_text(event.payload)
+        text = event.stored
         assert "\\u0000" not in text
         text.encode()
 

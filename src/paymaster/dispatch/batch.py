@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
+from typing import NamedTuple
 
 from paymaster.db.tx import CellTx
 from paymaster.dispatch import store, transfer, transfer_store, window
@@ -19,7 +20,7 @@ from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.desk import Desk, Order
 from paymaster.dispatch.machine import TransferEvent
 from paymaster.dispatch.route import Candidate, choose
-from paymaster.dispatch.store import NewAttempt, NewBatch, Waiting
+from paymaster.dispatch.store import NewAttempt, NewBatch
 from paymaster.kernel.errors import Broken, NeverSent, RailRefused
 from paymaster.kernel.ids import reference, text_id
 from paymaster.kernel.money import Money
@@ -28,12 +29,12 @@ from paymaster.people import destinations
 from paymaster.rails.base import Instruction, Payee, Prepared, Rail
 from paymaster.secrets.sealing import place
 from paymaster.withdraw import moves
+from paymaster.withdraw.moves import Withdrawal
 
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """One payment on its way into an order."""
 
     attempt_id: int
@@ -41,7 +42,7 @@ class _Item:
     withdrawal_id: int | None
     transfer_id: int | None
     money: Money
-    payee: Payee | None = field(repr=False)
+    payee: Payee | None
     trace_id: str
 
 
@@ -63,16 +64,21 @@ async def claim_approved(
 
     `rooms` has how many orders may begin for each account id, `healthy` the accounts that work.
     """
-    waiting = await store.take_approved(tx, desk.pace.items)
+    waiting = await moves.take_due(tx, moves.State.APPROVED, desk.pace.items)
+    kinds = await store.kinds(tx, [one.destination_id for one in waiting])
     candidates = [
         Candidate(account, rail.caps, account.id in healthy)
         for account in desk.accounts.values()
         if (rail := desk.rail(account)) is not None
     ]
-    chosen: dict[int, list[Waiting]] = {}
+    choices: dict[tuple[str, str], PayoutAccount | None] = {}
+    chosen: dict[int, list[Withdrawal]] = {}
     nowhere: list[int] = []
     for one in waiting:
-        account = choose(candidates, one.destination_kind, one.asset)
+        wanted = kinds[one.destination_id], one.asset
+        if wanted not in choices:
+            choices[wanted] = choose(candidates, *wanted)
+        account = choices[wanted]
         if account is None:
             nowhere.append(one.id)
         else:
@@ -91,7 +97,7 @@ async def claim_approved(
     return orders
 
 
-async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[Waiting]) -> None:
+async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[Withdrawal]) -> None:
     if not group:
         return
     if account.payout_window != window.ALWAYS:
@@ -99,6 +105,7 @@ async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[Waiting]) -
     await moves.move(
         tx,
         [moves.Step(one.id, moves.Event.QUEUE, rail_account_id=account.id) for one in group],
+        locked=group,
     )
 
 
@@ -114,7 +121,7 @@ async def claim_queued(tx: CellTx, desk: Desk, account: PayoutAccount, room: int
             return []
     limit = min(room * rail.caps.batch_items, max(rail.caps.batch_items, desk.pace.items))
     transfers = await transfer_store.take_requested(tx, account.id, limit)
-    waiting = await store.take_queued(tx, account.id, limit - len(transfers))
+    waiting = await moves.take_queued(tx, account.id, limit - len(transfers))
     orders = await _form(tx, desk, account, waiting, transfers)
     if windowed and len(transfers) + len(waiting) < limit:
         await window.move_on(tx, account.id, account.payout_window, account.time_zone)
@@ -125,7 +132,7 @@ async def _form(
     tx: CellTx,
     desk: Desk,
     account: PayoutAccount,
-    waiting: Sequence[Waiting],
+    waiting: Sequence[Withdrawal],
     transfers: Sequence[transfer_store.Transfer],
 ) -> list[Order]:
     """Move to `sending`, prepare the bytes, write orders and attempts."""
@@ -150,10 +157,10 @@ async def _form(
 
 
 async def _withdrawal_items(
-    tx: CellTx, desk: Desk, account: PayoutAccount, waiting: Sequence[Waiting]
+    tx: CellTx, desk: Desk, account: PayoutAccount, waiting: Sequence[Withdrawal]
 ) -> list[_Item]:
     steps = [moves.Step(one.id, moves.Event.SEND, rail_account_id=account.id) for one in waiting]
-    moved = await moves.move(tx, steps)
+    moved = await moves.move(tx, steps, locked=waiting)
     sending = [one for one, result in zip(waiting, moved, strict=True) if result.done]
     payees = await _payees(tx, desk, sorted({one.destination_id for one in sending}))
     ids = tx.ids(len(sending))
@@ -163,7 +170,7 @@ async def _withdrawal_items(
             reference(tx.cell, attempt_id),
             one.id,
             None,
-            one.money,
+            one.net,
             payees.get(one.destination_id),
             one.trace_id,
         )
@@ -256,19 +263,25 @@ def _prepared(
 async def _write(tx: CellTx, desk: Desk, account: PayoutAccount, found: _Sorted) -> None:
     if not found.orders:
         return
+    bodies = desk.sealer.seal_many(
+        [
+            (prepared.body, place("batch", tx.cell, batch_id))
+            for batch_id, prepared, _ in found.orders
+        ]
+    )
     batches = [
         NewBatch(
             id=batch_id,
             batch_key=prepared.batch_key,
             rail_account_id=account.id,
-            sealed=desk.sealer.seal_bytes(prepared.body, place("batch", tx.cell, batch_id)),
+            sealed=sealed,
             digest=hashlib.sha256(prepared.body).digest(),
             items=len(items),
             total=sum(item.money.minor for item in items),
             asset=account.rail.currency,
             trace_id=items[0].trace_id if len(items) == 1 else tx.trace_id,
         )
-        for batch_id, prepared, items in found.orders
+        for (batch_id, prepared, items), sealed in zip(found.orders, bodies, strict=True)
     ]
     await store.insert_batches(tx, batches, tx.commit_id, tx.now + desk.pace.lease)
     everything = list(chain.from_iterable(items for _, _, items in found.orders))

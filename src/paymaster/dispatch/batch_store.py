@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import NamedTuple
 
 from paymaster.db.tx import CellRead, CellTx
 
@@ -13,18 +14,16 @@ async def lock_held(tx: CellTx, claims: Sequence[tuple[int, int]]) -> set[int]:
     """Lock batches in order of id; those that are still leased under the claim's token."""
     rows = await tx.tuples(
         """
-        SELECT b.id FROM batch b
-            JOIN unnest(%s::bigint[], %s::bigint[]) AS u (id, token) ON u.id = b.id
-        WHERE b.state = 'sending' AND b.lease_token = u.token
-        ORDER BY b.id FOR UPDATE OF b
+        SELECT id, lease_token FROM batch WHERE id = ANY(%s) AND state = 'sending'
+        ORDER BY id FOR UPDATE
         """,
-        ([batch_id for batch_id, _ in claims], [token for _, token in claims]),
+        ([batch_id for batch_id, _ in claims],),
     )
-    return {row[0] for row in rows}
+    ours = set(claims)
+    return {batch_id for batch_id, token in rows if (batch_id, token) in ours}
 
 
-@dataclass(frozen=True, slots=True)
-class BatchChange:
+class BatchChange(NamedTuple):
     """What the end of a call writes to a batch that is locked."""
 
     id: int
@@ -41,16 +40,16 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
         """
         UPDATE batch b SET state = u.state, due_at = u.due, detail = coalesce(u.detail, b.detail),
             lease_token = 0, version = b.version + 1
-        FROM unnest(%s::bigint[], %s::text[], %s::timestamptz[], %s::text[])
-            AS u (id, state, due, detail)
-        WHERE b.id = u.id
+        FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(dues)s::timestamptz[],
+            %(details)s::text[]) AS u (id, state, due, detail)
+        WHERE b.id = ANY(%(ids)s::bigint[]) AND b.id = u.id
         """,
-        (
-            [change.id for change in changes],
-            [change.state for change in changes],
-            [change.due_at for change in changes],
-            [change.detail for change in changes],
-        ),
+        {
+            "ids": [change.id for change in changes],
+            "states": [change.state for change in changes],
+            "dues": [change.due_at for change in changes],
+            "details": [change.detail for change in changes],
+        },
     )
 
 

@@ -61,6 +61,8 @@ class Lane:
 
     def record(self, *, success: bool, now: datetime) -> None:
         """Whether a call got an answer: yes and no both count as one."""
+        if success and not self.circuit.failures and self.circuit.open_until is None:
+            return
         self.circuit = self.circuit.after(success=success, now=now)
 
     def _fill(self, now: datetime) -> None:

@@ -9,16 +9,18 @@ given back and is nevertheless paid needs a person.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from paymaster.db import outbox
+from paymaster.db import outbox_lines
+from paymaster.db.outbox_lines import Line
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.dispatch import failures, store, transfer
 from paymaster.dispatch.machine import ATTEMPT, AttemptEvent, AttemptState, TransferEvent
 from paymaster.dispatch.store import AttemptChange, AttemptRow
+from paymaster.dispatch.told import contradicted, moved_on
 from paymaster.kernel.ids import text_id
 from paymaster.people import destinations
 from paymaster.rails.base import Outcome, Verdict
@@ -86,7 +88,7 @@ class _Book:
     rows: dict[str, AttemptRow]
     evidence: Sequence[str]
     changes: dict[int, AttemptChange] = field(default_factory=dict[int, AttemptChange])
-    messages: list[outbox.Message] = field(default_factory=list[outbox.Message])
+    told: list[Line] = field(default_factory=list[Line])
     dead: dict[int, str] = field(default_factory=dict[int, str])
 
 
@@ -112,10 +114,19 @@ async def apply(
         waiting = later
     if book.changes:
         await store.write_attempts(tx, list(book.changes.values()))
-    await outbox.put(tx, book.messages)
-    for destination_id, reason in sorted(book.dead.items()):
-        await destinations.close(tx, destination_id, reason)
+    await outbox_lines.put(tx, book.told)
+    await _close_dead(tx, book.dead)
     return [results[index] for index in range(len(outcomes))]
+
+
+async def _close_dead(tx: CellTx, dead: Mapping[int, str]) -> None:
+    """Close the destinations of withdrawals whose payment the provider called dead."""
+    if not dead:
+        return
+    targets = await store.destinations_of(tx, list(dead))
+    reasons = {targets[withdrawal_id]: reason for withdrawal_id, reason in dead.items()}
+    for destination_id, reason in sorted(reasons.items()):
+        await destinations.close(tx, destination_id, reason)
 
 
 async def payments_of(tx: CellRead, batch_key: str) -> list[str]:
@@ -137,7 +148,7 @@ async def _wave(
         else:
             results[index] = judged
             if judged.is_break and row is not None:
-                book.messages.append(_contradicted(tx, row, outcome, judged, book.evidence[index]))
+                book.told.append(contradicted(tx, row, outcome, judged.slug, book.evidence[index]))
     results.update(await _step(tx, book, first))
     second = [
         (index, outcome, AttemptEvent.RETURN)
@@ -190,14 +201,14 @@ async def _step(
         refusal = refusals.get(index)
         if refusal is not None:
             refused = _refused(row, "withdrawal-stuck", refusal)
-            book.messages.append(_contradicted(tx, row, outcome, refused, book.evidence[index]))
+            book.told.append(contradicted(tx, row, outcome, refused.slug, book.evidence[index]))
             results[index] = refused
             continue
         target = ATTEMPT.find(row.state, event).target.value
         book.changes[row.id] = _change(tx, target, row, outcome, book.changes.get(row.id))
-        moved = replace(row, state=target)
+        moved = row._replace(state=target)
         book.rows[outcome.key] = moved
-        book.messages.append(_message(tx, moved, outcome, row.state, book.evidence[index]))
+        book.told.append(moved_on(tx, moved, outcome, row.state, book.evidence[index]))
         _note_dead_destination(book, moved, outcome)
         results[index] = Applied(
             row.key, True, target, None, None, row.id, row.withdrawal_id, row.transfer_id
@@ -222,6 +233,16 @@ async def _move_withdrawals(
     }
 
 
+_FOLLOWS: dict[AttemptEvent, moves.Event] = {
+    AttemptEvent.ACCEPT: moves.Event.ACCEPT,
+    AttemptEvent.PAY: moves.Event.SETTLE,
+    AttemptEvent.REJECT: moves.Event.REJECT,
+    AttemptEvent.RETURN: moves.Event.RETURN,
+    AttemptEvent.LOSE: moves.Event.LOSE,
+}
+"""What an attempt's event is for the withdrawal that it pays."""
+
+
 def _withdrawal_step(
     tx: CellTx, row: AttemptRow, outcome: Outcome, event: AttemptEvent
 ) -> moves.Step:
@@ -230,7 +251,6 @@ def _withdrawal_step(
         event is AttemptEvent.REJECT
         and failures.waits_for_funds(outcome.code)
         and row.number < MAX_REQUEUES
-        and row.state in {AttemptState.SENDING, AttemptState.UNKNOWN}
     ):
         proof = f"{outcome.code}: attempt {text_id('at', tx.cell, row.id)} was refused"
         return moves.Step(
@@ -242,13 +262,7 @@ def _withdrawal_step(
         )
     return moves.Step(
         row.withdrawal_id,
-        {
-            AttemptEvent.ACCEPT: moves.Event.ACCEPT,
-            AttemptEvent.PAY: moves.Event.SETTLE,
-            AttemptEvent.REJECT: moves.Event.REJECT,
-            AttemptEvent.RETURN: moves.Event.RETURN,
-            AttemptEvent.LOSE: moves.Event.LOSE,
-        }[event],
+        _FOLLOWS[event],
         reason=_reason(outcome, event),
         rail_account_id=row.rail_account_id,
     )
@@ -284,14 +298,17 @@ async def _move_transfers(
     }
 
 
+_WAITS: dict[str, timedelta] = {
+    AttemptState.UNKNOWN: ASK_UNKNOWN_AFTER,
+    AttemptState.SENT: ASK_SENT_AFTER,
+}
+
+
 def _change(
     tx: CellTx, target: str, row: AttemptRow, outcome: Outcome, earlier: AttemptChange | None
 ) -> AttemptChange:
-    waits: dict[str, timedelta] = {
-        AttemptState.UNKNOWN: ASK_UNKNOWN_AFTER,
-        AttemptState.SENT: ASK_SENT_AFTER,
-    }
-    due_at: datetime | None = tx.now + waits[target] if target in waits else None
+    wait = _WAITS.get(target)
+    due_at: datetime | None = tx.now + wait if wait is not None else None
     detail = outcome.detail[:_MAX_DETAIL] if outcome.detail else None
     return AttemptChange(
         id=row.id,
@@ -300,7 +317,7 @@ def _change(
         code=outcome.code or (earlier.code if earlier else None),
         detail=detail or (earlier.detail if earlier else None),
         due_at=due_at,
-        resolved_at=None if target in waits else tx.now,
+        resolved_at=None if wait is not None else tx.now,
     )
 
 
@@ -308,48 +325,5 @@ def _note_dead_destination(book: _Book, row: AttemptRow, outcome: Outcome) -> No
     """A destination that the provider calls dead is closed: nobody should pay it again."""
     if row.state not in {AttemptState.REJECTED, AttemptState.RETURNED}:
         return
-    if row.destination_id is not None and failures.find(outcome.code).closes_destination:
-        book.dead[row.destination_id] = outcome.code or ""
-
-
-def _subject(tx: CellTx, row: AttemptRow) -> str:
-    if row.withdrawal_id is not None:
-        return text_id("wd", tx.cell, row.withdrawal_id)
-    return text_id("tr", tx.cell, row.transfer_id or 0)
-
-
-def _message(
-    tx: CellTx, row: AttemptRow, outcome: Outcome, previous: str, evidence: str
-) -> outbox.Message:
-    subject = _subject(tx, row)
-    return outbox.Message(
-        f"attempt.{row.state}",
-        subject,
-        {
-            "id": text_id("at", tx.cell, row.id),
-            "subject": subject,
-            "state": row.state,
-            "previous_state": previous,
-            "code": outcome.code,
-            "provider_id": outcome.provider_id,
-            "evidence": evidence,
-        },
-    )
-
-
-def _contradicted(
-    tx: CellTx, row: AttemptRow, outcome: Outcome, refused: Applied, evidence: str
-) -> outbox.Message:
-    subject = _subject(tx, row)
-    return outbox.Message(
-        "attempt.contradicted",
-        subject,
-        {
-            "id": text_id("at", tx.cell, row.id),
-            "subject": subject,
-            "state": row.state,
-            "verdict": outcome.verdict.value,
-            "slug": refused.slug,
-            "evidence": evidence,
-        },
-    )
+    if row.withdrawal_id is not None and failures.find(outcome.code).closes_destination:
+        book.dead[row.withdrawal_id] = outcome.code or ""

@@ -8,6 +8,7 @@ when the lease runs out, and is resolved by whoever is there.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from random import Random
@@ -61,6 +62,8 @@ class Dispatcher:
         self._windows: set[tuple[int, int, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refreshed: float | None = None
+        self._crowded = False
+        self._call_ended = asyncio.Event()
 
     @property
     def lanes(self) -> Mapping[int, Lane]:
@@ -82,9 +85,26 @@ class Dispatcher:
             account = self._desk.accounts.get(account_id)
             if account is not None:
                 claimed += await self._guarded(self._serve, db, account, work)
-        if "approved" in due.get(0, ()):
+        if "approved" in due.get(0, ()) and self._takes_more():
             claimed += await self._guarded(self._approved, db)
+        self._crowded = bool(due) and not claimed
         return claimed
+
+    async def work(self, cell: int, patience_seconds: float) -> int:
+        """Tick; where all that is due waits for room, wait until a call has ended, and say 1.
+
+        So a lane goes on as soon as it can, and not at its next look.
+        """
+        claimed = await self.tick(cell)
+        if claimed or not self._crowded or not self._tasks:
+            return claimed
+        self._call_ended.clear()
+        try:
+            async with asyncio.timeout(patience_seconds):
+                await self._call_ended.wait()
+        except TimeoutError:
+            return 0
+        return 1
 
     async def drain(self) -> None:
         """Wait until everything under way has ended."""
@@ -172,6 +192,14 @@ class Dispatcher:
         self._windows.add(known)
         return first_look
 
+    def _takes_more(self) -> bool:
+        """Whether approved withdrawals can go anywhere; when all lanes are full, let them be."""
+        now = self._now()
+        return not self._lanes or any(
+            account.payout_window != window.ALWAYS or self._lanes[account.id].room(now)
+            for account in self._desk.accounts.values()
+        )
+
     async def _approved(self, db: CellDb) -> int:
         desk, now = self._desk, self._now()
         healthy = frozenset(i for i, lane in self._lanes.items() if lane.healthy(now))
@@ -213,28 +241,45 @@ class Dispatcher:
     ) -> None:
         """Send orders side by side; those that end together are written together."""
         desk, lane, clock = self._desk, self._lanes[account.id], self._dbs.clock
-        began = monotonic_seconds()
-        pending = {
-            asyncio.create_task(send.call(rail, order, desk.pace, clock)) for order in orders
-        }
+        began, left = monotonic_seconds(), len(orders)
+        ended: list[send.Sent] = []
+        some_ended = asyncio.Event()
+
+        async def one(order: Order) -> None:
+            try:
+                ended.append(await send.call(rail, order, desk.pace, clock))
+            finally:
+                some_ended.set()
+
+        tasks = [asyncio.create_task(one(order)) for order in orders]
         try:
-            while pending:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                sent = [task.result() for task in done]
+            while left:
+                await some_ended.wait()
+                some_ended.clear()
+                sent = ended.copy()
+                ended.clear()
+                if not sent:  # a call was broken off
+                    await asyncio.gather(*(task for task in tasks if task.done()))
+                left -= len(sent)
                 lane.end(len(sent))
-                for each in sent:
-                    self._measure(account, each, monotonic_seconds() - began)
-                    lane.record(success=each.healthy, now=self._now())
+                self._call_ended.set()
+                self._measure(account, lane, sent, monotonic_seconds() - began)
                 await self._finish(db, desk, sent)
         finally:
-            lane.end(len(pending))
-            for task in pending:
+            lane.end(left)
+            for task in tasks:
                 task.cancel()
 
-    def _measure(self, account: PayoutAccount, sent: send.Sent, seconds: float) -> None:
-        rail = account.rail.rail
-        self._metrics.dispatch_attempts.labels(rail, sent.answer.value).inc()
-        self._metrics.rail_call_duration_seconds.labels(rail).observe(seconds)
+    def _measure(
+        self, account: PayoutAccount, lane: Lane, sent: Sequence[send.Sent], seconds: float
+    ) -> None:
+        rail, now = account.rail.rail, self._now()
+        duration = self._metrics.rail_call_duration_seconds.labels(rail)
+        for answer, count in Counter(each.answer for each in sent).items():
+            self._metrics.dispatch_attempts.labels(rail, answer.value).inc(count)
+        for each in sent:
+            duration.observe(seconds)
+            lane.record(success=each.healthy, now=now)
 
     async def _finish(self, db: CellDb, desk: Desk, sent: Sequence[send.Sent]) -> None:
         """Write what calls brought; if that fails together, each alone."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.money import Money
 
@@ -49,48 +51,12 @@ async def due(tx: CellRead, account_ids: Sequence[int]) -> list[Due]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A withdrawal that may be sent."""
-
-    id: int
-    destination_id: int
-    destination_kind: str
-    amount: int
-    asset: str
-    trace_id: str
-
-    @property
-    def money(self) -> Money:
-        """What the payee gets."""
-        return Money(self.amount, self.asset)
-
-
-async def take_approved(tx: CellTx, limit: int) -> list[Waiting]:
-    """Lock due approved withdrawals, oldest first; those that others hold are left to them."""
-    return await tx.fetch(
-        """
-        SELECT w.id, w.destination_id, d.kind AS destination_kind, w.amount, w.asset, w.trace_id
-        FROM withdrawal w JOIN destination d ON d.id = w.destination_id
-        WHERE w.state = 'approved' AND w.due_at <= %s
-        ORDER BY w.due_at, w.id LIMIT %s FOR UPDATE OF w SKIP LOCKED
-        """,
-        (tx.now, limit),
-        Waiting,
-    )
-
-
-async def take_queued(tx: CellTx, rail_account_id: int, limit: int) -> list[Waiting]:
-    """Lock due withdrawals that wait for an account, oldest first."""
-    return await tx.fetch(
-        """
-        SELECT w.id, w.destination_id, d.kind AS destination_kind, w.amount, w.asset, w.trace_id
-        FROM withdrawal w JOIN destination d ON d.id = w.destination_id
-        WHERE w.state = 'queued' AND w.rail_account_id = %s AND w.due_at <= %s
-        ORDER BY w.due_at, w.id LIMIT %s FOR UPDATE OF w SKIP LOCKED
-        """,
-        (rail_account_id, tx.now, limit),
-        Waiting,
+async def kinds(tx: CellRead, destination_ids: Sequence[int]) -> dict[int, str]:
+    """The kind of each destination."""
+    return dict(
+        await tx.tuples(
+            "SELECT id, kind FROM destination WHERE id = ANY(%s)", (list(destination_ids),)
+        )
     )
 
 
@@ -123,8 +89,7 @@ async def attempt_numbers(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NewBatch:
+class NewBatch(NamedTuple):
     """An order as it is first written: leased by its maker, bytes sealed."""
 
     id: int
@@ -142,34 +107,20 @@ async def insert_batches(
     tx: CellTx, batches: Sequence[NewBatch], lease_token: int, until: datetime
 ) -> None:
     """Write orders that are about to be sent by this process."""
-    await tx.execute(
-        """
-        INSERT INTO batch (id, batch_key, rail_account_id, sealed, digest, items, total, asset,
-            trace_id, state, tries, due_at, lease_token, created_at, sent_at, version)
-        SELECT u.*, 'sending', 1, %s, %s, %s, %s, 1
-        FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::bytea[], %s::bytea[], %s::int[],
-            %s::bigint[], %s::text[], %s::text[]) AS u
-        """,
-        (
-            until,
-            lease_token,
-            tx.now,
-            tx.now,
-            [b.id for b in batches],
-            [b.batch_key for b in batches],
-            [b.rail_account_id for b in batches],
-            [b.sealed for b in batches],
-            [b.digest for b in batches],
-            [b.items for b in batches],
-            [b.total for b in batches],
-            [b.asset for b in batches],
-            [b.trace_id for b in batches],
-        ),
+    now = tx.now.isoformat()
+    same = f"sending\t1\t{until.isoformat()}\t{lease_token}\t{now}\t{now}\t1\n"
+    await tx.copy(
+        "COPY batch (id, batch_key, rail_account_id, sealed, digest, items, total, asset, trace_id,"
+        " state, tries, due_at, lease_token, created_at, sent_at, version) FROM STDIN",
+        [
+            f"{b.id}\t{b.batch_key}\t{b.rail_account_id}\t{copying.hexadecimal(b.sealed)}\t"
+            f"{copying.hexadecimal(b.digest)}\t{b.items}\t{b.total}\t{b.asset}\t{copying.text(b.trace_id)}\t{same}"
+            for b in batches
+        ],
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NewAttempt:
+class NewAttempt(NamedTuple):
     """One payment of an order."""
 
     id: int
@@ -186,38 +137,25 @@ class NewAttempt:
 
 async def insert_attempts(tx: CellTx, attempts: Sequence[NewAttempt]) -> None:
     """Write attempts in their first state; the database refuses a second live one of a thing."""
-    await tx.execute(
-        """
-        INSERT INTO attempt (id, withdrawal_id, transfer_id, number, batch_id, rail_account_id, key,
-            amount, asset, trace_id, state, tries, lease_token, created_at, version)
-        SELECT u.*, 'sending', 0, 0, %s, 1
-        FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::int[], %s::bigint[],
-            %s::bigint[], %s::text[], %s::bigint[], %s::text[], %s::text[]) AS u
-        """,
-        (
-            tx.now,
-            [a.id for a in attempts],
-            [a.withdrawal_id for a in attempts],
-            [a.transfer_id for a in attempts],
-            [a.number for a in attempts],
-            [a.batch_id for a in attempts],
-            [a.rail_account_id for a in attempts],
-            [a.key for a in attempts],
-            [a.amount for a in attempts],
-            [a.asset for a in attempts],
-            [a.trace_id for a in attempts],
-        ),
+    same = f"sending\t0\t0\t{tx.now.isoformat()}\t1\n"
+    await tx.copy(
+        "COPY attempt (id, withdrawal_id, transfer_id, number, batch_id, rail_account_id, key,"
+        " amount, asset, trace_id, state, tries, lease_token, created_at, version) FROM STDIN",
+        [
+            f"{a.id}\t{a.withdrawal_id or copying.NULL}\t{a.transfer_id or copying.NULL}\t"
+            f"{a.number}\t{a.batch_id}\t{a.rail_account_id}\t{a.key}\t{a.amount}\t{a.asset}\t"
+            f"{copying.text(a.trace_id)}\t{same}"
+            for a in attempts
+        ],
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRow:
-    """An attempt as it is locked and moved; the destination and the batch only to be named."""
+class AttemptRow(NamedTuple):
+    """An attempt as it is locked and moved; the batch only to be named."""
 
     id: int
     withdrawal_id: int | None
     transfer_id: int | None
-    destination_id: int | None
     batch_id: int
     rail_account_id: int
     key: str
@@ -237,22 +175,27 @@ class AttemptRow:
 
 async def lock_attempts(tx: CellTx, keys: Sequence[str]) -> dict[str, AttemptRow]:
     """Lock attempts by key, in order of id; unknown keys are left out."""
-    rows = await tx.fetch(
+    rows = await tx.tuples(
         """
-        SELECT a.id, a.withdrawal_id, a.transfer_id, w.destination_id, a.batch_id,
-            a.rail_account_id, a.key, a.amount, a.asset, a.state, a.number, a.provider_id, a.code,
-            a.version
-        FROM attempt a LEFT JOIN withdrawal w ON w.id = a.withdrawal_id
-        WHERE a.key = ANY(%s) ORDER BY a.id FOR UPDATE OF a
+        SELECT id, withdrawal_id, transfer_id, batch_id, rail_account_id, key, amount, asset, state,
+            number, provider_id, code, version
+        FROM attempt WHERE key = ANY(%s) ORDER BY id FOR UPDATE
         """,
         (list(set(keys)),),
-        AttemptRow,
     )
-    return {row.key: row for row in rows}
+    return {row[5]: AttemptRow._make(row) for row in rows}
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptChange:
+async def destinations_of(tx: CellRead, withdrawal_ids: Sequence[int]) -> dict[int, int]:
+    """Where withdrawals go."""
+    return dict(
+        await tx.tuples(
+            "SELECT id, destination_id FROM withdrawal WHERE id = ANY(%s)", (list(withdrawal_ids),)
+        )
+    )
+
+
+class AttemptChange(NamedTuple):
     """What an answer writes to a locked attempt."""
 
     id: int
@@ -272,20 +215,21 @@ async def write_attempts(tx: CellTx, changes: Sequence[AttemptChange]) -> None:
             code = coalesce(u.code, a.code), detail = coalesce(u.detail, a.detail), tries = 0,
             due_at = u.due, lease_token = 0, resolved_at = coalesce(a.resolved_at, u.resolved),
             version = a.version + 1
-        FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],
-            %s::timestamptz[], %s::timestamptz[])
+        FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(providers)s::text[],
+            %(codes)s::text[], %(details)s::text[], %(dues)s::timestamptz[],
+            %(resolved)s::timestamptz[])
             AS u (id, state, provider, code, detail, due, resolved)
-        WHERE a.id = u.id
+        WHERE a.id = ANY(%(ids)s::bigint[]) AND a.id = u.id
         """,
-        (
-            [c.id for c in changes],
-            [c.state for c in changes],
-            [c.provider_id for c in changes],
-            [c.code for c in changes],
-            [c.detail for c in changes],
-            [c.due_at for c in changes],
-            [c.resolved_at for c in changes],
-        ),
+        {
+            "ids": [c.id for c in changes],
+            "states": [c.state for c in changes],
+            "providers": [c.provider_id for c in changes],
+            "codes": [c.code for c in changes],
+            "details": [c.detail for c in changes],
+            "dues": [c.due_at for c in changes],
+            "resolved": [c.resolved_at for c in changes],
+        },
     )
 
 

@@ -160,13 +160,20 @@ def _numbers(texts: Iterable[str]) -> dict[str, int]:
 
 
 def _items(catalogue: Catalogue, events: Sequence[Event]) -> set[tuple[int, str]]:
+    rules: dict[tuple[str | None, str], tuple[int, str] | None] = {}
     wanted: set[tuple[int, str]] = set()
     for event in events:
-        offer = catalogue.offer(event)
-        if offer is not None and isinstance(offer.rule, verify.Gold):
-            item = verify.as_text(event.payload.get(offer.rule.item))
+        name = event.campaign, event.task
+        if name not in rules:
+            offer = catalogue.offer(event)
+            rules[name] = None
+            if offer is not None and isinstance(offer.rule, verify.Gold):
+                rules[name] = offer.id, offer.rule.item
+        rule = rules[name]
+        if rule is not None:
+            item = verify.as_text(event.payload.get(rule[1]))
             if item is not None:
-                wanted.add((offer.id, item))
+                wanted.add((rule[0], item))
     return wanted
 
 

@@ -54,7 +54,7 @@ async def on_return(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str
 async def on_recall(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, Any]:
     """In a cell with a slice: what waits here is credited first, the rest goes home."""
     campaign_id = parse_text_id("cp", message.payload["campaign"]).id
-    await reward.retry_awaiting(tx)
+    await reward.retry_awaiting(tx, campaign_id=campaign_id)
     slice_id, amount = await slices.part_with(
         tx, campaign_id, source_cell, message.payload["currency"]
     )
@@ -67,7 +67,7 @@ async def on_recalled(tx: CellTx, source_cell: int, message: Outgoing) -> dict[s
     slice_id, campaign_id, amount = _read(message)
     await slices.take_back(tx, source_cell, slice_id, campaign_id, amount)
     await recall.note_answer(tx, campaign_id, source_cell, message.payload["grants"])
-    moved = await reward.retry_awaiting(tx)
+    moved = await reward.retry_awaiting(tx, campaign_id=campaign_id)
     served = await slices.serve(tx, campaign_id)
     return {"returned": amount.text(), "moved": moved, "served": served}
 

@@ -6,8 +6,12 @@ whoever got no answer sends the whole again, and what was taken in answers `dupl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+from zlib import crc32
 
 import psycopg
 
@@ -17,8 +21,10 @@ from paymaster.db.tx import Actor, CellTx
 from paymaster.earn import catalogue, dead_letter
 from paymaster.earn.catalogue import SLICE_REWARDS, Catalogue
 from paymaster.earn.event import Event, EventOutcome, Fault, Status
+from paymaster.earn.grant import BudgetShort
 from paymaster.earn.intake import Parsed
-from paymaster.earn.record import MAX_BATCH, record
+from paymaster.earn.record import FIRST, MAX_BATCH, record
+from paymaster.earn.turns import Overtaken, Turn
 from paymaster.secrets.sealing import Sealer
 
 
@@ -28,9 +34,9 @@ class Report:
 
     outcomes: list[EventOutcome]
 
-    def count(self, status: Status) -> int:
-        """How many lines came to this."""
-        return sum(1 for outcome in self.outcomes if outcome.status is status)
+    def counts(self) -> Counter[Status]:
+        """How many lines came to what."""
+        return Counter([outcome.status for outcome in self.outcomes])
 
 
 async def ingest(
@@ -45,77 +51,153 @@ async def ingest(
     slice_rewards: int = SLICE_REWARDS,
 ) -> Report:
     """Take a batch in. Raises Busy when a database cannot be reached: send the batch again."""
-    treasury = dbs.treasury(environment_id).number
-    outcomes: list[EventOutcome] = []
-    for start in range(0, len(parsed.events), MAX_BATCH):
-        events = parsed.events[start : start + MAX_BATCH]
-        found = await dbs.control.read(
-            lambda tx, events=events: catalogue.load(
-                tx, environment_id, events, slice_rewards=slice_rewards
-            )
-        )
-        for cell, here in _by_cell(found, events, treasury).items():
-            outcomes += await _record(dbs, sealer, actor, trace_id, cell, found, here)
+    way = _Way(dbs, sealer, environment_id, actor, trace_id, slice_rewards)
+    outcomes = await _in_turn(way, parsed.events)
     if parsed.faults:
-        outcomes += await _refuse(
-            dbs, sealer, actor, trace_id, treasury, [(source, one) for one in parsed.faults]
-        )
+        treasury = dbs.treasury(environment_id).number
+        outcomes += await _refuse(way, treasury, [(source, one) for one in parsed.faults])
     return Report(sorted(outcomes, key=lambda outcome: outcome.line))
 
 
-def _by_cell(found: Catalogue, events: Sequence[Event], treasury: int) -> dict[int, list[Event]]:
-    """Each event to the cell of its user; those of unknown users to the treasury's list."""
-    parts: dict[int, list[Event]] = {}
+class _Way(NamedTuple):
+    """What all parts of a batch have in common."""
+
+    dbs: Databases
+    sealer: Sealer
+    environment_id: int
+    actor: Actor
+    trace_id: str
+    slice_rewards: int
+
+
+class _Part(NamedTuple):
+    """Events of one cell's users, and what the directory says of them."""
+
+    cell: int
+    found: Catalogue
+    events: Sequence[Event]
+
+
+async def _in_turn(way: _Way, events: Sequence[Event]) -> list[EventOutcome]:
+    """Record part after part; while one is being written, the next is under way."""
+    outcomes: list[EventOutcome] = []
+    before: Turn | None = None
+    running: list[asyncio.Task[list[EventOutcome]]] = []
+    try:
+        async for part in _parts(way, events):
+            turn = Turn(before)
+            running.append(asyncio.create_task(_take(way, part, turn)))
+            if before is not None:
+                outcomes += await running[0]
+                del running[0]
+            await turn.held()
+            before = turn
+        for task in running:
+            outcomes += await task
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return outcomes
+
+
+async def _parts(way: _Way, events: Sequence[Event]) -> AsyncGenerator[_Part]:
+    """Each event goes to the cell of its user; those of unknown users to the treasury's list."""
+    treasury = way.dbs.treasury(way.environment_id).number
+    for some in split(events, MAX_BATCH):
+        found = await way.dbs.control.read(
+            lambda tx, some=some: catalogue.load(
+                tx, way.environment_id, some, slice_rewards=way.slice_rewards
+            )
+        )
+        cells: dict[int, list[Event]] = {}
+        for event in some:
+            ref = found.users.get(event.user)
+            cells.setdefault(treasury if ref is None else ref.cell, []).append(event)
+        for cell, here in sorted(cells.items()):
+            yield _Part(cell, found, here)
+
+
+def split(events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
+    """Parts of at most `most` events; a user's events stay in their order.
+
+    A larger batch is dealt into two lanes by user, and their parts come in turn: neighbours would
+    otherwise wait for each other wherever a user has events in both.
+    """
+    if len(events) <= most:
+        yield events
+        return
+    lanes: tuple[list[Event], list[Event]] = ([], [])
     for event in events:
-        ref = found.users.get(event.user)
-        parts.setdefault(treasury if ref is None else ref.cell, []).append(event)
-    return dict(sorted(parts.items()))
+        lane = lanes[crc32(event.user.encode()) & 1]
+        lane.append(event)
+        if len(lane) == most:
+            yield lane.copy()
+            lane.clear()
+    yield from (lane for lane in lanes if lane)
 
 
-async def _record(
-    dbs: Databases,
-    sealer: Sealer,
-    actor: Actor,
-    trace_id: str,
-    cell: int,
-    found: Catalogue,
-    events: Sequence[Event],
-) -> list[EventOutcome]:
-    """Record; a batch that the database refuses is halved until the poisoned event stands alone."""
+async def _take(way: _Way, part: _Part, turn: Turn) -> list[EventOutcome]:
+    """Record one part in its turn."""
+    try:
+        outcomes = await _record(way, part, turn)
+        turn.passes()
+        return outcomes
+    finally:
+        turn.ends()
+
+
+async def _record(way: _Way, part: _Part, turn: Turn) -> list[EventOutcome]:
+    """Record; a part that the database refuses is halved until the poisoned event stands alone.
+
+    What was done for speed and did not hold is done the other way.
+    """
+    how, tries = FIRST, 0
 
     async def work(tx: CellTx) -> list[EventOutcome]:
+        nonlocal tries
+        tries += 1
+        if tries > 1:
+            turn.stumbles()
         await lease.permit(tx)
-        return await record(tx, sealer, found, events)
+        return await record(tx, way.sealer, part.found, part.events, how=how, turn=turn)
 
-    try:
-        return await dbs.cell(cell).run(actor, trace_id, work)
-    except (psycopg.DataError, psycopg.IntegrityError) as error:
-        if len(events) > 1:
-            half = len(events) // 2
-            parts = (events[:half], events[half:])
-            return [
-                outcome
-                for part in parts
-                for outcome in await _record(dbs, sealer, actor, trace_id, cell, found, part)
-            ]
-        [event] = events
-        detail = f"The database refuses this event ({error.sqlstate})."
-        fault = Fault(event.line, "event-poisoned", detail, event.raw, event.event_id)
-        return await _refuse(dbs, sealer, actor, trace_id, cell, [(event.source, fault)])
+    while True:
+        try:
+            return await way.dbs.cell(part.cell).run(way.actor, way.trace_id, work)
+        except Overtaken:
+            await turn.wait()
+        except BudgetShort:
+            how = how._replace(ahead=False)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            turn.stumbles()
+            if how.careful or not isinstance(error, psycopg.errors.UniqueViolation):
+                await turn.wait()
+                return await _halves(way, part, error)
+            # Somebody else took in one of these events at the same moment.
+            how = how._replace(careful=True)
 
 
-async def _refuse(
-    dbs: Databases,
-    sealer: Sealer,
-    actor: Actor,
-    trace_id: str,
-    cell: int,
-    faults: Sequence[tuple[str, Fault]],
-) -> list[EventOutcome]:
+async def _halves(way: _Way, part: _Part, error: psycopg.Error) -> list[EventOutcome]:
+    cell, found, events = part
+    if len(events) > 1:
+        half = len(events) // 2
+        return [
+            outcome
+            for some in (events[:half], events[half:])
+            for outcome in await _record(way, _Part(cell, found, some), Turn())
+        ]
+    [event] = events
+    detail = f"The database refuses this event ({error.sqlstate})."
+    fault = Fault(event.line, "event-poisoned", detail, event.raw, event.event_id)
+    return await _refuse(way, cell, [(event.source, fault)])
+
+
+async def _refuse(way: _Way, cell: int, faults: Sequence[tuple[str, Fault]]) -> list[EventOutcome]:
     async def work(tx: CellTx) -> None:
-        await dead_letter.bury(tx, sealer, faults)
+        await dead_letter.bury(tx, way.sealer, faults)
 
-    await dbs.cell(cell).run(actor, trace_id, work)
+    await way.dbs.cell(cell).run(way.actor, way.trace_id, work)
     return [
         EventOutcome(one.line, one.event_id, Status.REJECTED, one.slug, one.detail)
         for _, one in faults

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import LiteralString
+from typing import Any, LiteralString
 
+from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
 from paymaster.earn.machine import RewardState
 from paymaster.earn.store import rewards as reward_store
@@ -14,103 +15,202 @@ from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
 from paymaster.ledger.entry import Entry
-from paymaster.ledger.proof import Difference
+from paymaster.ledger.proof import POSTINGS_OF_E, Difference, Pages, Told, silent, walk
+from paymaster.ledger.proof_pages import LAST_ID, Check, differences
 
-PAGE = 2000
-MOST = 100
+PAGE = 2_000
+ENTRIES_PAGE = 100_000
+_NEAR = 120_000 << 22
+"""Two minutes, in ids: a reward and its entry ids are made together."""
 
-_CHECKS: dict[str, LiteralString] = {
-    "vesting": """
+_USERS: LiteralString = (
+    "SELECT id FROM app_user WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+_REWARDS: LiteralString = (
+    "SELECT id FROM reward WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+_ENTRIES: LiteralString = (
+    "SELECT id FROM entry WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+
+_BY_USER: dict[str, LiteralString] = {
+    "earn-vesting": """
         SELECT coalesce(a.owner_id, r.user_id) || ' ' || coalesce(a.asset, r.asset),
-            coalesce(a.balance, 0)::text, coalesce(r.total, 0)::text
-        FROM (SELECT owner_id, asset, balance FROM account WHERE kind = 'vesting') a
+            coalesce(a.balance, 0), coalesce(r.total, 0)
+        FROM (
+            SELECT owner_id, asset, balance FROM account
+            WHERE kind = 'vesting' AND owner_id > %(low)s AND owner_id <= %(high)s
+        ) a
         FULL JOIN (
-            SELECT user_id, asset, sum(remaining) AS total FROM reward WHERE remaining > 0
+            SELECT user_id, asset, sum(remaining) AS total FROM reward
+            WHERE remaining > 0 AND user_id > %(low)s AND user_id <= %(high)s
             GROUP BY user_id, asset
         ) r ON r.user_id = a.owner_id AND r.asset = a.asset
-        WHERE coalesce(a.balance, 0) <> coalesce(r.total, 0)
+        WHERE coalesce(a.balance, 0) <> coalesce(r.total, 0) LIMIT 100
     """,
-    "spent": """
-        WITH flow AS (
-            SELECT CASE WHEN s.kind = 'budget' THEN s.owner_id ELSE d.owner_id END AS campaign_id,
-                p.asset,
-                sum(CASE WHEN s.kind = 'budget' THEN p.amount ELSE -p.amount END) AS total
-            FROM posting p
-            JOIN entry e ON e.id = p.entry_id AND e.kind IN ('reward', 'reverse')
-            JOIN account s ON s.id = p.source_id
-            JOIN account d ON d.id = p.destination_id
-            WHERE s.kind = 'budget' OR d.kind = 'budget'
-            GROUP BY 1, 2
-        ), owed AS (
-            SELECT campaign_id, asset, sum(amount) AS total FROM reward
-            WHERE state IN ('vesting', 'credited') GROUP BY 1, 2
-        )
-        SELECT coalesce(f.campaign_id, o.campaign_id) || ' ' || coalesce(f.asset, o.asset),
-            coalesce(o.total, 0)::text, coalesce(f.total, 0)::text
-        FROM flow f FULL JOIN owed o ON o.campaign_id = f.campaign_id AND o.asset = f.asset
-        WHERE coalesce(f.total, 0) <> coalesce(o.total, 0)
+    "earn-overspent": """
+        SELECT owner_id || ' ' || asset, balance, '0 or more' FROM account
+        WHERE kind = 'budget' AND balance < 0 AND owner_id > %(low)s AND owner_id <= %(high)s
+        LIMIT 100
     """,
-    "overspent": """
-        SELECT owner_id || ' ' || asset, balance::text, '0 or more' FROM account
-        WHERE kind = 'budget' AND balance < 0
-    """,
-    "reward-count": """
+    "earn-reward-count": """
         SELECT coalesce(s.user_id, r.user_id) || '/' || coalesce(s.task_id, r.task_id),
-            coalesce(s.rewards, 0)::text, coalesce(r.n, 0)::text
-        FROM task_state s FULL JOIN (
-            SELECT user_id, task_id, count(*) AS n FROM reward GROUP BY 1, 2
+            coalesce(s.rewards, 0), coalesce(r.n, 0)
+        FROM (
+            SELECT * FROM task_state WHERE user_id > %(low)s AND user_id <= %(high)s
+        ) s FULL JOIN (
+            SELECT user_id, task_id, count(*) AS n FROM reward
+            WHERE user_id > %(low)s AND user_id <= %(high)s GROUP BY 1, 2
         ) r ON r.user_id = s.user_id AND r.task_id = s.task_id
-        WHERE coalesce(s.rewards, 0) <> coalesce(r.n, 0)
+        WHERE coalesce(s.rewards, 0) <> coalesce(r.n, 0) LIMIT 100
     """,
-    "reward-moves": """
-        SELECT r.id::text, r.state || ' after ' || r.version,
-            coalesce(m.target, 'nothing') || ' after ' || coalesce(m.n, 0)
-        FROM reward r LEFT JOIN (
-            SELECT reward_id, count(*) AS n, (array_agg(target ORDER BY number DESC))[1] AS target
-            FROM reward_move GROUP BY 1
-        ) m ON m.reward_id = r.id
-        WHERE r.state IS DISTINCT FROM m.target OR r.version IS DISTINCT FROM m.n
-    """,
-    "task-moves": """
+    "earn-task-moves": """
         SELECT s.user_id || '/' || s.task_id, s.state || ' after ' || s.number,
             coalesce(m.target, 'offered') || ' after ' || coalesce(m.n, 0)
         FROM task_state s LEFT JOIN (
             SELECT user_id, task_id, count(*) AS n,
                 (array_agg(target ORDER BY number DESC))[1] AS target
-            FROM task_move GROUP BY 1, 2
+            FROM task_move WHERE user_id > %(low)s AND user_id <= %(high)s GROUP BY 1, 2
         ) m ON m.user_id = s.user_id AND m.task_id = s.task_id
-        WHERE s.state <> coalesce(m.target, 'offered') OR s.number <> coalesce(m.n, 0)
+        WHERE s.user_id > %(low)s AND s.user_id <= %(high)s
+            AND (s.state <> coalesce(m.target, 'offered') OR s.number <> coalesce(m.n, 0))
+        LIMIT 100
     """,
 }
 
-CHECKS = (*_CHECKS, "reward-entries")
+# What left the budget for a reward, less what came back.
+_FLOW: LiteralString = f"""
+    SELECT e.id AS entry_id, sum(CASE WHEN s.kind = 'budget' THEN p.amount ELSE 0 END)
+            - sum(CASE WHEN d.kind = 'budget' THEN p.amount ELSE 0 END) AS total,
+        bool_and(coalesce(s.kind <> 'budget' OR s.owner_id = asked.campaign_id, false)
+            AND coalesce(d.kind <> 'budget' OR d.owner_id = asked.campaign_id, false)) AS own
+    FROM asked CROSS JOIN LATERAL (
+        SELECT id, commit_id, first_posting_id, last_posting_id FROM entry
+        WHERE id = asked.id AND kind IN ('reward', 'reverse') LIMIT 1
+    ) AS e CROSS JOIN LATERAL (
+        SELECT source_id, destination_id, amount FROM posting WHERE {POSTINGS_OF_E} OFFSET 0
+    ) AS p LEFT JOIN account s ON s.id = p.source_id LEFT JOIN account d ON d.id = p.destination_id
+    GROUP BY e.id
+"""
+_SPENT: LiteralString = f"""
+    WITH page AS MATERIALIZED (
+        SELECT id, campaign_id, amount, asset, state, entry_credit, entry_reverse FROM reward
+        WHERE id > %(low)s AND id <= %(high)s
+    ), asked AS MATERIALIZED (
+        SELECT campaign_id, unnest(ARRAY[entry_credit, entry_reverse]) AS id FROM page
+    ), flow AS MATERIALIZED ({_FLOW})
+    SELECT r.id, coalesce(c.total, 0) + coalesce(b.total, 0) || ' ' || r.asset || CASE
+            WHEN coalesce(c.own, true) AND coalesce(b.own, true) THEN ''
+            ELSE ', not all by campaign ' || r.campaign_id END,
+        CASE WHEN r.state IN ('vesting', 'credited') THEN r.amount ELSE 0 END || ' ' || r.asset
+    FROM page r LEFT JOIN flow c ON c.entry_id = r.entry_credit
+        LEFT JOIN flow b ON b.entry_id = r.entry_reverse
+    WHERE r.entry_credit <> ALL(%(archived)s::bigint[])
+        AND r.entry_reverse <> ALL(%(archived)s::bigint[]) AND (
+            coalesce(c.total, 0) + coalesce(b.total, 0)
+                <> CASE WHEN r.state IN ('vesting', 'credited') THEN r.amount ELSE 0 END
+            OR NOT coalesce(c.own, true) OR NOT coalesce(b.own, true))
+    ORDER BY r.id LIMIT 100
+"""
+# Entries that were posted while a month ran that is in an archive by now, and that are gone.
+_ARCHIVED: LiteralString = """
+    WITH through AS (SELECT max(recorded_through) AS moment FROM archive)
+    SELECT e.id FROM reward r CROSS JOIN LATERAL (
+        SELECT min(moved_at) FILTER (WHERE target IN ('vesting', 'credited')) AS credited_at,
+            min(moved_at) FILTER (WHERE target = 'credited') AS matured_at,
+            min(moved_at) FILTER (WHERE target = 'reversed') AS reversed_at
+        FROM reward_move WHERE reward_id = r.id
+    ) AS m CROSS JOIN LATERAL (VALUES (r.entry_credit, m.credited_at),
+        (r.entry_mature, m.matured_at), (r.entry_reverse, m.reversed_at)) AS e (id, made_at)
+    WHERE r.id > %(low)s AND r.id <= %(high)s AND r.created_at <= (SELECT moment FROM through)
+        AND e.made_at <= (SELECT moment FROM through)
+        AND NOT EXISTS (SELECT FROM entry WHERE entry.id = e.id)
+"""
+_REWARD_MOVES: LiteralString = """
+    SELECT r.id, r.state || ' after ' || r.version,
+        coalesce(m.target, 'nothing') || ' after ' || coalesce(m.n, 0)
+    FROM reward r LEFT JOIN (
+        SELECT reward_id, count(*) AS n, (array_agg(target ORDER BY number DESC))[1] AS target
+        FROM reward_move WHERE reward_id > %(low)s AND reward_id <= %(high)s GROUP BY 1
+    ) m ON m.reward_id = r.id
+    WHERE r.id > %(low)s AND r.id <= %(high)s
+        AND (r.state IS DISTINCT FROM m.target OR r.version IS DISTINCT FROM m.n) LIMIT 100
+"""
+
+# Of an entry that no reward of its time names, all rewards are asked.
+_STRAYS: LiteralString = """
+    SELECT id FROM entry WHERE id > %(low)s AND id <= %(high)s AND kind IN ('reward', 'reverse')
+    EXCEPT
+    SELECT unnest(ARRAY[entry_credit, entry_reverse]) FROM reward
+    WHERE id > %(from)s AND id <= %(to)s
+    LIMIT 1000
+"""
+_NAMED: LiteralString = (
+    "SELECT unnest(ARRAY[entry_credit, entry_reverse]) FROM reward"
+    " WHERE entry_credit = ANY(%(ids)s) OR entry_reverse = ANY(%(ids)s)"
+)
+_STRAY_FLOW: LiteralString = f"""
+    WITH asked AS (SELECT unnest(%(ids)s::bigint[]) AS id, NULL::bigint AS campaign_id),
+        flow AS ({_FLOW})
+    SELECT entry_id, total FROM flow WHERE total <> 0 ORDER BY entry_id LIMIT 100
+"""
+
+CHECKS = (*_BY_USER, "earn-spent", "earn-reward-moves", "earn-reward-entries")
 """The names of all checks."""
 
 
 async def prove(tx: CellRead) -> list[Difference]:
-    """Run every check; at most 100 differences each."""
+    """Every check, on the snapshot of `tx`; at most 100 differences each."""
+    return await prove_in(OneSnapshot(tx))
+
+
+async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference]:
+    """Every check, page by page; at most 100 differences each."""
     found: list[Difference] = []
-    for check, statement in _CHECKS.items():
-        for subject, stored, derived in (await tx.tuples(statement))[:MOST]:
-            found.append(Difference(f"earn-{check}", subject, stored, derived))
-    found.extend(await _entries(tx))
+    rewards: dict[str, LiteralString | Check] = {
+        "earn-spent": _spent,
+        "earn-reward-moves": _REWARD_MOVES,
+        "earn-reward-entries": _entries,
+    }
+    for pages in (
+        Pages("rewards of users", _USERS, _BY_USER, PAGE),
+        Pages("rewards", _REWARDS, rewards, PAGE),
+        Pages("entries of rewards", _ENTRIES, {"earn-spent": _strays}, ENTRIES_PAGE),
+    ):
+        found += await walk(snapshots, pages, told)
     return found
 
 
-async def _entries(tx: CellRead) -> list[Difference]:
+async def _gone(tx: CellRead, params: dict[str, Any]) -> frozenset[int]:
+    return frozenset(row[0] for row in await tx.tuples(_ARCHIVED, params))
+
+
+async def _spent(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    """What left the budget for each reward, against its amount."""
+    gone = list(await _gone(tx, params))
+    return differences("earn-spent", await tx.tuples(_SPENT, {**params, "archived": gone}))
+
+
+async def _strays(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    """Money that left or entered a budget under a reward's name, but under no reward's entry."""
+    low, high = params["low"], params["high"]
+    near = {"low": low, "high": high, "from": low - _NEAR, "to": min(high, LAST_ID - _NEAR) + _NEAR}
+    ids = {row[0] for row in await tx.tuples(_STRAYS, near)}
+    if ids:
+        ids -= {row[0] for row in await tx.tuples(_NAMED, {"ids": list(ids)})}
+    if not ids:
+        return []
+    return [
+        Difference("earn-spent", text_id("en", tx.cell, row[0]), str(row[1]), "no reward")
+        for row in await tx.tuples(_STRAY_FLOW, {"ids": list(ids)})
+    ]
+
+
+async def _entries(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
     """Each reward's state against the very entries that it must and must not have posted."""
-    found: list[Difference] = []
-    last = 0
-    while len(found) < MOST:
-        rows = await reward_store.after(tx, last, PAGE)
-        if not rows:
-            break
-        last = rows[-1].id
-        known = await _known(tx, rows)
-        found.extend(
-            difference for row in rows if (difference := _judge(tx, row, known)) is not None
-        )
-    return found[:MOST]
+    rows = await reward_store.after(tx, params["low"], PAGE)
+    known, gone = await _known(tx, rows), await _gone(tx, params)
+    return [difference for row in rows if (difference := _judge(tx, row, known, gone)) is not None]
 
 
 async def _known(tx: CellRead, rows: Sequence[RewardRow]) -> dict[int, tuple[str, bytes]]:
@@ -121,7 +221,9 @@ async def _known(tx: CellRead, rows: Sequence[RewardRow]) -> dict[int, tuple[str
     return {row[0]: (row[1], bytes(row[2])) for row in stored}
 
 
-def _judge(tx: CellRead, row: RewardRow, known: dict[int, tuple[str, bytes]]) -> Difference | None:
+def _judge(
+    tx: CellRead, row: RewardRow, known: dict[int, tuple[str, bytes]], gone: frozenset[int]
+) -> Difference | None:
     names = {
         row.entry_credit: "credit",
         row.entry_mature: "mature",
@@ -133,7 +235,10 @@ def _judge(tx: CellRead, row: RewardRow, known: dict[int, tuple[str, bytes]]) ->
         if number in known and known[number][1] not in _possible(tx, row, name)
     ]
     have = frozenset(name for number, name in names.items() if number in known)
-    if not wrong and have in _EXPECTED[RewardState(row.state)]:
+    archived = frozenset(name for number, name in names.items() if number in gone)
+    if not wrong and any(
+        have <= expected <= have | archived for expected in _EXPECTED[RewardState(row.state)]
+    ):
         return None
     stored = " ".join(sorted(have)) or "none"
     if wrong:

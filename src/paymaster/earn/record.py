@@ -3,100 +3,99 @@
 Set-based throughout: the number of statements does not depend on the number of events. What makes
 it exactly once is a row in the same transaction as the effect: the event's, the answer's, the
 state's lock, the reward's.
+
+What is there already is looked up, what is new is written by COPY. Answers and progress are looked
+up under the lock of the user's task, so that nobody else can write the same. Only an event id may
+come from two sides at the same moment: then the database refuses the second batch, and it is taken
+in again, row by row where they meet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import partial
+from typing import NamedTuple
 
-from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import reward, verify
-from paymaster.earn.catalogue import Catalogue, Offer
+from paymaster.db.tx import CellTx
+from paymaster.earn import grant, verify
+from paymaster.earn.catalogue import Catalogue
 from paymaster.earn.dead_letter import bury
 from paymaster.earn.event import Event, EventOutcome, Fault, Status
-from paymaster.earn.intake import payload_text
+from paymaster.earn.grant import Grant, Granted
 from paymaster.earn.machine import RewardState, TaskEvent
-from paymaster.earn.reward import Grant
+from paymaster.earn.resolve import BEGUN, COUNTS, IGNORED, RIGHT, SUBMITTED, WRONG, Item, resolve
 from paymaster.earn.states import States
 from paymaster.earn.store import events as store
 from paymaster.earn.store import states as state_store
 from paymaster.earn.store.events import EventRow, ProgressRow, Span
 from paymaster.earn.store.states import Fresh, Pair
+from paymaster.earn.turns import Turn
 from paymaster.kernel.clock import business_day
 from paymaster.kernel.errors import Broken
-from paymaster.kernel.ids import text_id
 from paymaster.people import users
 from paymaster.people.machine import Status as UserStatus
 from paymaster.secrets.sealing import Sealer
 
 MAX_BATCH = 1000
+"""Events in one transaction; larger batches are split."""
+
 MAX_STEPS = 10_000
 """How many events of one pattern are looked at in one judgement; older ones are left out."""
 
-STARTED = "started"
-"""The type of event that only says that a user began."""
 
-RIGHT, WRONG, COUNTS, SUBMITTED, BEGUN, IGNORED = (
-    "right",
-    "wrong",
-    "counts",
-    "submitted",
-    "begun",
-    "ignored",
-)
+class How(NamedTuple):
+    """Which shortcuts are taken.
+
+    `careful` writes events one by one, as some may be there by now; `ahead` takes it for granted
+    that an ample budget stays ample.
+    """
+
+    careful: bool = False
+    ahead: bool = True
 
 
-@dataclass(slots=True)
-class _Item:
-    """An event on its way: what it names, what it shows, what became of it."""
-
-    event: Event
-    user_id: int
-    offer: Offer
-    shows: str
-    item: str | None = None
-    outcome: EventOutcome | None = None
-
-    @property
-    def pair(self) -> Pair:
-        return self.user_id, self.offer.id
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.event.source, self.event.event_id
-
-    def end(self, status: Status, slug: str | None = None, detail: str | None = None) -> None:
-        self.outcome = EventOutcome(self.event.line, self.event.event_id, status, slug, detail)
+FIRST = How()
 
 
 async def record(
-    tx: CellTx, sealer: Sealer, catalogue: Catalogue, events: Sequence[Event]
+    tx: CellTx,
+    sealer: Sealer,
+    catalogue: Catalogue,
+    events: Sequence[Event],
+    *,
+    how: How = FIRST,
+    turn: Turn | None = None,
 ) -> list[EventOutcome]:
     """Take in events of users of this cell; one outcome for each, in order.
 
     Events that name nothing that exists, or that come at the wrong time or from the wrong user,
     are rejected and kept in the dead-letter list; sending them again later is right. Raises Broken
     for more than MAX_BATCH events, and when an invariant of the books does not hold.
+
+    What is done for speed may turn out wrong; then the whole is run again with another `how`:
+    upon UniqueViolation `careful`, upon BudgetShort not `ahead`. `turn` is the place among the
+    parts of a larger batch; raises Overtaken.
     """
     if len(events) > MAX_BATCH:
         raise Broken("batch-limit", f"{len(events)} events in one call; split them.")
-    outcomes: list[EventOutcome | None] = []
-    items: list[_Item] = []
-    for event in events:
-        found = _resolve(tx, catalogue, event)
-        if isinstance(found, _Item):
-            items.append(found)
-            outcomes.append(None)
-        else:
-            outcomes.append(found)
+    found = resolve(tx, catalogue, events)
+    items = [one for one in found if isinstance(one, Item)]
     await _check_users(tx, sealer, items)
-    fresh = await _dedupe(tx, [item for item in items if item.outcome is None])
-    await _judge(tx, catalogue, fresh)
-    rest = iter(items)
-    done = [outcome or _ended(next(rest)) for outcome in outcomes]
+    first: dict[tuple[str, str], Item] = {}
+    good = [item for item in items if item.outcome is None]
+    again = [item for item in good if first.setdefault(item.key, item) is not item]
+    digests = {key: item.event.digest for key, item in first.items()}
+    fresh = await _dedupe(tx, first, digests)
+    states = await _lock(tx, fresh)
+    if fresh:
+        fresh = await _keep(tx, fresh, digests, careful=how.careful)
+    for item in again:
+        _end_again(item, digests[item.key])
+    turn = turn or Turn()
+    turn.holds()
+    await _judge(tx, catalogue, states, fresh, how, turn)
+    done = [_ended(one) if isinstance(one, Item) else one for one in found]
     await bury(
         tx,
         sealer,
@@ -109,68 +108,19 @@ async def record(
     return done
 
 
-def _ended(item: _Item) -> EventOutcome:
+def _ended(item: Item) -> EventOutcome:
     if item.outcome is None:
         raise Broken("event-forgotten", f"Line {item.event.line} came to no end.")
     return item.outcome
 
 
-def _rejected(event: Event, slug: str, detail: str) -> EventOutcome:
-    return EventOutcome(event.line, event.event_id, Status.REJECTED, slug, detail)
-
-
-def _resolve(tx: CellRead, catalogue: Catalogue, event: Event) -> _Item | EventOutcome:
-    """What the event names and shows, as far as the directory tells."""
-    ref = catalogue.users.get(event.user)
-    if ref is None:
-        return _rejected(event, "user-unknown", "There is no user of this external id.")
-    offer = catalogue.offer(event)
-    if offer is None:
-        if event.campaign is not None and event.campaign not in catalogue.campaigns:
-            return _rejected(event, "campaign-unknown", "There is no such campaign.")
-        return _rejected(event, "task-unknown", "The campaign has no such task.")
-    if not offer.active:
-        return _rejected(event, "task-not-active", "The campaign or the task is not active.")
-    if not offer.covers(event.occurred_at):
-        return _rejected(event, "outside-dates", "The task was not on offer when this occurred.")
-    user_id = users.check_cell(tx, ref)
-    rule = offer.rule
-    if event.type != rule.event:
-        if isinstance(rule, verify.Count) and event.type == rule.after:
-            return _Item(event, user_id, offer, COUNTS)
-        return _Item(event, user_id, offer, BEGUN if event.type == STARTED else IGNORED)
-    if isinstance(rule, verify.Count):
-        return _Item(event, user_id, offer, COUNTS)
-    if isinstance(rule, verify.Review):
-        return _Item(event, user_id, offer, SUBMITTED)
-    return _against_gold(catalogue, event, user_id, offer, rule)
-
-
-def _against_gold(
-    catalogue: Catalogue, event: Event, user_id: int, offer: Offer, rule: verify.Gold
-) -> _Item | EventOutcome:
-    item = verify.as_text(event.payload.get(rule.item))
-    answer = verify.as_text(event.payload.get(rule.answer))
-    if item is None or answer is None:
-        missing = rule.item if item is None else rule.answer
-        return _rejected(event, "payload-incomplete", f"`payload.{missing}` is missing.")
-    known = catalogue.gold.get((offer.id, item))
-    if known is None:
-        return _rejected(event, "item-unknown", "There is no known answer for this item.")
-    return _Item(event, user_id, offer, RIGHT if answer == known else WRONG, item)
-
-
-async def _check_users(tx: CellTx, sealer: Sealer, items: Sequence[_Item]) -> None:
+async def _check_users(tx: CellTx, sealer: Sealer, items: Sequence[Item]) -> None:
     """Reject events of users who are not active, or whose profile does not fit the task."""
     if not items:
         return
-    statuses = await users.statuses(tx, {item.user_id for item in items})
-    for item in items:
-        status = statuses.get(item.user_id)
-        if status is None:
-            item.end(Status.REJECTED, "user-unknown", "The user was never completely made.")
-        elif status is not UserStatus.ACTIVE:
-            item.end(Status.REJECTED, f"user-{status}", f"The user is {status}.")
+    barred = await users.not_active(tx, {item.user_id for item in items})
+    if barred:
+        _bar(items, barred)
     selective = [item for item in items if item.outcome is None and item.offer.selective]
     if not selective:
         return
@@ -186,32 +136,64 @@ async def _check_users(tx: CellTx, sealer: Sealer, items: Sequence[_Item]) -> No
             item.end(Status.REJECTED, "not-eligible", "The user's profile does not fit the task.")
 
 
-async def _dedupe(tx: CellTx, items: Sequence[_Item]) -> list[_Item]:
-    """Keep new events and end the others; the new ones."""
-    first: dict[tuple[str, str], _Item] = {}
-    again: list[_Item] = []
+def _bar(items: Sequence[Item], barred: Mapping[int, UserStatus | None]) -> None:
     for item in items:
-        if item.key in first:
-            again.append(item)
-        else:
-            first[item.key] = item
-    if not first:
-        return []
-    new = await store.insert_events(tx, [_event_row(item) for item in first.values()])
-    old = [item for key, item in first.items() if key not in new]
-    known = await store.known_events(tx, [item.key for item in old]) if old else {}
-    for item in old:
-        before = known.get(item.key)
-        if before is None:
+        if item.user_id in barred:
+            status = barred[item.user_id]
+            if status is None:
+                item.end(Status.REJECTED, "user-unknown", "The user was never completely made.")
+            else:
+                item.end(Status.REJECTED, f"user-{status}", f"The user is {status}.")
+
+
+async def _dedupe(
+    tx: CellTx, first: Mapping[tuple[str, str], Item], digests: dict[tuple[str, str], bytes]
+) -> list[Item]:
+    """End events that were taken in before; the others. `digests` becomes what is kept."""
+    known = await store.known_events(tx, first)
+    digests |= known
+    for key, digest in known.items():
+        _end_again(first[key], digest)
+    return [item for key, item in first.items() if key not in known] if known else [*first.values()]
+
+
+async def _lock(tx: CellTx, items: Sequence[Item]) -> States:
+    """The states of the users' tasks that events may change."""
+    wanted: dict[Pair, Fresh] = {}
+    made: dict[int, Fresh] = {}
+    for item in items:
+        if item.shows is IGNORED or item.pair in wanted:
+            continue
+        offer = item.offer
+        fresh = made.get(offer.id)
+        if fresh is None:
+            fresh = made[offer.id] = Fresh(offer.home_cell, offer.closes_at)
+        wanted[item.pair] = fresh
+    return await States.lock(tx, wanted)
+
+
+async def _keep(
+    tx: CellTx, items: list[Item], digests: dict[tuple[str, str], bytes], *, careful: bool
+) -> list[Item]:
+    """Write the events; those of them that are new."""
+    rows = [_event_row(item) for item in items]
+    if not careful:
+        await store.write_events(tx, rows)
+        return items
+    new = await store.insert_events(tx, rows)
+    late = [item for item in items if item.key not in new]
+    known = await store.known_events(tx, [item.key for item in late])
+    digests |= known
+    for item in late:
+        if item.key not in known:
             raise Broken("event-vanished", "An event that was there is gone.")
-        _end_again(item, same=before.digest == item.event.digest)
-    for item in again:
-        _end_again(item, same=first[item.key].event.digest == item.event.digest)
-    return [item for key, item in first.items() if key in new]
+        _end_again(item, known[item.key])
+    return [item for item in items if item.key in new]
 
 
-def _end_again(item: _Item, *, same: bool) -> None:
-    if same:
+def _end_again(item: Item, digest: bytes) -> None:
+    """It was taken in before, with this digest."""
+    if item.event.digest == digest:
         item.end(Status.DUPLICATE)
     else:
         item.end(
@@ -219,7 +201,7 @@ def _end_again(item: _Item, *, same: bool) -> None:
         )
 
 
-def _event_row(item: _Item) -> EventRow:
+def _event_row(item: Item) -> EventRow:
     event = item.event
     return EventRow(
         event.source,
@@ -229,28 +211,42 @@ def _event_row(item: _Item) -> EventRow:
         event.type,
         event.occurred_at,
         event.digest,
-        payload_text(event.payload),
+        event.stored,
         item.shows,
     )
 
 
-async def _judge(tx: CellTx, catalogue: Catalogue, items: Sequence[_Item]) -> None:
+async def _judge(
+    tx: CellTx,
+    catalogue: Catalogue,
+    states: States,
+    items: Sequence[Item],
+    how: How,
+    turn: Turn,
+) -> None:
     """State, progress, verification, rewards; ends every item."""
-    working = [item for item in items if item.shows != IGNORED]
-    states = await States.lock(
-        tx, {i.pair: Fresh(i.offer.home_cell, i.offer.closes_at) for i in working}
-    )
+    working = [item for item in items if item.shows is not IGNORED]
     _advance(states, working)
     earned = await _right_answers(tx, states, working)
     earned += await _patterns(tx, states, working)
     for item in items:
         if item.outcome is None:
             item.end(Status.RECORDED)
-    await _reward(tx, catalogue, states, earned)
+    grants = [Grant(item.offer, item.user_id, occurrence, *item.key) for item, occurrence in earned]
+    written = await grant.ahead(tx, grants) if how.ahead else None
+    if written is None:
+        await turn.goes_on()
+        made = await grant.make(tx, grants, slice_rewards=catalogue.slice_rewards)
+    else:
+        made = written.made
+    _rewarded(states, earned, made)
     await states.write(tx)
+    if written is not None:
+        await turn.goes_on()
+        await written.settle(tx)
 
 
-def _advance(states: States, items: Iterable[_Item]) -> None:
+def _advance(states: States, items: Iterable[Item]) -> None:
     moves = {
         BEGUN: TaskEvent.START,
         SUBMITTED: TaskEvent.SUBMIT,
@@ -263,16 +259,16 @@ def _advance(states: States, items: Iterable[_Item]) -> None:
             states.move(item.pair, event)
 
 
-def _capped(states: States, item: _Item, pending: int) -> bool:
+def _capped(states: States, item: Item, pending: int) -> bool:
     cap = item.offer.user_cap
     return cap is not None and states.rewards(item.pair) + pending >= cap
 
 
 async def _right_answers(
-    tx: CellTx, states: States, items: Sequence[_Item]
-) -> list[tuple[_Item, str]]:
+    tx: CellTx, states: States, items: Sequence[Item]
+) -> list[tuple[Item, str]]:
     """Right first answers, with their occurrences."""
-    answers: dict[tuple[int, int, str], _Item] = {}
+    answers: dict[tuple[int, int, str], Item] = {}
     for item in items:
         if item.item is not None:
             key = (item.offer.id, item.user_id, item.item)
@@ -282,14 +278,16 @@ async def _right_answers(
                 answers[key] = item
     if not answers:
         return []
-    rows = [(*key, *item.key) for key, item in answers.items()]
-    first = await store.insert_answers(tx, rows)
-    earned: list[tuple[_Item, str]] = []
+    known = await store.known_answers(tx, list(answers))
+    await store.write_answers(
+        tx, [(key, item.key) for key, item in answers.items() if key not in known]
+    )
+    earned: list[tuple[Item, str]] = []
     pending: dict[Pair, int] = {}
     for key, item in answers.items():
-        if key not in first:
+        if key in known:
             item.end(Status.RECORDED, "item-answered", "Only the first answer counts.")
-        elif item.shows == RIGHT:
+        elif item.shows is RIGHT:
             if _capped(states, item, pending.get(item.pair, 0)):
                 item.end(Status.RECORDED, "user-cap", "The user has had all rewards of the task.")
             else:
@@ -298,25 +296,25 @@ async def _right_answers(
     return earned
 
 
-async def _patterns(tx: CellTx, states: States, items: Sequence[_Item]) -> list[tuple[_Item, str]]:
+async def _patterns(tx: CellTx, states: States, items: Sequence[Item]) -> list[tuple[Item, str]]:
     """The last new event of each pattern that is complete now, with its occurrence."""
-    counting: dict[Pair, list[_Item]] = {}
+    counting: dict[Pair, list[Item]] = {}
     for item in items:
-        if item.shows == COUNTS and states.rewards(item.pair) == 0:
+        if item.shows is COUNTS and states.rewards(item.pair) == 0:
             counting.setdefault(item.pair, []).append(item)
     if not counting:
         return []
-    await store.insert_progress(tx, [_step(item) for run in counting.values() for item in run])
-    found: dict[Pair, list[verify.Step]] = {}
+    found = {pair: [_step(item) for item in run] for pair, run in counting.items()}
     spans = [_span(run) for run in counting.values()]
     for task_id, user_id, occurred_at, kind in await store.progress(tx, spans, MAX_STEPS):
-        found.setdefault((user_id, task_id), []).append(verify.Step(occurred_at, kind))
+        found[user_id, task_id].append(verify.Step(occurred_at, kind))
+    await store.write_progress(tx, [_row(item) for run in counting.values() for item in run])
     day = partial(_day, tx.time_zone, {})
     return [
         (run[-1], verify.ONCE)
         for pair, run in counting.items()
         if isinstance(run[0].offer.rule, verify.Count)
-        and verify.complete(run[0].offer.rule, found.get(pair, []), day)
+        and verify.complete(run[0].offer.rule, found[pair], day)
     ]
 
 
@@ -328,39 +326,35 @@ def _day(zone: str, cache: dict[datetime, date], moment: datetime) -> date:
     return cache[quarter]
 
 
-def _step(item: _Item) -> ProgressRow:
+def _step(item: Item) -> verify.Step:
+    return verify.Step(item.event.occurred_at, item.event.type)
+
+
+def _row(item: Item) -> ProgressRow:
     event = item.event
     return ProgressRow(
         item.offer.id, item.user_id, event.occurred_at, event.source, event.event_id, event.type
     )
 
 
-def _span(run: Sequence[_Item]) -> Span:
+def _span(run: Sequence[Item]) -> Span:
     rule = run[0].offer.rule
     times = [item.event.occurred_at for item in run]
     if not isinstance(rule, verify.Count):
         raise Broken("rule-kind", "Only counts are judged over time.")
     first, last = verify.reach(rule, min(times), max(times))
-    return Span(run[0].offer.id, run[0].user_id, first, last)
+    least = max(rule.count - len(run), 0)
+    return Span(run[0].offer.id, run[0].user_id, first, last, least)
 
 
-async def _reward(
-    tx: CellTx, catalogue: Catalogue, states: States, earned: Sequence[tuple[_Item, str]]
+def _rewarded(
+    states: States, earned: Sequence[tuple[Item, str]], granted: Sequence[Granted]
 ) -> None:
-    granted = await reward.grant(
-        tx,
-        [Grant(item.offer, item.user_id, occurrence, *item.key) for item, occurrence in earned],
-        slice_rewards=catalogue.slice_rewards,
-    )
     for (item, _), made in zip(earned, granted, strict=True):
         states.add_reward(item.pair)
-        reward.tell(states, item.pair, made, once=not isinstance(item.offer.rule, verify.Gold))
-        item.outcome = EventOutcome(
-            item.event.line,
-            item.event.event_id,
-            *_STATUS[made.state],
-            reward_id=text_id("rw", tx.cell, made.reward_id),
-        )
+        grant.tell(states, item.pair, made, once=not isinstance(item.offer.rule, verify.Gold))
+        event = item.event
+        item.outcome = EventOutcome(event.line, event.event_id, *_STATUS[made.state], made.name)
 
 
 _STATUS: dict[RewardState, tuple[Status, str | None, str | None]] = {

@@ -8,19 +8,19 @@ occurrence be rewarded once, for ever.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from typing import NamedTuple
 
-from paymaster.db import outbox
+import msgspec
+
+from paymaster.db import outbox_lines
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.earn import recall
 from paymaster.earn import slice as slices
-from paymaster.earn.catalogue import Offer
 from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
 from paymaster.earn.states import States
 from paymaster.earn.store import rewards as reward_store
-from paymaster.earn.store.rewards import RewardMove, RewardRow
-from paymaster.earn.store.states import Fresh, Pair
+from paymaster.earn.store.rewards import RewardMove, RewardRow, Waiting
+from paymaster.earn.store.states import Fresh
 from paymaster.earn.views import money
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import text_id
@@ -37,96 +37,6 @@ MAX_CAMPAIGNS = 500
 EXHAUSTED = "budget-exhausted"
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A user has earned an occurrence of a task; the event that brought it is evidence."""
-
-    offer: Offer
-    user_id: int
-    occurrence: str
-    source: str
-    event_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """The reward that was made."""
-
-    reward_id: int
-    state: RewardState
-
-
-async def grant(tx: CellTx, grants: Sequence[Grant], *, slice_rewards: int) -> list[Granted]:
-    """Make rewards and credit them as far as the budgets in this cell reach.
-
-    The caller holds the locks of the users' task states and knows that no reward of these
-    occurrences exists. Raises Broken when the books refuse for another reason than the budget.
-    """
-    if not grants:
-        return []
-    numbers = tx.ids(4 * len(grants))
-    rows = [_row(tx, one, numbers[4 * at : 4 * at + 4]) for at, one in enumerate(grants)]
-    posted = await _credit(tx, rows)
-    short = {
-        one.offer.campaign_id: one.offer.when_exhausted == "refuse"
-        for one, result in zip(grants, posted, strict=True)
-        if not result.done and one.offer.home_cell == tx.cell
-    }
-    out = frozenset[int]()
-    if short:
-        await recall.note_policy(tx, short)
-        out = await recall.out(tx, list(short))
-    moves: list[RewardMove] = []
-    for row, one, result in zip(rows, grants, posted, strict=True):
-        event = _event(tx, row, one.offer, result, elsewhere=row.campaign_id in out)
-        moves.append(move(row, event))
-    await recall.recall(tx, sorted(out))
-    await reward_store.insert(tx, rows)
-    await reward_store.insert_moves(tx, REWARD.name, moves)
-    await outbox.put(tx, [_message(tx, row) for row in rows])
-    await _ask(tx, rows, grants, slice_rewards)
-    return [Granted(row.id, RewardState(row.state)) for row in rows]
-
-
-def tell(states: States, pair: Pair, made: Granted, *, once: bool) -> None:
-    """Move the user's task to where the reward leaves it. `once`: it can be earned once only."""
-    if made.state is RewardState.AWAITING_FUNDS:
-        states.move(pair, TaskEvent.VERIFY)
-    elif made.state is not RewardState.REFUSED:
-        states.move(pair, TaskEvent.REWARD)
-    elif once:
-        states.move(pair, TaskEvent.VERIFY)
-        states.move(pair, TaskEvent.REJECT, EXHAUSTED)
-    else:
-        states.move(pair, TaskEvent.PROGRESS)
-
-
-def _row(tx: CellTx, one: Grant, numbers: Sequence[int]) -> RewardRow:
-    offer = one.offer
-    return RewardRow(
-        id=numbers[0],
-        campaign_id=offer.campaign_id,
-        home_cell=offer.home_cell,
-        task_id=offer.id,
-        user_id=one.user_id,
-        occurrence=one.occurrence,
-        amount=offer.reward.minor,
-        asset=offer.reward.currency,
-        state=RewardState.DUE.value,
-        remaining=0,
-        matures_at=tx.now + timedelta(seconds=offer.vesting_seconds),
-        entry_credit=numbers[1],
-        entry_mature=numbers[2],
-        entry_reverse=numbers[3],
-        source=one.source,
-        event_id=one.event_id,
-        due_at=None,
-        created_at=tx.now,
-        trace_id=tx.trace_id,
-        version=0,
-    )
-
-
 def amount_of(row: RewardRow) -> Money:
     """The reward's amount."""
     return Money(row.amount, row.asset)
@@ -140,42 +50,56 @@ async def _debtors(tx: CellRead, rows: Sequence[RewardRow]) -> set[tuple[int, st
     return found
 
 
-async def _credit(tx: CellTx, rows: Sequence[RewardRow]) -> list[Posted]:
-    """Post the credit of each row; what is past its vesting goes to available at once."""
+class Credit(NamedTuple):
+    """The entries that credit rewards, made before anything is locked; `debtors` as seen then."""
+
+    rows: Sequence[RewardRow]
+    entries: list[Entry]
+    debtors: set[tuple[int, str]]
+
+
+async def prepare(tx: CellTx, rows: Sequence[RewardRow], names: Sequence[str]) -> Credit:
+    """Make the credit of each row; what is past its vesting goes to available at once."""
     debtors = await _debtors(tx, [row for row in rows if row.matures_at <= tx.now])
-    entries = [
-        Entry(
-            row.entry_credit,
-            "reward",
-            text_id("rw", tx.cell, row.id),
-            recipes.reward(
-                row.campaign_id,
-                row.user_id,
-                amount_of(row),
-                vests=row.matures_at > tx.now,
-                owes=(row.user_id, row.asset) in debtors,
-                commission=Money.zero(row.asset),
-            ),
+    amounts: dict[tuple[int, str], tuple[Money, Money]] = {}
+    entries: list[Entry] = []
+    for row, name in zip(rows, names, strict=True):
+        kind = row.amount, row.asset
+        if kind not in amounts:
+            amounts[kind] = amount_of(row), Money.zero(row.asset)
+        amount, nothing = amounts[kind]
+        postings = recipes.reward(
+            row.campaign_id,
+            row.user_id,
+            amount,
+            vests=row.matures_at > tx.now,
+            owes=(row.user_id, row.asset) in debtors,
+            commission=nothing,
         )
-        for row in rows
-    ]
-    posted = await post(tx, entries)
-    for result in posted:
-        if not result.done and result.verdict is not Verdict.INSUFFICIENT:
+        entries.append(Entry(row.entry_credit, "reward", name, postings))
+    return Credit(rows, entries, debtors)
+
+
+async def credit(tx: CellTx, made: Credit) -> list[Posted]:
+    """Post credits; INSUFFICIENT is the only refusal. Raises Broken `reward-refused`."""
+    posted = await post(tx, made.entries)
+    credited: list[RewardRow] = []
+    for row, result in zip(made.rows, posted, strict=True):
+        if result.done:
+            if row.matures_at <= tx.now:
+                credited.append(row)
+        elif result.verdict is not Verdict.INSUFFICIENT:
             raise Broken(
                 "reward-refused", f"Entry {result.entry_id} was refused: {result.verdict}."
             )
-    credited = [
-        row
-        for row, result in zip(rows, posted, strict=True)
-        if result.done and row.matures_at <= tx.now
-    ]
-    await _recover_late(tx, credited, debtors)
+    await _recover_late(tx, credited, made.debtors)
     return posted
 
 
 async def _recover_late(tx: CellTx, rows: Sequence[RewardRow], known: set[tuple[int, str]]) -> None:
     """Pay back debt that a reversal made after `known` was read; its locks are ours by now."""
+    if not rows:
+        return
     late = await _debtors(tx, rows) - known
     entries = [
         Entry(
@@ -190,63 +114,51 @@ async def _recover_late(tx: CellTx, rows: Sequence[RewardRow], known: set[tuple[
     all_done(await post(tx, entries))
 
 
-def _event(
-    tx: CellTx, row: RewardRow, offer: Offer, result: Posted, *, elsewhere: bool
-) -> RewardEvent:
-    """`elsewhere`: other cells may hold some of the budget, so it is not proven exhausted."""
-    if result.done:
-        return RewardEvent.FUND if row.matures_at > tx.now else RewardEvent.CREDIT
-    if offer.when_exhausted == "refuse" and offer.home_cell == tx.cell and not elsewhere:
-        return RewardEvent.REFUSE
-    return RewardEvent.WAIT
-
-
 def move(row: RewardRow, event: RewardEvent, reason: str | None = None) -> RewardMove:
-    """Move a row in place."""
-    step = REWARD.find(row.state, event)
+    """Move a row in place. Raises Conflict `illegal-move`."""
+    before = row.state
+    target = _NEXT.get((before, event)) or RewardState(REWARD.find(before, event).target)
     row.version += 1
-    made = RewardMove(row.id, row.version, row.state, step.event.value, step.target.value, reason)
-    row.state = step.target.value
-    vests = row.state == RewardState.VESTING.value
+    row.state = _NAMES[target]
+    vests = target is RewardState.VESTING
     row.remaining = row.amount if vests else 0
     row.due_at = row.matures_at if vests else None
-    return made
+    return RewardMove(row.id, row.version, before, _NAMES[event], row.state, reason)
 
 
-def _message(tx: CellTx, row: RewardRow) -> outbox.Message:
-    user = text_id("us", tx.cell, row.user_id)
-    payload = {
-        "reward": text_id("rw", tx.cell, row.id),
-        "user": user,
-        "campaign": text_id("cp", row.home_cell, row.campaign_id),
-        "task": text_id("tk", row.home_cell, row.task_id),
-        "state": row.state,
-        "amount": money(amount_of(row)),
-    }
-    return outbox.Message(f"reward.{row.state}", user, payload)
+def _names(tx: CellTx, rows: Sequence[RewardRow]) -> list[str]:
+    return [text_id("rw", tx.cell, row.id) for row in rows]
 
 
-async def _ask(
-    tx: CellTx, rows: Sequence[RewardRow], grants: Sequence[Grant], slice_rewards: int
-) -> None:
-    """Ask the home cells for what was missing."""
-    needs: dict[int, slices.Need] = {}
-    for row, one in zip(rows, grants, strict=True):
-        offer = one.offer
-        if row.state != RewardState.AWAITING_FUNDS.value or offer.home_cell == tx.cell:
-            continue
-        usual = min(offer.reward.minor * slice_rewards, MAX_MINOR)
-        need = needs.get(offer.campaign_id)
-        needs[offer.campaign_id] = slices.Need(
-            offer.campaign_id,
-            offer.home_cell,
-            offer.when_exhausted,
-            offer.reward.currency,
-            min((need.missing if need else 0) + row.amount, MAX_MINOR),
-            max(usual, need.usual if need else 0),
-            min(row.amount, need.least if need else row.amount),
-        )
-    await slices.ask(tx, list(needs.values()))
+_NEXT = {(one.source.value, one.event.value): RewardState(one.target) for one in REWARD.moves}
+_NAMES: dict[str, str] = {one: one.value for one in (*RewardState, *RewardEvent)}
+
+
+def messages(
+    tx: CellTx, rows: Sequence[RewardRow], names: Sequence[str]
+) -> list[outbox_lines.Line]:
+    """What the app is told of each reward. Text ids, states and amounts need no escaping."""
+    same: dict[tuple[int, int, str], str] = {}
+    users: dict[int, str] = {}
+    told: list[outbox_lines.Line] = []
+    for row, name in zip(rows, names, strict=True):
+        kind = row.task_id, row.amount, row.asset
+        shared = same.get(kind)
+        if shared is None:
+            shared = same[kind] = _shared(row)
+        user = users.get(row.user_id)
+        if user is None:
+            user = users[row.user_id] = text_id("us", tx.cell, row.user_id)
+        payload = f'{{"reward": "{name}", "user": "{user}", "state": "{row.state}", {shared}}}'
+        told.append(outbox_lines.Line(f"reward.{row.state}", user, payload))
+    return told
+
+
+def _shared(row: RewardRow) -> str:
+    campaign = text_id("cp", row.home_cell, row.campaign_id)
+    task = text_id("tk", row.home_cell, row.task_id)
+    amount = msgspec.json.encode(money(amount_of(row))).decode()
+    return f'"campaign": "{campaign}", "task": "{task}", "amount": {amount}'
 
 
 async def lock_states(tx: CellTx, rows: Sequence[RewardRow]) -> States:
@@ -258,8 +170,8 @@ async def moved(tx: CellTx, rows: Sequence[RewardRow], moves: Sequence[RewardMov
     """Write moved rows, their moves and messages."""
     if rows:
         await reward_store.update(tx, rows)
-        await reward_store.insert_moves(tx, REWARD.name, moves)
-        await outbox.put(tx, [_message(tx, row) for row in rows])
+        await reward_store.write_moves(tx, REWARD.name, moves)
+        await outbox_lines.put(tx, messages(tx, rows, _names(tx, rows)))
 
 
 async def mature_due(tx: CellTx, limit: int = MAX_BATCH) -> int:
@@ -300,14 +212,32 @@ def all_done(posted: Sequence[Posted]) -> None:
             )
 
 
-async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
+async def _waiting(tx: CellTx, campaign_id: int | None) -> list[Waiting]:
+    """The campaign, if rewards of it wait here; or else the next ones of the round over all."""
+    if campaign_id is not None:
+        found = await reward_store.waiting(tx, campaign_id - 1, 1)
+        return [one for one in found if one.campaign_id == campaign_id]
+    after = await reward_store.round_after(tx)
+    found = await reward_store.waiting(tx, after, MAX_CAMPAIGNS)
+    if after and not found:
+        found = await reward_store.waiting(tx, 0, MAX_CAMPAIGNS)
+    reached = found[-1].campaign_id if len(found) == MAX_CAMPAIGNS else 0
+    if reached != after:
+        await reward_store.go_round(tx, reached)
+    return found
+
+
+async def retry_awaiting(
+    tx: CellTx, limit: int = MAX_BATCH, *, campaign_id: int | None = None
+) -> int:
     """Credit waiting rewards, oldest first, where money has come; ask for more where it has not.
 
     Returns how many rewards moved. A campaign whose home cell said that nothing is left, and
     whose policy is to refuse, has those of its waiting rewards refused that are not too small for
-    this to hold.
+    this to hold. Each call looks at the next MAX_CAMPAIGNS of all campaigns for which something
+    waits, so that dry ones keep nobody waiting; or at `campaign_id` only.
     """
-    waiting = await reward_store.waiting(tx, MAX_CAMPAIGNS)
+    waiting = await _waiting(tx, campaign_id)
     last = await slices.last(tx, [one.campaign_id for one in waiting])
     numbers = [one.campaign_id for one in waiting]
     refusing = {number: row.least for number, row in last.items() if row.refuses}
@@ -318,7 +248,7 @@ async def retry_awaiting(tx: CellTx, limit: int = MAX_BATCH) -> int:
     states = await lock_states(tx, rows)
     changed: list[RewardRow] = []
     moves: list[RewardMove] = []
-    posted = await _credit(tx, rows)
+    posted = await credit(tx, await prepare(tx, rows, _names(tx, rows)))
     out = await recall.out(tx, numbers)
     for row, result in zip(rows, posted, strict=True):
         pair = row.user_id, row.task_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from paymaster.db import outbox
+from paymaster.db import outbox_lines
 from paymaster.db.tx import CellTx
 from paymaster.earn.machine import TASK, TaskEvent
 from paymaster.earn.store import states as state_store
@@ -12,6 +12,7 @@ from paymaster.earn.store.states import Fresh, MoveRow, Pair, StateRow
 from paymaster.kernel.ids import text_id
 
 _NEXT = {(move.source.value, move.event.value): move.target.value for move in TASK.moves}
+_NAMES: dict[str, str] = {event: event.value for event in TaskEvent}
 
 
 class States:
@@ -50,12 +51,12 @@ class States:
     def move(self, pair: Pair, event: TaskEvent, reason: str | None = None) -> bool:
         """Move if the machine allows it from where the user stands; whether it did."""
         row = self._rows[pair]
-        target = _NEXT.get((row.state, event.value))
+        target = _NEXT.get((row.state, event))
         if target is None:
             return False
         row.number += 1
         self._moves.append(
-            MoveRow(row.user_id, row.task_id, row.number, row.state, event.value, target, reason)
+            MoveRow(row.user_id, row.task_id, row.number, row.state, _NAMES[event], target, reason)
         )
         row.state = target
         self._changed.add(pair)
@@ -68,17 +69,17 @@ class States:
                 tx, [self._rows[pair] for pair in sorted(self._changed)]
             )
         if self._moves:
-            await state_store.insert_moves(tx, TASK.name, self._moves)
-            await outbox.put(
+            await state_store.write_moves(tx, TASK.name, self._moves)
+            await outbox_lines.put(
                 tx,
                 [
-                    _message(tx, move, self._rows[(move.user_id, move.task_id)].home_cell)
+                    _message(tx, move, self._rows[move.user_id, move.task_id].home_cell)
                     for move in self._moves
                 ],
             )
 
 
-def _message(tx: CellTx, move: MoveRow, home_cell: int) -> outbox.Message:
-    user = text_id("us", tx.cell, move.user_id)
-    payload = {"user": user, "task": text_id("tk", home_cell, move.task_id), "state": move.target}
-    return outbox.Message(f"user_task.{move.target}", user, payload)
+def _message(tx: CellTx, move: MoveRow, home_cell: int) -> outbox_lines.Line:
+    user, task = text_id("us", tx.cell, move.user_id), text_id("tk", home_cell, move.task_id)
+    payload = f'{{"user": "{user}", "task": "{task}", "state": "{move.target}"}}'
+    return outbox_lines.Line(f"user_task.{move.target}", user, payload)

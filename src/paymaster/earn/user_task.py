@@ -8,10 +8,10 @@ from typing import Any
 
 from paymaster.db import audit
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import reward, verify
+from paymaster.earn import grant, verify
 from paymaster.earn.catalogue import SLICE_REWARDS, Offer
+from paymaster.earn.grant import Grant
 from paymaster.earn.machine import TASK, TaskEvent, TaskState
-from paymaster.earn.reward import Grant
 from paymaster.earn.states import States
 from paymaster.earn.store import states as state_store
 from paymaster.earn.store.states import Fresh, Pair
@@ -163,7 +163,7 @@ async def _pay(
 ) -> dict[Pair, str]:
     """Reward approved work; the text ids of the rewards."""
     evidence = str(tx.commit_id)
-    granted = await reward.grant(
+    granted = await grant.make(
         tx,
         [Grant(c.offer, c.user_id, verify.ONCE, DECISION, evidence) for c in approved],
         slice_rewards=slice_rewards,
@@ -172,8 +172,8 @@ async def _pay(
     for command, one in zip(approved, granted, strict=True):
         pair = command.user_id, command.offer.id
         states.add_reward(pair)
-        reward.tell(states, pair, one, once=True)
-        made[pair] = text_id("rw", tx.cell, one.reward_id)
+        grant.tell(states, pair, one, once=True)
+        made[pair] = one.name
     return made
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -61,8 +60,7 @@ class Review(
 Rule = Gold | Count | Review
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """An event that counts."""
 
     occurred_at: datetime
@@ -157,8 +155,8 @@ def _day_places(times: Sequence[datetime], day: Callable[[datetime], date]) -> l
 
 def as_text(value: Scalar) -> str | None:
     """A payload value as it is compared with gold; None when there is nothing to compare."""
-    if value is None:
-        return None
+    if value is None or isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

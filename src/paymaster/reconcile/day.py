@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 
 from paymaster.db.cells import Databases
+from paymaster.db.snapshots import OneSnapshot, Pieces, Snapshots
 from paymaster.db.tx import Actor, CellRead
 from paymaster.earn import proof as earn_proof
 from paymaster.kernel.clock import business_day
 from paymaster.ledger import proof as ledger_proof
+from paymaster.ledger import proof_store
 from paymaster.ledger.proof import Difference
+from paymaster.ledger.proof_store import Checkpoint
 from paymaster.rails.base import RailAccount
 from paymaster.reconcile import close, close_store, proof, run_store
 from paymaster.reconcile.close import SIGNING_KEY, CellState
@@ -30,21 +33,29 @@ ALLOWED = timedelta(days=2)
 
 async def prove_cell(tx: CellRead) -> list[Difference]:
     """Books, rewards, withdrawals and lines of a cell, on one snapshot."""
-    found = await ledger_proof.prove(tx)
-    found += await earn_proof.prove(tx)
-    found += await withdraw_proof.prove(tx)
-    found += await proof.prove(tx)
+    return await _prove(OneSnapshot(tx), None)
+
+
+async def _prove(snapshots: Snapshots, since: Checkpoint | None) -> list[Difference]:
+    books = await ledger_proof.prove_books(snapshots, since=since)
+    found = list(books.differences)
+    found += await earn_proof.prove_in(snapshots)
+    found += await withdraw_proof.prove_in(snapshots)
+    found += await proof.prove_in(snapshots)
     return found
 
 
 async def look(dbs: Databases, environment_id: int) -> list[CellState]:
-    """Prove every cell of an environment, one after the other."""
+    """Prove every cell of an environment, one after the other, in short snapshots.
 
-    async def work(tx: CellRead) -> CellState:
-        return await close.state(tx, await prove_cell(tx))
-
-    cells = dbs.cells(environment_id)
-    return [await dbs.cell(cell.number).read(work) for cell in cells]
+    The postings that `paymaster ledger prove` found sound before are not read again.
+    """
+    states: list[CellState] = []
+    for cell in dbs.cells(environment_id):
+        db = dbs.cell(cell.number)
+        found = await _prove(Pieces(db), await db.read(proof_store.last))
+        states.append(await db.read(lambda tx, those=found: close.state(tx, those)))
+    return states
 
 
 async def run_account(

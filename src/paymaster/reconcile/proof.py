@@ -1,10 +1,10 @@
 """`prove` for reconciliation: every line against its posting, every booking against its attempt.
 
-One snapshot of one cell. In the treasury cell: each line moved the account's cash by exactly its
-amount and fee, the cash is what the statements brought and nothing else, suspense is what lies in
-doubt and each such line has its break, every statement adds up, and the closed days form a chain.
-In every cell: clearing is what was paid and is not yet on a statement, and
-nothing was booked into a day after it was closed.
+Page by page, each on a snapshot of its own. In the treasury cell: each line moved the account's
+cash by exactly its amount and fee, the cash is what the statements brought and nothing else,
+suspense is what lies in doubt and each such line has its break, every statement adds up, and the
+closed days form a chain. In every cell: clearing is what was paid and is not yet on a statement,
+and nothing was booked into a day after it was closed.
 """
 
 from __future__ import annotations
@@ -12,54 +12,155 @@ from __future__ import annotations
 import hashlib
 from typing import LiteralString
 
+from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
 from paymaster.kernel.ids import text_id
-from paymaster.ledger.proof import Difference
+from paymaster.ledger.proof import POSTINGS_OF_E, Difference, Pages, Told, silent, walk
+from paymaster.ledger.proof_pages import differences
 from paymaster.reconcile import close_store
 from paymaster.reconcile.close import signed_message
 
 LIMIT = 100
 """Differences told of each check."""
+PAGE = 2_000
+ENTRIES_PAGE = 100_000
 
-_MOVED: LiteralString = """
-    WITH moved AS (
-        SELECT entry_id, owner_id, asset, sum(amount) AS amount FROM (
-            SELECT p.entry_id, a.owner_id, a.asset, p.amount
-            FROM account a JOIN posting p ON p.source_id = a.id WHERE a.kind = 'cash'
-            UNION ALL
-            SELECT p.entry_id, a.owner_id, a.asset, -p.amount
-            FROM account a JOIN posting p ON p.destination_id = a.id WHERE a.kind = 'cash'
-        ) AS leg GROUP BY 1, 2, 3
+_LINES: LiteralString = (
+    "SELECT id FROM statement_line WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+_STATEMENTS: LiteralString = (
+    "SELECT id FROM statement WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+_ATTEMPTS: LiteralString = (
+    "SELECT id FROM attempt WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+_ENTRIES: LiteralString = (
+    "SELECT id FROM entry WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+
+# What the entries in `asked` moved on cash accounts, as their owners see it.
+_MOVED: LiteralString = f"""
+    moved AS MATERIALIZED (
+        SELECT p.entry_id, a.owner_id, a.asset,
+            sum(CASE WHEN a.id = p.source_id THEN p.amount ELSE -p.amount END) AS amount
+        FROM asked CROSS JOIN LATERAL (
+            SELECT id, commit_id, first_posting_id, last_posting_id FROM entry
+            WHERE id = asked.id LIMIT 1
+        ) AS e CROSS JOIN LATERAL (
+            SELECT entry_id, source_id, destination_id, amount FROM posting
+            WHERE {POSTINGS_OF_E} OFFSET 0
+        ) AS p JOIN account a ON a.id IN (p.source_id, p.destination_id) AND a.kind = 'cash'
+        GROUP BY 1, 2, 3
     )
 """
+_LINE_PAGE: LiteralString = f"""
+    WITH page AS MATERIALIZED (
+        SELECT * FROM statement_line WHERE id > %(low)s AND id <= %(high)s
+    ), asked AS MATERIALIZED (
+        SELECT DISTINCT id FROM (
+            SELECT posted_id AS id FROM page WHERE posted_id IS NOT NULL
+            UNION ALL SELECT entry_fee FROM page
+        ) AS each
+    ), {_MOVED}
+"""
 
-_CHECKS: dict[str, LiteralString] = {
-    "line-posting": _MOVED
+# An entry that is gone into an archive says nothing any more; its line came before.
+_ARCHIVED: LiteralString = """
+    AND NOT (EXISTS (
+        SELECT FROM statement s WHERE s.id = l.statement_id
+            AND s.received_at <= (SELECT max(recorded_through) FROM archive)
+    ) AND NOT EXISTS (SELECT FROM entry WHERE id = l.posted_id))
+"""
+
+_BY_LINE: dict[str, LiteralString] = {
+    "line-posting": _LINE_PAGE
     + """
-        SELECT l.rail_account_id || '/' || l.line_id, coalesce(m.amount, 0)::text, l.amount::text
-        FROM statement_line l LEFT JOIN moved m ON m.entry_id = l.posted_id
+        SELECT l.rail_account_id || '/' || l.line_id, coalesce(m.amount, 0), l.amount
+        FROM page l LEFT JOIN moved m ON m.entry_id = l.posted_id
             AND m.owner_id = l.rail_account_id AND m.asset = l.asset
         WHERE l.posted_id IS NOT NULL AND l.amount <> coalesce(m.amount, 0)
-    """,
-    "line-fee": _MOVED
+    """
+    + _ARCHIVED,
+    "line-fee": _LINE_PAGE
     + """
-        SELECT l.rail_account_id || '/' || l.line_id, coalesce(m.amount, 0)::text,
-            (CASE WHEN l.posted_id IS NULL THEN 0 ELSE -l.fee END)::text
-        FROM statement_line l LEFT JOIN moved m ON m.entry_id = l.entry_fee
+        SELECT l.rail_account_id || '/' || l.line_id, coalesce(m.amount, 0),
+            CASE WHEN l.posted_id IS NULL THEN 0 ELSE -l.fee END
+        FROM page l LEFT JOIN moved m ON m.entry_id = l.entry_fee
         WHERE coalesce(m.amount, 0) <> CASE WHEN l.posted_id IS NULL THEN 0 ELSE -l.fee END
-    """,
+    """
+    + _ARCHIVED,
     "line-state": """
         SELECT l.rail_account_id || '/' || l.line_id, l.state,
             CASE WHEN e.id IS NULL THEN 'not posted' ELSE 'posted' END
-        FROM statement_line l LEFT JOIN entry e ON e.id = l.entry_id
-        WHERE (l.posted_id IS NULL AND (e.id IS NOT NULL OR l.state IN ('matched', 'break')))
-            OR (l.state = 'matched') <> (l.matched IS NOT NULL)
+        FROM statement_line l LEFT JOIN LATERAL (
+            SELECT id FROM entry WHERE id = l.entry_id LIMIT 1
+        ) AS e ON true
+        WHERE l.id > %(low)s AND l.id <= %(high)s AND (
+            (l.posted_id IS NULL AND (e.id IS NOT NULL OR l.state IN ('matched', 'break')))
+            OR (l.state = 'matched') <> (l.matched IS NOT NULL)) LIMIT 100
     """,
-    "cash": _MOVED
-    + """
+}
+_BY_STATEMENT: dict[str, LiteralString] = {
+    "statement-sum": """
+        SELECT s.rail_account_id || '/' || s.statement_id, s.closing || ' by ' || s.lines,
+            coalesce(r.closing, s.opening) + coalesce(l.amount, 0) || ' by ' || coalesce(l.n, 0)
+        FROM statement s LEFT JOIN statement r ON r.id = s.restates_id LEFT JOIN LATERAL (
+            SELECT sum(amount - fee) AS amount, count(*) AS n
+            FROM statement_line WHERE statement_id = s.id
+        ) AS l ON true
+        WHERE s.id > %(low)s AND s.id <= %(high)s
+            AND (s.closing <> coalesce(r.closing, s.opening) + coalesce(l.amount, 0)
+                OR s.lines <> coalesce(l.n, 0)) LIMIT 100
+    """,
+}
+_BY_ATTEMPT: dict[str, LiteralString] = {
+    "attempt-booking": """
+        SELECT key, state, coalesce('out by ' || booked_line, '')
+            || coalesce(' back by ' || returned_line, '')
+        FROM attempt
+        WHERE id > %(low)s AND id <= %(high)s AND (
+            (booked_line IS NOT NULL AND state NOT IN ('paid', 'returned'))
+            OR (returned_line IS NOT NULL AND state <> 'returned' AND withdrawal_id IS NOT NULL)
+            OR (booked_line IS NULL) <> (booked_on IS NULL)
+            OR (returned_line IS NULL) <> (returned_on IS NULL)) LIMIT 100
+    """,
+}
+_BY_ENTRY: dict[str, LiteralString] = {
+    "closed-day": """
+        SELECT e.id, e.effective_day, 'closed at seq ' || f.seq
+        FROM entry e JOIN LATERAL (
+            SELECT min(seq) AS seq
+            FROM unnest(%(days)s::date[], %(seqs)s::bigint[]) AS closing (day, seq)
+            WHERE closing.day >= e.effective_day
+        ) AS f ON true JOIN LATERAL (
+            SELECT first_seq FROM commit WHERE id = e.commit_id LIMIT 1
+        ) AS c ON true
+        WHERE e.id > %(low)s AND e.id <= %(high)s
+            AND e.effective_day <= (SELECT max(day) FROM unnest(%(days)s::date[]) AS closed (day))
+            AND c.first_seq + e.ordinal > f.seq LIMIT 100
+    """,
+}
+# The trail is looked up by the days that can have been closed, eleven years of them.
+_CLOSINGS: LiteralString = """
+    SELECT d.day::date, c.first_seq + a.ordinal
+    FROM head h CROSS JOIN LATERAL generate_series(
+        h.closed_through::timestamp - interval '4000 days', h.closed_through::timestamp,
+        interval '1 day'
+    ) AS d (day) CROSS JOIN LATERAL (
+        SELECT commit_id, ordinal FROM audit
+        WHERE subject = d.day::date::text AND action = 'day.freeze' OFFSET 0
+    ) AS a JOIN commit c ON c.id = a.commit_id
+    WHERE h.id = 1
+"""
+
+# Sums over whole tables, but of few groups each: one statement is one snapshot. What was on an
+# account before its first statement stands there, when its opening is in an archive.
+_TOTALS: dict[str, LiteralString] = {
+    "cash": f"""
+        WITH asked AS MATERIALIZED (SELECT entry_opening AS id FROM statement), {_MOVED}
         SELECT 'rail account ' || coalesce(a.owner_id, f.owner_id),
             coalesce(-a.balance, 0) || ' ' || coalesce(a.asset, f.asset),
-            coalesce(f.amount, 0)::text
+            coalesce(f.amount, 0)
         FROM (SELECT * FROM account WHERE kind = 'cash') AS a FULL JOIN (
             SELECT owner_id, asset, sum(amount) AS amount FROM (
                 SELECT l.rail_account_id AS owner_id, l.asset, l.amount - l.fee AS amount
@@ -67,6 +168,12 @@ _CHECKS: dict[str, LiteralString] = {
                 UNION ALL
                 SELECT s.rail_account_id, s.asset, m.amount
                 FROM statement s JOIN moved m ON m.entry_id = s.entry_opening
+                UNION ALL
+                SELECT s.rail_account_id, s.asset, s.opening FROM statement s
+                WHERE s.received_at <= (SELECT max(recorded_through) FROM archive)
+                    AND NOT EXISTS (SELECT FROM entry WHERE id = s.entry_opening)
+                    AND s.id = (SELECT min(id) FROM statement AS first
+                        WHERE first.rail_account_id = s.rail_account_id)
             ) AS fact GROUP BY 1, 2
         ) AS f ON f.owner_id = a.owner_id AND f.asset = a.asset
         WHERE coalesce(-a.balance, 0) <> coalesce(f.amount, 0)
@@ -74,27 +181,17 @@ _CHECKS: dict[str, LiteralString] = {
     "suspense": """
         SELECT 'rail account ' || coalesce(a.owner_id, f.owner_id),
             coalesce(a.balance, 0) || ' ' || coalesce(a.asset, f.asset),
-            coalesce(f.amount, 0)::text
+            coalesce(f.amount, 0)
         FROM (SELECT * FROM account WHERE kind = 'suspense') AS a FULL JOIN (
             SELECT rail_account_id AS owner_id, asset, sum(amount) AS amount
             FROM statement_line WHERE posted_id IS NOT NULL AND state <> 'matched' GROUP BY 1, 2
         ) AS f ON f.owner_id = a.owner_id AND f.asset = a.asset
         WHERE coalesce(a.balance, 0) <> coalesce(f.amount, 0)
     """,
-    "statement-sum": """
-        SELECT s.rail_account_id || '/' || s.statement_id, s.closing || ' by ' || s.lines,
-            coalesce(r.closing, s.opening) + coalesce(l.amount, 0) || ' by ' || coalesce(l.n, 0)
-        FROM statement s LEFT JOIN statement r ON r.id = s.restates_id LEFT JOIN (
-            SELECT statement_id, sum(amount - fee) AS amount, count(*) AS n
-            FROM statement_line GROUP BY 1
-        ) AS l ON l.statement_id = s.id
-        WHERE s.closing <> coalesce(r.closing, s.opening) + coalesce(l.amount, 0)
-            OR s.lines <> coalesce(l.n, 0)
-    """,
     "clearing": """
         SELECT 'rail account ' || coalesce(a.owner_id, f.owner_id),
             coalesce(a.balance, 0) || ' ' || coalesce(a.asset, f.asset),
-            coalesce(f.amount, 0)::text
+            coalesce(f.amount, 0)
         FROM (SELECT * FROM account WHERE kind = 'clearing') AS a FULL JOIN (
             SELECT owner_id, asset, sum(amount) AS amount FROM (
                 SELECT rail_account_id AS owner_id, asset, amount
@@ -108,44 +205,43 @@ _CHECKS: dict[str, LiteralString] = {
         ) AS f ON f.owner_id = a.owner_id AND f.asset = a.asset
         WHERE coalesce(a.balance, 0) <> coalesce(f.amount, 0)
     """,
-    "closed-day": """
-        WITH closing AS (
-            SELECT a.subject::date AS day, c.first_seq + a.ordinal AS seq
-            FROM audit a JOIN commit c ON c.id = a.commit_id WHERE a.action = 'day.freeze'
-        ), bound AS (
-            SELECT d.effective_day, min(f.seq) AS seq
-            FROM (SELECT DISTINCT effective_day FROM entry) AS d
-                JOIN closing f ON f.day >= d.effective_day
-            GROUP BY d.effective_day
-        )
-        SELECT e.id::text, e.effective_day::text, 'closed at seq ' || b.seq
-        FROM bound b JOIN entry e ON e.effective_day = b.effective_day
-            JOIN commit c ON c.id = e.commit_id
-        WHERE c.first_seq + e.ordinal > b.seq
-    """,
-    "attempt-booking": """
-        SELECT key, state, coalesce('out by ' || booked_line, '')
-            || coalesce(' back by ' || returned_line, '')
-        FROM attempt
-        WHERE (booked_line IS NOT NULL AND state NOT IN ('paid', 'returned'))
-            OR (returned_line IS NOT NULL AND state <> 'returned' AND withdrawal_id IS NOT NULL)
-            OR (booked_line IS NULL) <> (booked_on IS NULL)
-            OR (returned_line IS NULL) <> (returned_on IS NULL)
-    """,
 }
 
-CHECKS = (*_CHECKS, "line-break", "day-close")
+CHECKS = (
+    *_BY_LINE,
+    *_BY_STATEMENT,
+    *_BY_ATTEMPT,
+    *_BY_ENTRY,
+    *_TOTALS,
+    "line-break",
+    "day-close",
+)
 """The names of all checks."""
 
 
 async def prove(tx: CellRead) -> list[Difference]:
-    """Run every check; at most 100 differences each."""
+    """Every check, on the snapshot of `tx`; at most 100 differences each."""
+    return await prove_in(OneSnapshot(tx))
+
+
+async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference]:
+    """Every check, page by page; at most 100 differences each."""
     found: list[Difference] = []
-    for check, statement in _CHECKS.items():
-        for subject, stored, derived in (await tx.tuples(statement))[:LIMIT]:
-            found.append(Difference(check, subject, stored, derived))
-    found += (await _line_breaks(tx))[:LIMIT]
-    found += (await _day_closes(tx))[:LIMIT]
+    # Days that are closed later only make more of what is checked wrong: never a false alarm.
+    closings = await snapshots.read(lambda tx: tx.tuples(_CLOSINGS))
+    days = {"days": [row[0] for row in closings], "seqs": [row[1] for row in closings]}
+    for pages in (
+        Pages("statement lines", _LINES, _BY_LINE, PAGE),
+        Pages("statements", _STATEMENTS, _BY_STATEMENT, PAGE),
+        Pages("attempts", _ATTEMPTS, _BY_ATTEMPT),
+        *([Pages("closed days", _ENTRIES, _BY_ENTRY, ENTRIES_PAGE, days)] if closings else []),
+    ):
+        found += await walk(snapshots, pages, told)
+    for check, statement in _TOTALS.items():
+        rows = await snapshots.read(lambda tx, one=statement: tx.tuples(one))
+        found += differences(check, rows[:LIMIT])
+    found += (await snapshots.read(_line_breaks))[:LIMIT]
+    found += (await snapshots.read(_day_closes))[:LIMIT]
     return found
 
 

@@ -105,8 +105,9 @@ async def insert(tx: CellTx, row: Run) -> None:
     await tx.execute(
         """
         INSERT INTO recon_run (id, rail_account_id, day, asset, opening, closing, ledger,
-            outstanding, difference, lines, matched, breaks, as_of_seq, started_at, actor)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            outstanding, difference, lines, matched, breaks, as_of_seq, started_at, actor,
+            commit_id, ordinal)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         (
             row.id,
@@ -124,6 +125,8 @@ async def insert(tx: CellTx, row: Run) -> None:
             row.as_of_seq,
             row.started_at,
             row.actor,
+            tx.commit_id,
+            tx.append(),
         ),
     )
 

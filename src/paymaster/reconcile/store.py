@@ -157,8 +157,8 @@ async def insert_statement(tx: CellTx, row: NewStatement) -> None:
     await tx.execute(
         """
         INSERT INTO statement (id, rail_account_id, statement_id, day, opening, closing, asset,
-            lines, digest, restates_id, file_id, entry_opening, received_at)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            lines, digest, restates_id, file_id, entry_opening, received_at, commit_id, ordinal)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         (
             row.id,
@@ -174,6 +174,8 @@ async def insert_statement(tx: CellTx, row: NewStatement) -> None:
             row.file_id,
             row.entry_opening,
             tx.now,
+            tx.commit_id,
+            tx.append(),
         ),
     )
 

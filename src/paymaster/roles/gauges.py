@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import LiteralString
 
-from paymaster.db import outbox
+from paymaster.db import aside, outbox, seal
 from paymaster.db.cells import Databases
 from paymaster.db.tx import CellRead
 from paymaster.observe import Metrics
@@ -40,9 +40,12 @@ async def measure(dbs: Databases, metrics: Metrics) -> None:
     waits: tuple[tuple[dict[str, tuple[int, datetime]], LiteralString], ...]
     waits = ((due, _DUE), (unknown, _UNKNOWN))
     sums: tuple[tuple[dict[str, int], LiteralString], ...] = ((breaks, _BREAKS), (pending, _INBOX))
+    await _seal_lags(dbs, metrics)
     for cell in dbs.cells():
         lag = await dbs.cell(cell.number).read(_lag)
         metrics.outbox_lag_seconds.labels(str(cell.number)).set(lag)
+        waiting = await dbs.cell(cell.number).read(aside.count)
+        metrics.commands_aside.labels(str(cell.number)).set(waiting)
         for target, statement in waits:
             rows = await dbs.cell(cell.number).read(
                 lambda tx, s=statement: tx.tuples(s, {"now": now} if s is _DUE else None)
@@ -79,6 +82,13 @@ def _set(
         for name, (count, oldest) in found.items():
             items.labels(name).set(count)
             ages.labels(name).set((now - oldest).total_seconds())
+
+
+async def _seal_lags(dbs: Databases, metrics: Metrics) -> None:
+    for place in (dbs.control, *(dbs.cell(cell.number) for cell in dbs.cells())):
+        chain = seal.chain_of(place)
+        lag = await place.read(lambda tx, name=chain: seal.lag_seconds(tx, name))
+        metrics.seal_lag_seconds.labels(chain).set(lag)
 
 
 async def _lag(tx: CellRead) -> float:

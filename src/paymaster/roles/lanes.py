@@ -8,6 +8,7 @@ lane whose step found an invariant broken says so on `/readyz` until a step succ
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +19,7 @@ from paymaster.kernel.retry import Backoff
 from paymaster.observe import get_logger
 
 Step = Callable[[], Awaitable[int]]
+_COLLECT_AFTER = 20_000
 _BACKOFF = Backoff(first=timedelta(milliseconds=250), most=timedelta(seconds=15))
 log = get_logger("paymaster.roles")
 
@@ -64,6 +66,16 @@ class Lane:
         return _BACKOFF.delay(self.failures, random).total_seconds()
 
 
+def _spare_the_collector() -> None:
+    """Look for garbage in cycles less often: a batch makes many objects and no cycles.
+
+    With the interpreter's own threshold of 700 that search took a fifth of a role's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 20, 20)
+
+
 async def stopped_within(stop: asyncio.Event, seconds: float) -> bool:
     """Wait at most so long; whether `stop` is set."""
     try:
@@ -75,6 +87,7 @@ async def stopped_within(stop: asyncio.Event, seconds: float) -> bool:
 
 async def run_lanes(lanes: list[Lane], stop: asyncio.Event) -> None:
     """Run all lanes until `stop`."""
+    _spare_the_collector()
     async with asyncio.TaskGroup() as group:
         for lane in lanes:
             group.create_task(lane.run(stop), name=lane.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -57,6 +58,7 @@ async def _run(settings: Settings, how: Running) -> None:
         loop.add_signal_handler(number, stop.set)
     watch = asyncio.create_task(_watch_parent(stop)) if how.exit_with_parent else None
     async with build(settings) as deps:
+        _collect_rarely()
         log.info("role_started", role=how.role, pid=os.getpid())
         if how.role in WEB_ROLES:
             await _serve_web(deps, how, stop)
@@ -65,6 +67,16 @@ async def _run(settings: Settings, how: Running) -> None:
         log.info("role_stopped", role=how.role, pid=os.getpid())
     if watch is not None:
         watch.cancel()
+
+
+def _collect_rarely() -> None:
+    """A batch makes thousands of small objects without cycles: looking for some took a fifth of it.
+
+    What is loaded by now stays; the rest is looked through after every 50,000 new objects.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 async def _watch_parent(stop: asyncio.Event) -> None:
@@ -85,8 +97,23 @@ async def _serve_web(deps: Deps, how: Running, stop: asyncio.Event) -> None:
     else:
         app, host, port = build_hooks(deps), settings.hooks.host, settings.hooks.port
     listening = _listen(host, port, share=how.share_port)
-    async with _server(app, listening, settings.roles.stop_timeout_seconds):
-        await stop.wait()
+    _settle_memory()
+    try:
+        async with _server(app, listening, settings.roles.stop_timeout_seconds):
+            await stop.wait()
+    finally:
+        await app.close()
+
+
+def _settle_memory() -> None:
+    """What is loaded by now stays: the collector need not look at it again and again.
+
+    A request leaves few cycles behind and many short-lived objects, which counting frees; looking
+    for cycles as often as by default took a seventh of the time of a request.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 async def _work(deps: Deps, how: Running, stop: asyncio.Event) -> None:

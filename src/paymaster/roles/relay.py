@@ -3,6 +3,10 @@
 One relay works for a source cell at a time (a fenced lease). A command is carried out in its target
 cell inside `inbox.once`, so it takes effect exactly once however often it is delivered; only then
 does the cursor of the source cell move on. Messages without a target are events for subscribers.
+
+A command that fails is tried again for about a minute, with all others waiting behind it; then it
+is laid aside (`paymaster.db.aside`), with those that follow it under the same key, and the rest
+goes on. `paymaster relay` shows what lies there and has it tried again.
 """
 
 from __future__ import annotations
@@ -12,14 +16,15 @@ from datetime import timedelta
 from itertools import groupby
 from typing import Any
 
-from paymaster.db import inbox, lease, outbox
+from paymaster.db import aside, inbox, lease, outbox
 from paymaster.db.cells import Databases
 from paymaster.db.outbox import Outgoing
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellRead, CellTx
 from paymaster.earn.commands import HANDLERS as EARN
-from paymaster.kernel.errors import Broken
+from paymaster.kernel.errors import Broken, Busy, Conflict, PaymasterError
 from paymaster.kernel.ids import new_trace_id
+from paymaster.observe import get_logger
 from paymaster.reconcile.commands import HANDLERS as RECONCILE
 
 Handler = Callable[[CellTx, int, Outgoing], Awaitable[Mapping[str, Any]]]
@@ -29,6 +34,11 @@ HANDLERS: dict[str, Handler] = {**EARN, **RECONCILE}
 ACTOR = Actor("role:relay")
 NAME = "relay"
 COMMITS, TOGETHER = 500, 100
+MAX_TRIES = 10
+"""A command that has failed so often in a row is laid aside."""
+
+_MAX_DETAIL = 500
+_log = get_logger(__name__)
 
 
 class Relay:
@@ -39,29 +49,25 @@ class Relay:
         self._source = source
         self._length = lease_length
         self._held: lease.Lease | None = None
+        self._tries: dict[int, int] = {}
 
     async def step(self) -> int:
         """Carry what was committed since; how many messages were passed.
 
         Raises Broken `command-unknown`, Conflict `lease-lost` when another process took over.
         """
-        if not (await self._waiting())[1]:
+        if not (await self._waiting())[1] and not await self._source.read(_due):
             return 0
         if not await self._lead():
             return 0
+        again = await self._again()
         reached, messages = await self._waiting()
-        commands = [message for message in messages if message.target_cell is not None]
-        for target, group in _runs(commands):
-            await self._deliver(self._dbs.cell(target), group)
-        held = self._held
-        if reached and held is not None:
-
-            async def advance(tx: CellTx) -> None:
-                await lease.still_held(tx, held)
-                await outbox.advance(tx, NAME, reached)
-
-            await self._source.run(ACTOR, new_trace_id(), advance)
-        return len(messages)
+        blocked = await self._source.read(aside.blocked)
+        for target, group in _runs([m for m in messages if m.target_cell is not None]):
+            await self._pass_on(target, group, blocked)
+        if reached:
+            await self._write(lambda tx: outbox.advance(tx, NAME, reached))
+        return len(messages) + again
 
     async def give_up(self) -> None:
         """Let a successor begin at once."""
@@ -82,14 +88,103 @@ class Relay:
         )
         return self._held is not None
 
-    async def _deliver(self, target: CellDb, group: Sequence[Outgoing]) -> None:
+    async def _write(self, work: Callable[[CellTx], Awaitable[None]]) -> None:
+        """Write to the source cell as its only relay. Raises Conflict `lease-lost`."""
+        held = self._held
+        if held is None:
+            raise Conflict("lease-lost", "This process does not relay for the cell.")
+
+        async def fenced(tx: CellTx) -> None:
+            await lease.still_held(tx, held)
+            await work(tx)
+
+        await self._source.run(ACTOR, new_trace_id(), fenced)
+
+    async def _pass_on(
+        self, target: int, group: Sequence[Outgoing], blocked: set[tuple[int, str]]
+    ) -> None:
+        """Deliver a run of commands together; if that fails, each alone, in order."""
+        free = [message for message in group if (target, message.key) not in blocked]
+        if len(free) == len(group):
+            try:
+                await self._deliver(target, group)
+            except Busy:
+                raise
+            except Exception as error:  # noqa: BLE001 - found out one by one below
+                _log.warning("commands_failed_together", error=type(error).__name__, target=target)
+            else:
+                return
+        for message in group:
+            if (target, message.key) in blocked:
+                await self._lay(message, 0, aside.BEHIND, "An earlier command of its key waits.")
+            elif not await self._alone(target, message):
+                blocked.add((target, message.key))
+
+    async def _alone(self, target: int, message: Outgoing) -> bool:
+        """Deliver one command; False when it has failed so often that it was laid aside."""
+        try:
+            await self._deliver(target, [message])
+        except Busy:
+            raise
+        except Exception as error:
+            slug, detail = _said(error)
+            tries = self._tries[message.message_id] = self._tries.get(message.message_id, 0) + 1
+            # An unknown command is not its own fault: this process is older than its sender.
+            if tries < MAX_TRIES or slug == "command-unknown":
+                raise
+            _log.exception("command_laid_aside", topic=message.topic, slug=slug, tries=tries)
+            await self._lay(message, tries, slug, detail)
+            del self._tries[message.message_id]
+            return False
+        self._tries.pop(message.message_id, None)
+        return True
+
+    async def _lay(self, message: Outgoing, tries: int, slug: str, detail: str) -> None:
+        await self._write(lambda tx: aside.lay(tx, [message], tries, slug, detail))
+
+    async def _again(self) -> int:
+        """Try what somebody wants tried again; how many succeeded."""
+        succeeded = 0
+        failed: set[tuple[int, str]] = set()
+        for message in await self._source.read(_due):
+            target = message.target_cell or 0
+            if (target, message.key) in failed:
+                continue
+            try:
+                await self._deliver(target, [message])
+            except Busy:
+                raise
+            except Exception as error:  # noqa: BLE001 - it stays aside, with this reason
+                slug, detail = _said(error)
+                _log.warning("command_failed_again", topic=message.topic, slug=slug)
+                failed.add((target, message.key))
+                await self._write(
+                    lambda tx, m=message, s=slug, d=detail: aside.failed_again(tx, m, s, d)
+                )
+                continue
+            await self._write(lambda tx, m=message: aside.done(tx, m.message_id))
+            succeeded += 1
+        return succeeded
+
+    async def _deliver(self, target: int, group: Sequence[Outgoing]) -> None:
         """One transaction for a run of commands of one trace."""
 
         async def work(tx: CellTx) -> None:
             for message in group:
                 await carry_out(tx, self._source.number, message)
 
-        await target.run(ACTOR, group[0].trace_id, work)
+        await self._dbs.cell(target).run(ACTOR, group[0].trace_id, work)
+
+
+async def _due(tx: CellRead) -> list[Outgoing]:
+    return await aside.due(tx, TOGETHER)
+
+
+def _said(error: Exception) -> tuple[str, str]:
+    """Slug and detail of a failure, fit to be kept."""
+    if isinstance(error, PaymasterError):
+        return error.slug, error.detail[:_MAX_DETAIL]
+    return "command-failed", type(error).__name__
 
 
 def _runs(commands: Sequence[Outgoing]) -> Iterator[tuple[int, list[Outgoing]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,6 +24,7 @@ from paymaster.people import destinations
 from paymaster.reconcile import day, statement
 from paymaster.reconcile.catalogue import Catalogue, Funding
 from paymaster.reconcile.match import match_due
+from paymaster.roles import sealing
 from paymaster.roles.gauges import measure
 from paymaster.roles.lanes import Lane, Step
 from paymaster.roles.relay import Relay
@@ -101,9 +103,11 @@ async def _judge(deps: Deps, cell: CellDb) -> int:
         lambda tx: destinations.shared_by(tx, environment.id, prints)
     )
     decided = await cell.run(actor, trace_id, lambda tx: decide.decide(tx, claimed, rules, shared))
-    for one in decided:
-        outcome = one.outcome.value if one.outcome is not None else one.slug or "none"
-        deps.metrics.verdicts.labels(outcome).inc()
+    outcomes = Counter(
+        one.outcome.value if one.outcome is not None else one.slug or "none" for one in decided
+    )
+    for outcome, count in outcomes.items():
+        deps.metrics.verdicts.labels(outcome).inc(count)
     return len(decided)
 
 
@@ -111,6 +115,7 @@ def dispatch(deps: Deps) -> Work:
     """What is approved leaves; what is unknown is asked about."""
     lease = timedelta(seconds=deps.settings.roles.lease_seconds)
     pace = Pace(items=deps.settings.roles.batch_items, lease=lease, call=lease * 0.75)
+    pause = deps.settings.roles.poll_interval_seconds
     work = Work([])
     for environment in deps.dbs.environments():
         dispatcher = Dispatcher(
@@ -125,8 +130,8 @@ def dispatch(deps: Deps) -> Work:
             work.lanes.append(
                 Lane(
                     f"dispatch:{cell.number}",
-                    lambda d=dispatcher, n=cell.number: d.tick(n),
-                    deps.settings.roles.poll_interval_seconds,
+                    lambda d=dispatcher, n=cell.number: d.work(n, pause),
+                    pause,
                 )
             )
         work.endings.append(dispatcher.drain)
@@ -206,7 +211,7 @@ async def _match(deps: Deps, environment_id: int) -> int:
 
 
 def relay(deps: Deps) -> Work:
-    """Commands travel between cells; gauges are measured, callers' old keys forgotten."""
+    """Commands travel between cells, commits are sealed, gauges measured, old keys forgotten."""
     length = timedelta(seconds=deps.settings.roles.lease_seconds)
     relays = {
         cell.number: Relay(deps.dbs, deps.dbs.cell(cell.number), length)
@@ -233,7 +238,9 @@ def relay(deps: Deps) -> Work:
 
     lanes.append(Lane("gauges", gauges, GAUGE_SECONDS))
     lanes.append(Lane("forget-keys", forget, HOURLY_SECONDS))
-    return Work(lanes, [one.give_up for one in relays.values()])
+    sealers = sealing.sealers(deps)
+    lanes += sealing.lanes(deps, sealers)
+    return Work(lanes, [one.give_up for one in (*relays.values(), *sealers.values())])
 
 
 ROLES: dict[str, Callable[[Deps], Work]] = {

@@ -31,6 +31,11 @@ async def current(tx: ControlRead, environment_id: int) -> RuleSet | None:
     return None if row is None else RuleSet.read(row.rules)
 
 
+async def version(tx: ControlRead, environment_id: int) -> int | None:
+    """The version in force; None in an environment that has never had one."""
+    return await store.newest_version(tx, environment_id)
+
+
 async def history(tx: ControlRead, environment_id: int) -> list[RuleSetRow]:
     """All versions, newest first, each with the moment from which it was in force."""
     return await store.rule_sets(tx, environment_id)

@@ -12,10 +12,10 @@ the request, not of the judgement: a long queue does not let a burst of requests
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import msgspec
 
@@ -42,7 +42,7 @@ from paymaster.screen.rule_set import RuleSet
 from paymaster.screen.store import NewVerdict, Span, Stored, Subject
 from paymaster.screen.verdict import Outcome, Verdict
 from paymaster.withdraw.machine import WITHDRAWAL, Event, State, posted
-from paymaster.withdraw.moves import Moved, Step, move
+from paymaster.withdraw.moves import Moved, Step, Withdrawal, move, take_due
 
 LEASE = timedelta(seconds=60)
 """How long a claimed batch is left to its claimer."""
@@ -87,21 +87,21 @@ class Decided:
 
 
 async def claim(tx: CellTx, limit: int, length: timedelta = LEASE) -> list[Claimed]:
-    """Take at most `limit` withdrawals that are due for screening, oldest first."""
+    """Take at most `limit` withdrawals that are due for screening; lost ones first."""
     token, until = tx.id(), tx.now + length
-    taken: list[store.ClaimedRow] = []
-    for state in (State.SCREENING.value, *WITHDRAWAL.sources(Event.SCREEN)):
-        if len(taken) < limit:
-            taken += await store.claim(tx, state, limit - len(taken), until, token)
+    again = await store.claim_again(tx, State.SCREENING.value, limit, until, token)
+    claimed = [Claimed(row, destination, tries, token) for row, destination, tries in again]
+    taken: list[Withdrawal] = []
+    for state in WITHDRAWAL.sources(Event.SCREEN):
+        room = limit - len(claimed) - len(taken)
+        if room > 0:
+            taken += await take_due(tx, State(state), room)
     await move(
         tx,
-        [
-            Step(row.id, Event.SCREEN, due_at=until, lease_token=token)
-            for row in taken
-            if row.state != State.SCREENING
-        ],
+        [Step(row.id, Event.SCREEN, due_at=until, lease_token=token) for row in taken],
+        locked=[row._replace(lease_token=token) for row in taken],
     )
-    return [Claimed(row.id, row.destination_id, row.tries, token) for row in taken]
+    return claimed + [Claimed(row.id, row.destination_id, row.tries + 1, token) for row in taken]
 
 
 async def decide(
@@ -171,8 +171,8 @@ def _row(withdrawal_id: int, verdict: Verdict, facts: Facts) -> NewVerdict:
     return NewVerdict(
         withdrawal_id,
         verdict.outcome.value,
-        msgspec.to_builtins(verdict.reasons),
-        json.loads(facts.canonical()),
+        msgspec.json.encode(verdict.reasons),
+        facts.canonical(),
         hashlib.sha256(verdict.canonical()).digest(),
     )
 
@@ -199,24 +199,25 @@ async def gather(
     """The facts of each claimed withdrawal: one statement for all subjects, one for each scope."""
     subjects = await store.subjects(tx, [one.withdrawal_id for one in claimed])
     ordered = sorted(windows, key=lambda window: (window.scope, window.seconds or 0))
-    found: dict[tuple[int, int], list[store.Sum]] = {}
+    nothing = [Figure(window, 0) for window in ordered]
+    found: dict[int, list[store.Sum]] = {}
     for scope in Scope:
         spans = [
-            Span(subject.id, index, _since(window, subject.requested_at, tx.time_zone))
-            for subject in subjects
+            Span(subject, index, _since(window, subject.requested_at, tx.time_zone))
             for index, window in enumerate(ordered)
             if window.scope is scope
+            for subject in subjects
         ]
         for row in await store.sums(tx, scope, spans, VOID) if spans else []:
-            found.setdefault((row.withdrawal_id, row.window), []).append(row)
-    in_cell = await store.users_of_fingerprint(tx, [subject.id for subject in subjects])
+            found.setdefault(row.withdrawal_id, []).append(row)
+    in_cell = await store.users_of_fingerprints(tx, [subject.fingerprint for subject in subjects])
     targets = {one.withdrawal_id: one.destination_id for one in claimed}
     return {
         subject.id: _facts(
             tx.cell,
             subject,
-            [_figure(window, found.get((subject.id, i), [])) for i, window in enumerate(ordered)],
-            max(in_cell.get(subject.id, 1), shared.get(targets[subject.id], 1)),
+            _figures(nothing, found[subject.id]) if subject.id in found else nothing,
+            max(in_cell.get(subject.fingerprint, 1), shared.get(targets[subject.id], 1)),
         )
         for subject in subjects
     }
@@ -224,16 +225,24 @@ async def gather(
 
 def _since(window: Window, at: datetime, zone: str) -> datetime:
     if window.seconds is None:
-        return start_of_day(business_day(at, zone), zone)
+        return _day_begun(at.replace(second=0, microsecond=0), zone)
     return at - timedelta(seconds=window.seconds)
 
 
-def _figure(window: Window, sums: Sequence[store.Sum]) -> Figure:
-    return Figure(
-        window,
-        sum(row.count for row in sums),
-        tuple(Money(row.amount, row.asset) for row in sums),
-    )
+@lru_cache(maxsize=4096)
+def _day_begun(minute: datetime, zone: str) -> datetime:
+    """When the business day of a minute began; no zone's day begins within one."""
+    return start_of_day(business_day(minute, zone), zone)
+
+
+def _figures(nothing: Sequence[Figure], sums: Sequence[store.Sum]) -> list[Figure]:
+    """One figure for each window: what was found in it, or nothing."""
+    found = list(nothing)
+    for row in sums:
+        before = found[row.window]
+        amounts = (*before.amounts, Money(row.amount, row.asset))
+        found[row.window] = Figure(before.window, before.count + row.requests, amounts)
+    return found
 
 
 def _facts(cell: int, subject: Subject, figures: Sequence[Figure], users: int) -> Facts:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -76,9 +77,11 @@ class Figure:
     amounts: tuple[Money, ...] = ()
 
     def __post_init__(self) -> None:
-        currencies = [money.currency for money in self.amounts]
-        if self.count < 0 or len(set(currencies)) != len(currencies):
+        currencies = {money.currency for money in self.amounts}
+        if self.count < 0 or len(currencies) != len(self.amounts):
             raise Broken("facts-malformed", "A figure is negative or names a currency twice.")
+        if len(currencies) < 2:
+            return
         ordered = tuple(sorted(self.amounts, key=lambda money: money.currency))
         object.__setattr__(self, "amounts", ordered)
 
@@ -131,6 +134,9 @@ class Facts:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", _utc(self.at))
+        keys = [(figure.window.scope, figure.window.seconds or 0) for figure in self.figures]
+        if all(before < after for before, after in pairwise(keys)):
+            return  # as they are nearly always made: in order, none twice
         windows = [figure.window for figure in self.figures]
         if len(set(windows)) != len(windows):
             raise Broken("facts-malformed", "One window has two figures.")

@@ -5,41 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple, cast
 
+from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx, ControlRead, ControlTx, json
 from paymaster.kernel.clock import milliseconds
 from paymaster.kernel.ids import time_floor
 from paymaster.screen.facts import Scope
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedRow:
-    """A withdrawal under the claimer's lease."""
-
-    id: int
-    state: str
-    destination_id: int
-    tries: int
-
-
-async def claim(
+async def claim_again(
     tx: CellTx, state: str, limit: int, until: datetime, lease_token: int
-) -> list[ClaimedRow]:
-    """Take due withdrawals of one state until `until`, oldest first."""
-    return await tx.fetch(
-        """
-        WITH due AS (
-            SELECT id FROM withdrawal WHERE state = %s AND due_at <= %s
-            ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
-        )
-        UPDATE withdrawal w SET due_at = %s, lease_token = %s, tries = w.tries + 1,
-            version = w.version + 1
-        FROM due WHERE w.id = due.id
-        RETURNING w.id, w.state, w.destination_id, w.tries
-        """,
-        (state, tx.now, limit, until, lease_token),
-        ClaimedRow,
+) -> list[tuple[int, int, int]]:
+    """Take withdrawals whose lease in `state` is over: their ids, destinations and tries."""
+    return cast(
+        "list[tuple[int, int, int]]",
+        await tx.tuples(
+            """
+            WITH due AS (
+                SELECT id FROM withdrawal WHERE state = %s AND due_at <= %s
+                ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+            )
+            UPDATE withdrawal w SET due_at = %s, lease_token = %s, tries = w.tries + 1,
+                version = w.version + 1
+            FROM due WHERE w.id = due.id
+            RETURNING w.id, w.destination_id, w.tries
+            """,
+            (state, tx.now, limit, until, lease_token),
+        ),
     )
 
 
@@ -53,8 +46,7 @@ async def due_now(tx: CellTx, withdrawal_id: int, state: str) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """A withdrawal with what is known of its user and destination."""
 
     id: int
@@ -72,41 +64,38 @@ class Subject:
 
 async def subjects(tx: CellRead, ids: Sequence[int]) -> list[Subject]:
     """What the rules may look at, apart from figures. `amount` is without the fee."""
-    return await tx.fetch(
+    rows = await tx.tuples(
         """
-        SELECT w.id, w.amount, w.asset, w.requested_at, u.id AS user_id, u.status AS user_status,
-            u.created_at AS user_created_at, d.kind AS destination_kind, d.fingerprint,
-            d.created_at AS destination_created_at,
-            EXISTS (
+        SELECT w.id, w.amount, w.asset, w.requested_at, u.id, u.status, u.created_at, d.kind,
+            d.fingerprint, d.created_at,
+            w.number > 1 AND EXISTS (
                 SELECT FROM withdrawal_move m WHERE m.withdrawal_id = w.id
                 AND m.source = 'challenged' AND m.event = 'screen'
-            ) AS challenge_passed
+            )
         FROM withdrawal w JOIN app_user u ON u.id = w.user_id
             JOIN destination d ON d.id = w.destination_id
         WHERE w.id = ANY(%s) ORDER BY w.id
         """,
         (list(ids),),
-        Subject,
     )
+    return [Subject._make(row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """One window of one withdrawal: other ones requested at or after `since` and before it."""
 
-    withdrawal_id: int
+    subject: Subject
     window: int
     since: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(NamedTuple):
     """What happened in a span in one currency."""
 
     withdrawal_id: int
     window: int
     asset: str
-    count: int
+    requests: int
     amount: int
 
 
@@ -117,69 +106,68 @@ async def sums(tx: CellRead, scope: Scope, spans: Sequence[Span], void: Sequence
     in one batch the later one sees the earlier one, and never the other way round.
     """
     statement = _SUMS_OF_USER if scope is Scope.USER else _SUMS_OF_DESTINATION
-    return await tx.fetch(
+    # Ids carry the time at which they were made, which is never before the request's.
+    floors = {since: time_floor(milliseconds(since)) for since in {span.since for span in spans}}
+    subjects = [span.subject for span in spans]
+    rows = await tx.tuples(
         statement,
         {
-            "ids": [span.withdrawal_id for span in spans],
+            "ids": [subject.id for subject in subjects],
+            "ats": [subject.requested_at for subject in subjects],
+            "of": [
+                subject.user_id if scope is Scope.USER else subject.fingerprint
+                for subject in subjects
+            ],
             "windows": [span.window for span in spans],
             "since": [span.since for span in spans],
-            # Ids carry the time at which they were made, which is never before the request's.
-            "floors": [time_floor(milliseconds(span.since)) for span in spans],
+            "floors": [floors[span.since] for span in spans],
             "void": list(void),
         },
-        Sum,
     )
+    return [Sum._make(row) for row in rows]
 
 
 _SUMS_OF_USER: LiteralString = """
-    SELECT s.id AS withdrawal_id, s.w AS window, o.asset, count(*) AS count,
-        sum(o.amount)::bigint AS amount
-    FROM unnest(%(ids)s::bigint[], %(windows)s::int[], %(since)s::timestamptz[],
-            %(floors)s::bigint[]) AS s (id, w, since, floor)
-        JOIN withdrawal t ON t.id = s.id
-        JOIN withdrawal o ON o.user_id = t.user_id AND o.id >= s.floor
-    WHERE o.requested_at >= s.since AND (o.requested_at, o.id) < (t.requested_at, t.id)
+    SELECT s.id, s.w, o.asset, count(*), sum(o.amount)::bigint
+    FROM unnest(%(ids)s::bigint[], %(ats)s::timestamptz[], %(of)s::bigint[], %(windows)s::int[],
+            %(since)s::timestamptz[], %(floors)s::bigint[]) AS s (id, at, of, w, since, floor)
+        JOIN withdrawal o ON o.user_id = s.of AND o.id >= s.floor
+    WHERE o.requested_at >= s.since AND (o.requested_at, o.id) < (s.at, s.id)
         AND o.state <> ALL(%(void)s)
     GROUP BY s.id, s.w, o.asset
 """
 
 _SUMS_OF_DESTINATION: LiteralString = """
-    SELECT s.id AS withdrawal_id, s.w AS window, o.asset, count(*) AS count,
-        sum(o.amount)::bigint AS amount
-    FROM unnest(%(ids)s::bigint[], %(windows)s::int[], %(since)s::timestamptz[],
-            %(floors)s::bigint[]) AS s (id, w, since, floor)
-        JOIN withdrawal t ON t.id = s.id
-        JOIN destination d ON d.id = t.destination_id
-        JOIN destination same ON same.fingerprint = d.fingerprint
+    SELECT s.id, s.w, o.asset, count(*), sum(o.amount)::bigint
+    FROM unnest(%(ids)s::bigint[], %(ats)s::timestamptz[], %(of)s::bytea[], %(windows)s::int[],
+            %(since)s::timestamptz[], %(floors)s::bigint[]) AS s (id, at, of, w, since, floor)
+        JOIN destination same ON same.fingerprint = s.of
         JOIN withdrawal o ON o.destination_id = same.id AND o.id >= s.floor
-    WHERE o.requested_at >= s.since AND (o.requested_at, o.id) < (t.requested_at, t.id)
+    WHERE o.requested_at >= s.since AND (o.requested_at, o.id) < (s.at, s.id)
         AND o.state <> ALL(%(void)s)
     GROUP BY s.id, s.w, o.asset
 """
 
 
-async def users_of_fingerprint(tx: CellRead, ids: Sequence[int]) -> dict[int, int]:
-    """For each withdrawal: how many users of this cell have its destination."""
+async def users_of_fingerprints(tx: CellRead, fingerprints: Sequence[bytes]) -> dict[bytes, int]:
+    """For each fingerprint: how many users of this cell have such a destination."""
     rows = await tx.tuples(
         """
-        SELECT w.id, count(DISTINCT same.user_id)
-        FROM withdrawal w JOIN destination d ON d.id = w.destination_id
-            JOIN destination same ON same.fingerprint = d.fingerprint
-        WHERE w.id = ANY(%s) GROUP BY w.id
+        SELECT fingerprint, count(DISTINCT user_id) FROM destination
+        WHERE fingerprint = ANY(%s) GROUP BY fingerprint
         """,
-        (list(ids),),
+        (list(fingerprints),),
     )
     return dict(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class NewVerdict:
-    """A verdict to store. `facts` and `reasons` are JSON documents."""
+class NewVerdict(NamedTuple):
+    """A verdict to store. `facts` and `reasons` are JSON documents, written out."""
 
     withdrawal_id: int
     outcome: str
-    reasons: Any
-    facts: Any
+    reasons: bytes
+    facts: bytes
     digest: bytes
 
 
@@ -187,36 +175,28 @@ async def insert_verdicts(
     tx: CellTx, rule_set_version: int, verdicts: Sequence[NewVerdict]
 ) -> None:
     """Store verdicts under a rule set that is stored already."""
-    first = tx.append(len(verdicts))
-    await tx.execute(
-        """
-        INSERT INTO verdict (id, withdrawal_id, rule_set_version, outcome, reasons, facts, digest,
-            commit_id, ordinal, decided_at)
-        SELECT u.id, u.w, %s, u.outcome, u.reasons, u.facts, u.digest, %s, u.ordinal, %s
-        FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::jsonb[], %s::jsonb[], %s::bytea[],
-            %s::int[]) AS u (id, w, outcome, reasons, facts, digest, ordinal)
-        """,
-        (
-            rule_set_version,
-            tx.commit_id,
-            tx.now,
-            tx.ids(len(verdicts)),
-            [verdict.withdrawal_id for verdict in verdicts],
-            [verdict.outcome for verdict in verdicts],
-            [json(verdict.reasons) for verdict in verdicts],
-            [json(verdict.facts) for verdict in verdicts],
-            [verdict.digest for verdict in verdicts],
-            list(range(first, first + len(verdicts))),
-        ),
+    if not verdicts:
+        return
+    first, ids = tx.append(len(verdicts)), tx.ids(len(verdicts))
+    same = f"{rule_set_version}\t{tx.commit_id}\t{tx.now.isoformat()}\n"
+    await tx.copy(
+        "COPY verdict (id, withdrawal_id, outcome, reasons, facts, digest, ordinal,"
+        " rule_set_version, commit_id, decided_at) FROM STDIN",
+        [
+            f"{ids[index]}\t{one.withdrawal_id}\t{one.outcome}\t"
+            f"{copying.text(one.reasons.decode())}\t{copying.text(one.facts.decode())}\t"
+            f"{copying.hexadecimal(one.digest)}\t{first + index}\t{same}"
+            for index, one in enumerate(verdicts)
+        ],
     )
 
 
 async def keep_rule_set(tx: CellTx, version: int, rules: Mapping[str, Any]) -> bool:
     """Keep a rule set beside the verdicts; False when another one is kept under its version."""
     await tx.execute(
-        "INSERT INTO applied_rule_set (version, rules) VALUES (%s, %s)"
+        "INSERT INTO applied_rule_set (version, rules, commit_id, ordinal) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (version) DO NOTHING",
-        (version, json(dict(rules))),
+        (version, json(dict(rules)), tx.commit_id, tx.append()),
     )
     return bool(
         await tx.value(
@@ -270,6 +250,13 @@ async def newest_rule_set(tx: ControlRead, environment_id: int) -> RuleSetRow | 
     )
 
 
+async def newest_version(tx: ControlRead, environment_id: int) -> int | None:
+    """The number of the rule set in force."""
+    return await tx.value(
+        "SELECT max(version) FROM rule_set WHERE environment_id = %s", (environment_id,)
+    )
+
+
 async def rule_sets(tx: ControlRead, environment_id: int) -> list[RuleSetRow]:
     """All rule sets of an environment, newest first."""
     return await tx.fetch(
@@ -286,8 +273,8 @@ async def insert_rule_set(
     """Store a version; False when it exists."""
     return bool(
         await tx.execute(
-            "INSERT INTO rule_set (environment_id, version, rules, created_at)"
-            " VALUES (%s, %s, %s, %s) ON CONFLICT (environment_id, version) DO NOTHING",
-            (environment_id, version, json(dict(rules)), tx.now),
+            "INSERT INTO rule_set (environment_id, version, rules, created_at, commit_id, ordinal)"
+            " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (environment_id, version) DO NOTHING",
+            (environment_id, version, json(dict(rules)), tx.now, tx.commit_id, tx.append()),
         )
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
-    """An event to keep."""
+class EventRow(NamedTuple):
+    """An event to keep; `payload` is its JSON."""
 
     source: str
     event_id: str
@@ -24,19 +25,7 @@ class EventRow:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True)
-class KnownEvent:
-    """What is remembered of an event that came before."""
-
-    source: str
-    event_id: str
-    task_id: int
-    user_id: int
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ProgressRow:
+class ProgressRow(NamedTuple):
     """An event that counts towards a pattern."""
 
     task_id: int
@@ -47,14 +36,17 @@ class ProgressRow:
     step: str
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Which part of a user's progress on a task is asked for; None is without end."""
+class Span(NamedTuple):
+    """Which part of a user's progress on a task is asked for; None is without end.
+
+    Fewer than `least` events there would change nothing.
+    """
 
     task_id: int
     user_id: int
     first: datetime | None
     last: datetime | None
+    least: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,134 +76,184 @@ class DeadLetter:
     trace_id: str
 
 
+async def write_events(tx: CellTx, rows: Sequence[EventRow]) -> None:
+    """Keep events that are new. One that is there after all is an error of the database."""
+    first, commit = tx.append(len(rows)), tx.commit_id
+    text = copying.escaping(
+        [row.event_id for row in rows], [row.payload for row in rows], {row.source for row in rows}
+    )
+    kinds = {row.type: copying.text(row.type) for row in rows}
+    received, trace = tx.now.isoformat(), copying.text(tx.trace_id)
+    await tx.copy(
+        "COPY event (source, event_id, task_id, user_id, type, occurred_at, received_at, digest,"
+        " payload, outcome, trace_id, commit_id, ordinal) FROM STDIN",
+        [
+            f"{text(row.source)}\t{text(row.event_id)}\t{row.task_id}\t{row.user_id}"
+            f"\t{kinds[row.type]}\t{row.occurred_at.isoformat()}\t{received}"
+            f"\t{copying.hexadecimal(row.digest)}\t{text(row.payload)}\t{row.outcome}\t{trace}"
+            f"\t{commit}\t{first + place}\n"
+            for place, row in enumerate(sorted(rows))
+        ],
+    )
+
+
 async def insert_events(tx: CellTx, rows: Sequence[EventRow]) -> set[tuple[str, str]]:
-    """Keep new events; the `(source, event id)` of those that were new.
+    """Keep those events that are new; their `(source, event id)`.
 
     A concurrent transaction with the same event is waited for.
     """
-    rows = sorted(rows, key=lambda row: (row.source, row.event_id))
+    rows = sorted(rows)
+    first = tx.append(len(rows))
     made = await tx.tuples(
         """
         INSERT INTO event (source, event_id, task_id, user_id, type, occurred_at, received_at,
-            digest, payload, outcome, trace_id)
-        SELECT s, e, k, u, t, o, %s, d, p::jsonb, r, %s
-        FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[],
+            digest, payload, outcome, trace_id, commit_id, ordinal)
+        SELECT s, e, k, u, t, o, %s, d, p::jsonb, r, %s, %s, i
+        FROM unnest(%s::int[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[],
             %s::timestamptz[], %s::bytea[], %s::text[], %s::text[])
-            AS n (s, e, k, u, t, o, d, p, r)
+            AS n (i, s, e, k, u, t, o, d, p, r)
         ON CONFLICT (source, event_id) DO NOTHING RETURNING source, event_id
         """,
         (
             tx.now,
             tx.trace_id,
-            [row.source for row in rows],
-            [row.event_id for row in rows],
-            [row.task_id for row in rows],
-            [row.user_id for row in rows],
-            [row.type for row in rows],
-            [row.occurred_at for row in rows],
-            [row.digest for row in rows],
-            [row.payload for row in rows],
-            [row.outcome for row in rows],
+            tx.commit_id,
+            list(range(first, first + len(rows))),
+            *([row[place] for row in rows] for place in range(9)),
         ),
     )
     return {(row[0], row[1]) for row in made}
 
 
 async def known_events(
-    tx: CellRead, keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], KnownEvent]:
-    """Those of the events that are kept already."""
-    rows = await tx.fetch(
-        """
-        SELECT e.source, e.event_id, e.task_id, e.user_id, e.digest
-        FROM unnest(%s::text[], %s::text[]) AS n (source, event_id)
-        JOIN event e ON e.source = n.source AND e.event_id = n.event_id
-        """,
-        ([key[0] for key in keys], [key[1] for key in keys]),
-        KnownEvent,
-    )
-    return {(row.source, row.event_id): row for row in rows}
+    tx: CellRead, keys: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], bytes]:
+    """Digests of those of the events `(source, event id)` that are kept already.
+
+    Nearly always none. A probe of the key for each: a join can become a scan of all events.
+    """
+    sources: dict[str, list[str]] = {}
+    for source, event_id in keys:
+        sources.setdefault(source, []).append(event_id)
+    found: dict[tuple[str, str], bytes] = {}
+    for source, ids in sources.items():
+        rows = await tx.tuples(
+            """
+            SELECT n.event_id, k.digest FROM unnest(%s::text[]) AS n (event_id)
+            CROSS JOIN LATERAL (
+                SELECT e.digest FROM event e
+                WHERE e.source = %s AND e.event_id = n.event_id LIMIT 1
+            ) k
+            """,
+            (ids, source),
+        )
+        found |= {(source, row[0]): bytes(row[1]) for row in rows}
+    return found
 
 
-async def insert_answers(
-    tx: CellTx, rows: Sequence[tuple[int, int, str, str, str]]
+async def known_answers(
+    tx: CellRead, keys: Sequence[tuple[int, int, str]]
 ) -> set[tuple[int, int, str]]:
-    """Keep first answers `(task, user, item, source, event id)`; which were first."""
-    rows = sorted(rows)
-    made = await tx.tuples(
+    """Those of `(task, user, item)` that have an answer already."""
+    rows = await tx.tuples(
         """
-        INSERT INTO answer (task_id, user_id, item, source, event_id)
-        SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[])
-        ON CONFLICT (task_id, user_id, item) DO NOTHING RETURNING task_id, user_id, item
+        SELECT n.task_id, n.user_id, n.item
+        FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) AS n (task_id, user_id, item)
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM answer a
+            WHERE a.task_id = n.task_id AND a.user_id = n.user_id AND a.item = n.item LIMIT 1
+        ) k
         """,
-        tuple([row[place] for row in rows] for place in range(5)),
+        tuple([key[place] for key in keys] for place in range(3)),
     )
-    return {(row[0], row[1], row[2]) for row in made}
+    return {(row[0], row[1], row[2]) for row in rows}
 
 
-async def insert_progress(tx: CellTx, rows: Sequence[ProgressRow]) -> None:
-    """Keep events that count."""
-    await tx.execute(
-        """
-        INSERT INTO progress (task_id, user_id, occurred_at, source, event_id, step)
-        SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::text[],
-            %s::text[], %s::text[])
-        ON CONFLICT (task_id, user_id, occurred_at, source, event_id) DO NOTHING
-        """,
-        (
-            [row.task_id for row in rows],
-            [row.user_id for row in rows],
-            [row.occurred_at for row in rows],
-            [row.source for row in rows],
-            [row.event_id for row in rows],
-            [row.step for row in rows],
-        ),
+async def write_answers(
+    tx: CellTx, rows: Sequence[tuple[tuple[int, int, str], tuple[str, str]]]
+) -> None:
+    """Keep first answers, `((task, user, item), (source, event id))`; the states are locked."""
+    text = copying.escaping(
+        [item for (_, _, item), _ in rows],
+        [event_id for _, (_, event_id) in rows],
+        {source for _, (source, _) in rows},
+    )
+    await tx.copy(
+        "COPY answer (task_id, user_id, item, source, event_id) FROM STDIN",
+        [
+            f"{task}\t{user}\t{text(item)}\t{text(source)}\t{text(event_id)}\n"
+            for (task, user, item), (source, event_id) in sorted(rows)
+        ],
+    )
+
+
+async def write_progress(tx: CellTx, rows: Sequence[ProgressRow]) -> None:
+    """Keep new events that count."""
+    text = copying.escaping(
+        [row.event_id for row in rows], {row.source for row in rows}, {row.step for row in rows}
+    )
+    await tx.copy(
+        "COPY progress (task_id, user_id, occurred_at, source, event_id, step) FROM STDIN",
+        [
+            f"{row.task_id}\t{row.user_id}\t{row.occurred_at.isoformat()}\t{text(row.source)}"
+            f"\t{text(row.event_id)}\t{text(row.step)}\n"
+            for row in sorted(rows)
+        ],
     )
 
 
 async def progress(
     tx: CellRead, spans: Sequence[Span], most: int
 ) -> list[tuple[int, int, datetime, str]]:
-    """`(task, user, occurred at, step)` within the spans, at most the newest `most` of each."""
-    return [
-        (row[0], row[1], row[2], row[3])
-        for row in await tx.tuples(
-            """
-            SELECT n.task_id, n.user_id, p.occurred_at, p.step
-            FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::timestamptz[])
-                AS n (task_id, user_id, first, last)
-            CROSS JOIN LATERAL (
-                SELECT occurred_at, step FROM progress
+    """`(task, user, occurred at, step)` within the spans, at most the newest `most` of each.
+
+    Nothing of spans with less than their least: most patterns are not complete, and are counted
+    only.
+    """
+    columns = tuple([span[place] for span in spans] for place in range(5))
+    rows = await tx.tuples(
+        """
+        SELECT n.task_id, n.user_id, p.occurred_at, p.step
+        FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::timestamptz[], %s::bigint[])
+            AS n (task_id, user_id, first, last, least)
+        CROSS JOIN LATERAL (
+            SELECT occurred_at, step FROM progress
+            WHERE task_id = n.task_id AND user_id = n.user_id
+                AND occurred_at >= coalesce(n.first, '-infinity')
+                AND occurred_at <= coalesce(n.last, 'infinity')
+            ORDER BY occurred_at DESC LIMIT %s
+        ) p
+        WHERE n.least <= (
+            SELECT count(*) FROM (
+                SELECT 1 FROM progress
                 WHERE task_id = n.task_id AND user_id = n.user_id
                     AND occurred_at >= coalesce(n.first, '-infinity')
                     AND occurred_at <= coalesce(n.last, 'infinity')
-                ORDER BY occurred_at DESC LIMIT %s
-            ) p
-            """,
-            (
-                [span.task_id for span in spans],
-                [span.user_id for span in spans],
-                [span.first for span in spans],
-                [span.last for span in spans],
-                most,
-            ),
+                LIMIT n.least
+            ) found
         )
-    ]
+        """,
+        (*columns, most),
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
 async def insert_dead_letters(tx: CellTx, rows: Sequence[DeadLetterRow]) -> None:
     """Keep lines that were not taken in."""
+    first = tx.append(len(rows))
     await tx.execute(
         """
         INSERT INTO dead_letter (id, source, line, event_id, slug, detail, sealed, received_at,
-            trace_id)
-        SELECT i, s, l, e, g, d, b, %s, %s
-        FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[],
-            %s::bytea[]) AS n (i, s, l, e, g, d, b)
+            trace_id, commit_id, ordinal)
+        SELECT i, s, l, e, g, d, b, %s, %s, %s, o
+        FROM unnest(%s::int[], %s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[],
+            %s::text[], %s::bytea[]) AS n (o, i, s, l, e, g, d, b)
         """,
         (
             tx.now,
             tx.trace_id,
+            tx.commit_id,
+            list(range(first, first + len(rows))),
             [row.id for row in rows],
             [row.source for row in rows],
             [row.line for row in rows],

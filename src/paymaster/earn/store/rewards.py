@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 
+from paymaster.db import copying
+from paymaster.db.copying import NULL
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.earn.store.states import check_legal
 from paymaster.kernel.money import MAX_MINOR
 
 
@@ -37,8 +40,7 @@ class RewardRow:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class RewardMove:
+class RewardMove(NamedTuple):
     """A move of a reward."""
 
     reward_id: int
@@ -65,40 +67,27 @@ _COLUMNS: LiteralString = (
 )
 
 
-async def insert(tx: CellTx, rows: Sequence[RewardRow]) -> None:
+async def write(tx: CellTx, rows: Sequence[RewardRow]) -> None:
     """Write new rewards. A second one of an occurrence is an error of the database."""
-    await tx.execute(
-        """
-        INSERT INTO reward (id, campaign_id, home_cell, task_id, user_id, occurrence, amount, asset,
-            state, remaining, matures_at, entry_credit, entry_mature, entry_reverse, source,
-            event_id, due_at, lease_token, created_at, trace_id, version)
-        SELECT i, c, h, t, u, o, a, s, z, r, m, ec, em, er, f, e, d, 0, %s, %s, 1
-        FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::bigint[], %s::text[],
-            %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[],
-            %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::timestamptz[])
-            AS n (i, c, h, t, u, o, a, s, z, r, m, ec, em, er, f, e, d)
-        """,
-        (
-            tx.now,
-            tx.trace_id,
-            [row.id for row in rows],
-            [row.campaign_id for row in rows],
-            [row.home_cell for row in rows],
-            [row.task_id for row in rows],
-            [row.user_id for row in rows],
-            [row.occurrence for row in rows],
-            [row.amount for row in rows],
-            [row.asset for row in rows],
-            [row.state for row in rows],
-            [row.remaining for row in rows],
-            [row.matures_at for row in rows],
-            [row.entry_credit for row in rows],
-            [row.entry_mature for row in rows],
-            [row.entry_reverse for row in rows],
-            [row.source for row in rows],
-            [row.event_id for row in rows],
-            [row.due_at for row in rows],
-        ),
+    text = copying.escaping(
+        [row.occurrence for row in rows], [row.event_id for row in rows], {r.source for r in rows}
+    )
+    moments = {row.matures_at for row in rows}
+    times: dict[datetime | None, str] = {moment: moment.isoformat() for moment in moments}
+    times[None] = NULL
+    tail = f"{tx.now.isoformat()}\t{copying.text(tx.trace_id)}\t0\n"
+    await tx.copy(
+        "COPY reward (id, campaign_id, home_cell, task_id, user_id, occurrence, amount, asset,"
+        " state, remaining, matures_at, entry_credit, entry_mature, entry_reverse, source,"
+        " event_id, due_at, version, created_at, trace_id, lease_token) FROM STDIN",
+        [
+            f"{row.id}\t{row.campaign_id}\t{row.home_cell}\t{row.task_id}\t{row.user_id}"
+            f"\t{text(row.occurrence)}\t{row.amount}\t{row.asset}\t{row.state}\t{row.remaining}"
+            f"\t{times[row.matures_at]}\t{row.entry_credit}\t{row.entry_mature}"
+            f"\t{row.entry_reverse}\t{text(row.source)}\t{text(row.event_id)}"
+            f"\t{times[row.due_at]}\t{row.version}\t{tail}"
+            for row in rows
+        ],
     )
 
 
@@ -121,30 +110,21 @@ async def update(tx: CellTx, rows: Sequence[RewardRow]) -> None:
     )
 
 
-async def insert_moves(tx: CellTx, machine: str, rows: Sequence[RewardMove]) -> None:
-    """Write the moves of rewards."""
-    first = tx.append(len(rows))
-    await tx.execute(
-        """
-        INSERT INTO reward_move (reward_id, number, machine, source, event, target, actor, reason,
-            commit_id, ordinal, moved_at)
-        SELECT w, m, %s, s, e, g, %s, r, %s, o, %s
-        FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[],
-            %s::int[]) AS n (w, m, s, e, g, r, o)
-        """,
-        (
-            machine,
-            tx.actor.name,
-            tx.commit_id,
-            tx.now,
-            [row.reward_id for row in rows],
-            [row.number for row in rows],
-            [row.source for row in rows],
-            [row.event for row in rows],
-            [row.target for row in rows],
-            [row.reason for row in rows],
-            list(range(first, first + len(rows))),
-        ),
+async def write_moves(tx: CellTx, machine: str, rows: Sequence[RewardMove]) -> None:
+    """Write the moves of rewards. Raises Conflict `illegal-move`, as `check_legal`."""
+    await check_legal(tx, machine, {row[2:5] for row in rows})
+    first, commit = tx.append(len(rows)), tx.commit_id
+    text, moved = copying.text, tx.now.isoformat()
+    actor = text(tx.actor.name)
+    await tx.copy(
+        "COPY reward_move (reward_id, number, machine, source, event, target, reason, actor,"
+        " commit_id, ordinal, moved_at) FROM STDIN",
+        [
+            f"{reward}\t{number}\t{machine}\t{source}\t{event}\t{target}"
+            f"\t{NULL if reason is None else text(reason)}"
+            f"\t{actor}\t{commit}\t{first + place}\t{moved}\n"
+            for place, (reward, number, source, event, target, reason) in enumerate(rows)
+        ],
     )
 
 
@@ -189,13 +169,16 @@ async def lock(tx: CellTx, ids: Sequence[int]) -> list[RewardRow]:
     )
 
 
-async def waiting(tx: CellRead, limit: int) -> list[Waiting]:
-    """Campaigns with rewards that wait, by a walk over the partial index: one probe a campaign."""
+async def waiting(tx: CellRead, after: int, limit: int) -> list[Waiting]:
+    """Campaigns with rewards that wait, the next `limit` after a campaign.
+
+    By a walk over the partial index: one probe a campaign.
+    """
     return await tx.fetch(
         """
         WITH RECURSIVE found AS (
-            (SELECT campaign_id, asset FROM reward WHERE state = 'awaiting_funds'
-             ORDER BY campaign_id LIMIT 1)
+            (SELECT campaign_id, asset FROM reward
+             WHERE state = 'awaiting_funds' AND campaign_id > %s ORDER BY campaign_id LIMIT 1)
             UNION ALL
             SELECT next.campaign_id, next.asset FROM found CROSS JOIN LATERAL (
                 SELECT campaign_id, asset FROM reward
@@ -204,12 +187,25 @@ async def waiting(tx: CellRead, limit: int) -> list[Waiting]:
             ) next
         )
         SELECT f.campaign_id, f.asset, coalesce(a.balance, 0) AS balance
-        FROM found f LEFT JOIN account a
+        FROM (SELECT campaign_id, asset FROM found LIMIT %s) f LEFT JOIN account a
             ON a.kind = 'budget' AND a.owner_id = f.campaign_id AND a.asset = f.asset
-        LIMIT %s
         """,
-        (limit,),
+        (after, limit),
         Waiting,
+    )
+
+
+async def round_after(tx: CellRead) -> int:
+    """The campaign after which the round over those that wait goes on; 0 is the start."""
+    return await tx.value("SELECT after_id FROM earn_round WHERE name = 'awaiting'") or 0
+
+
+async def go_round(tx: CellTx, after: int) -> None:
+    """Remember how far the round has come."""
+    await tx.execute(
+        "INSERT INTO earn_round (name, after_id) VALUES ('awaiting', %s)"
+        " ON CONFLICT (name) DO UPDATE SET after_id = excluded.after_id",
+        (after,),
     )
 
 

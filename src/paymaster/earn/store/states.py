@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from paymaster.db import copying
+from paymaster.db.copying import NULL
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.kernel.errors import Conflict
 
 Pair = tuple[int, int]
 """User and task: the key of a task's state."""
@@ -32,8 +37,7 @@ class StateRow:
     home_cell: int
 
 
-@dataclass(frozen=True, slots=True)
-class MoveRow:
+class MoveRow(NamedTuple):
     """A move of a task's state."""
 
     user_id: int
@@ -75,17 +79,19 @@ async def lock_states(
 
 
 async def _lock_states(tx: CellTx, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
-    rows = await tx.fetch(
+    """Locked one by one in the order of `pairs`, each by a probe of the key."""
+    rows = await tx.tuples(
         """
         SELECT s.user_id, s.task_id, s.state, s.number, s.rewards, s.home_cell
         FROM unnest(%s::bigint[], %s::bigint[]) AS n (user_id, task_id)
-        JOIN task_state s ON s.user_id = n.user_id AND s.task_id = n.task_id
-        ORDER BY s.user_id, s.task_id FOR UPDATE OF s
+        CROSS JOIN LATERAL (
+            SELECT user_id, task_id, state, number, rewards, home_cell FROM task_state
+            WHERE user_id = n.user_id AND task_id = n.task_id FOR UPDATE
+        ) s
         """,
         ([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
-        StateRow,
     )
-    return {(row.user_id, row.task_id): row for row in rows}
+    return {(row[0], row[1]): StateRow(*row) for row in rows}
 
 
 async def states(tx: CellRead, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
@@ -125,32 +131,43 @@ async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
     )
 
 
-async def insert_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None:
-    """Write the moves of tasks' states."""
-    first = tx.append(len(rows))
-    await tx.execute(
-        """
-        INSERT INTO task_move (user_id, task_id, number, machine, source, event, target, actor,
-            reason, commit_id, ordinal, moved_at)
-        SELECT u, t, m, %s, s, e, g, %s, r, %s, o, %s
-        FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::text[], %s::text[],
-            %s::text[], %s::int[]) AS n (u, t, m, s, e, g, r, o)
-        """,
-        (
-            machine,
-            tx.actor.name,
-            tx.commit_id,
-            tx.now,
-            [row.user_id for row in rows],
-            [row.task_id for row in rows],
-            [row.number for row in rows],
-            [row.source for row in rows],
-            [row.event for row in rows],
-            [row.target for row in rows],
-            [row.reason for row in rows],
-            list(range(first, first + len(rows))),
-        ),
+async def write_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None:
+    """Write the moves of tasks' states. Raises Conflict `illegal-move`, as `check_legal`."""
+    await check_legal(tx, machine, {row[3:6] for row in rows})
+    first, commit = tx.append(len(rows)), tx.commit_id
+    text, moved = copying.text, tx.now.isoformat()
+    actor = text(tx.actor.name)
+    await tx.copy(
+        "COPY task_move (user_id, task_id, number, machine, source, event, target, reason, actor,"
+        " commit_id, ordinal, moved_at) FROM STDIN",
+        [
+            f"{user}\t{task}\t{number}\t{machine}\t{source}\t{event}\t{target}"
+            f"\t{NULL if reason is None else text(reason)}"
+            f"\t{actor}\t{commit}\t{first + place}\t{moved}\n"
+            for place, (user, task, number, source, event, target, reason) in enumerate(rows)
+        ],
     )
+
+
+async def check_legal(tx: CellTx, machine: str, moves: AbstractSet[tuple[str, str, str]]) -> None:
+    """Each kind of move `(source, event, target)` must be in this cell's table of legal moves.
+
+    Raises Conflict `illegal-move`. Asked once for a batch, not by a foreign key for every row.
+    """
+    kinds = sorted(moves)
+    known = await tx.tuples(
+        """
+        SELECT l.source, l.event, l.target FROM unnest(%s::text[], %s::text[], %s::text[])
+            AS n (source, event, target)
+        JOIN legal_move l ON l.machine = %s AND l.source = n.source AND l.event = n.event
+            AND l.target = n.target
+        """,
+        (*([kind[place] for kind in kinds] for place in range(3)), machine),
+    )
+    for source, event, target in moves - {(row[0], row[1], row[2]) for row in known}:
+        raise Conflict(
+            "illegal-move", f"A {machine} that is {source} cannot be {target} by {event}."
+        )
 
 
 async def claim_expired(tx: CellTx, limit: int) -> list[StateRow]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from paymaster.kernel.errors import Problem, Refusal
@@ -55,8 +56,13 @@ class AmountTable:
         for table in (self.levels.get(level.value, {}), self.amounts):
             text = table.get(currency, table.get(ANY_CURRENCY))
             if text is not None:
-                return Money.parse(text, currency)
+                return _parsed(text, currency)
         return None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str, currency: str) -> Money:
+    return Money.parse(text, currency)
 
 
 class Parameters:
