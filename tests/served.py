@@ -43,7 +43,8 @@ IBAN = {
 def make_settings(folder: Path, **groups: Mapping[str, Any]) -> Settings:
     """The defaults, with generated keys; `api={"page_limit": 3}` sets api.page_limit."""
     limits = {"destination_cooling_seconds": 0, **groups.pop("limits", {})}
-    given: dict[str, Any] = {"database": {"data_dir": folder}, "limits": limits, **groups}
+    database = {"data_dir": folder, **groups.pop("database", {})}
+    given: dict[str, Any] = {"database": database, "limits": limits, **groups}
     settings = Settings(**given)
     ensure_generated(secrets_directory(settings))
     return settings

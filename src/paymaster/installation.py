@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
 
 from paymaster.compose import legal_moves
 from paymaster.db import partitions
@@ -18,7 +18,7 @@ from paymaster.db.migrate import migrate
 from paymaster.db.servers import DATABASE, app_role, embedded, owner_dsns
 from paymaster.kernel.clock import Clock, milliseconds
 from paymaster.kernel.errors import Refusal
-from paymaster.kernel.ids import MAX_CELL, IdMaker
+from paymaster.kernel.ids import MAX_CELL, IdMaker, milliseconds_of, new_trace_id
 from paymaster.secrets.generated import ensure_generated
 from paymaster.secrets.opening import secrets_directory
 from paymaster.settings import Settings
@@ -113,12 +113,18 @@ def add_environment(
     """
     owners, now = owner_dsns(settings), clock.now()
     with _control(owners[CONTROL_SERVER]) as connection:
-        new_id = IdMaker(63, 0, lambda: milliseconds(clock.now())).next()[0]
-        connection.execute(
-            "INSERT INTO environment (id, tenant, mode, time_zone, created_at)"
-            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (tenant, mode) DO NOTHING",
-            (new_id, tenant, mode, time_zone, now),
-        )
+        with connection.transaction():
+            new_id, commit_id = _ids(connection, clock)
+            found = connection.execute(
+                "SELECT 1 FROM environment WHERE tenant = %s AND mode = %s", (tenant, mode)
+            ).fetchone()
+            if found is None:
+                connection.execute(
+                    "INSERT INTO environment (id, tenant, mode, time_zone, created_at, commit_id,"
+                    " ordinal) VALUES (%s, %s, %s, %s, %s, %s, 0)",
+                    (new_id, tenant, mode, time_zone, now, commit_id),
+                )
+                _commit(connection, clock, commit_id)
         with connection.cursor(row_factory=class_row(Environment)) as rows:
             environment = rows.execute(
                 "SELECT id, tenant, mode, time_zone FROM environment"
@@ -152,13 +158,42 @@ def add_cell(settings: Settings, clock: Clock, environment_id: int, cell: NewCel
         legal_moves=legal_moves(),
     )
     treasury = all(c.environment_id != environment_id for c in existing)
-    with _control(owners[CONTROL_SERVER]) as connection:
+    with _control(owners[CONTROL_SERVER]) as connection, connection.transaction():
+        commit_id = _ids(connection, clock)[0]
         connection.execute(
             "INSERT INTO cell (number, environment_id, server, schema_name, treasury,"
-            " open_for_users, created_at) VALUES (%s, %s, %s, %s, %s, true, %s)",
-            (number, environment_id, cell.server, schema, treasury, now),
+            " open_for_users, created_at, commit_id, ordinal)"
+            " VALUES (%s, %s, %s, %s, %s, true, %s, %s, 0)",
+            (number, environment_id, cell.server, schema, treasury, now, commit_id),
         )
+        _commit(connection, clock, commit_id)
     return number
+
+
+def _ids(connection: psycopg.Connection[tuple[object, ...]], clock: Clock) -> list[int]:
+    """Two new ids of the directory; until the transaction ends nobody else commits there."""
+    connection.execute("SELECT 1 FROM head WHERE id = 1 FOR UPDATE")
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        cursor.execute("SELECT coalesce(max(id), 0) FROM commit")
+        newest = int(cursor.fetchone() or 0)
+    return IdMaker(63, milliseconds_of(newest), lambda: milliseconds(clock.now())).next(2)
+
+
+def _commit(
+    connection: psycopg.Connection[tuple[object, ...]], clock: Clock, commit_id: int
+) -> None:
+    """Give the transaction its place in the directory's order of commits; see `Writes.seal`."""
+    connection.execute(
+        """
+        WITH moved AS (
+            UPDATE head SET seq = seq + 1, recorded_at = greatest(recorded_at, %(now)s)
+            WHERE id = 1 RETURNING seq, recorded_at
+        )
+        INSERT INTO commit (id, first_seq, last_seq, recorded_at, actor, trace_id)
+        SELECT %(id)s, seq, seq, recorded_at, 'installation', %(trace)s FROM moved
+        """,
+        {"now": clock.now(), "id": commit_id, "trace": new_trace_id()},
+    )
 
 
 def ensure_partitions(settings: Settings, clock: Clock) -> list[str]:

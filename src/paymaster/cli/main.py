@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from paymaster.cli import cells, doctor, imports, keys, ledger, run, screen
+from paymaster.cli import (
+    archive,
+    audit,
+    bench,
+    cells,
+    doctor,
+    imports,
+    keys,
+    ledger,
+    relay,
+    run,
+    screen,
+)
 from paymaster.cli.demo import command as demo_command
 from paymaster.kernel.errors import PaymasterError
 
@@ -27,11 +39,15 @@ app.command("upgrade")(run.upgrade)
 app.command("stop-database")(run.stop_database)
 app.command("demo")(demo_command.demo)
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 app.command("openapi")(run.openapi)
+app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cells.app, name="cells")
 app.add_typer(imports.app, name="import")
+ledger.app.add_typer(archive.app, name="archive")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(relay.app, name="relay")
 app.add_typer(screen.app, name="screen")
 
 

@@ -44,8 +44,16 @@ def reference(cell: int, number: int) -> str:
     """The 15 characters [0-9A-Z] by which the outside knows this id."""
     if not 0 <= cell <= MAX_CELL or not 0 <= number <= _MAX_ID:
         raise Broken("id-range", f"Cell {cell}, id {number} cannot be written.")
-    pairs = "".join([_PAIRS[number >> shift & 1023] for shift in (50, 40, 30, 20, 10, 0)])
-    return f"{_PAIRS[cell]}{_ALPHABET[number >> 60]}{pairs}"
+    return (
+        _PAIRS[cell]
+        + _ALPHABET[number >> 60]
+        + _PAIRS[number >> 50 & 1023]
+        + _PAIRS[number >> 40 & 1023]
+        + _PAIRS[number >> 30 & 1023]
+        + _PAIRS[number >> 20 & 1023]
+        + _PAIRS[number >> 10 & 1023]
+        + _PAIRS[number & 1023]
+    )
 
 
 def parse_reference(text: str) -> Ref | None:
@@ -79,6 +87,11 @@ def time_floor(milliseconds: int) -> int:
     return max(milliseconds - EPOCH_MS, 0) << (_WORKER_BITS + _SEQUENCE_BITS)
 
 
+def milliseconds_of(number: int) -> int:
+    """The moment in an id, in milliseconds since 1970; the other way round of `time_floor`."""
+    return (number >> (_WORKER_BITS + _SEQUENCE_BITS)) + EPOCH_MS
+
+
 class IdMaker:
     """Makes the ids of one worker in one cell; never the same twice, always growing.
 
@@ -102,15 +115,20 @@ class IdMaker:
         if now > self._ms:
             self._ms, self._sequence = now, -1
         ids: list[int] = []
-        for _ in range(count):
-            self._sequence += 1
-            if self._sequence >= 2**_SEQUENCE_BITS:
-                self._ms, self._sequence = self._ms + 1, 0
-            ids.append(
-                (self._ms - EPOCH_MS) << (_WORKER_BITS + _SEQUENCE_BITS)
-                | self._worker << _SEQUENCE_BITS
-                | self._sequence
+        while len(ids) < count:
+            if self._sequence == 2**_SEQUENCE_BITS - 1:
+                self._ms, self._sequence = self._ms + 1, -1
+            taken = min(count - len(ids), 2**_SEQUENCE_BITS - 1 - self._sequence)
+            first = (
+                (
+                    (self._ms - EPOCH_MS) << (_WORKER_BITS + _SEQUENCE_BITS)
+                    | self._worker << _SEQUENCE_BITS
+                )
+                + self._sequence
+                + 1
             )
+            ids.extend(range(first, first + taken))
+            self._sequence += taken
         if self.limit_ms is not None and self._ms > self.limit_ms:
             raise Broken("id-lease", "The worker number's lease does not reach this far.")
         return ids

@@ -7,7 +7,7 @@ tests their questions. Nothing else in the project decides what may follow what.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from paymaster.kernel.errors import Conflict
@@ -30,17 +30,23 @@ class Machine:
     name: str
     initial: StrEnum
     moves: tuple[Move, ...]
+    _found: dict[tuple[str, str], Move] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Of two moves under one name the first one counts.
+        found = {(move.source, move.event): move for move in reversed(self.moves)}
+        object.__setattr__(self, "_found", found)
 
     def find(self, source: str, event: str) -> Move:
         """The move of `event` out of `source`. Raises Conflict `illegal-move`."""
-        for move in self.moves:
-            if move.source == source and move.event == event:
-                return move
-        raise Conflict("illegal-move", f"A {self.name} that is {source} cannot be {event}.")
+        move = self._found.get((source, event))
+        if move is None:
+            raise Conflict("illegal-move", f"A {self.name} that is {source} cannot be {event}.")
+        return move
 
     def allows(self, source: str, event: str) -> bool:
         """Whether `event` may happen in `source`."""
-        return any(move.source == source and move.event == event for move in self.moves)
+        return (source, event) in self._found
 
     def sources(self, event: str) -> tuple[str, ...]:
         """The states in which `event` may happen."""

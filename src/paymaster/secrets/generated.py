@@ -17,8 +17,8 @@ from paymaster.secrets.file import FileStore
 from paymaster.secrets.local import new_key
 from paymaster.secrets.port import BASE64_PREFIX
 
-LOCAL_KEYS = ("kek", "fingerprint", "cursor", "day-close")
-"""Key encryption, fingerprints of destinations, signatures of page cursors and of closed days."""
+LOCAL_KEYS = ("kek", "fingerprint", "cursor", "day-close", "audit-head")
+"""Key encryption, fingerprints of destinations, signatures of cursors, closed days, chain heads."""
 
 
 def ensure_generated(directory: Path) -> list[str]:

@@ -92,6 +92,19 @@ class Sealer:
         key, wrapped, key_id = self.new_data_key()
         return _joined(wrapped, key_id, self.seal(key, plaintext, context))
 
+    def seal_many(self, bodies: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """Encrypt `(plaintext, context)` pairs made together as `seal_bytes` does, under one key.
+
+        Each value carries the wrapped key and opens alone, with `open_bytes`.
+        """
+        key, wrapped, key_id = self.new_data_key()
+        cipher, head = AESGCM(key.value), _head(wrapped, key_id)
+        sealed: list[bytes] = []
+        for plaintext, context in bodies:
+            nonce = os.urandom(_NONCE_BYTES)
+            sealed.append(head + nonce + cipher.encrypt(nonce, plaintext, context))
+        return sealed
+
     def open_bytes(self, sealed: bytes, context: bytes) -> bytes:
         """Decrypt what `seal_bytes` made. Raises Broken `kek-unknown` or `sealed-damaged`."""
         wrapped, body = _split(sealed)
@@ -119,6 +132,11 @@ def _joined(wrapped: bytes, key_id: str, body: bytes) -> bytes:
     name = key_id.encode()
     head = _ALONE + len(name).to_bytes(1, "big") + name
     return head + len(wrapped).to_bytes(2, "big") + wrapped + body
+
+
+def _head(wrapped: bytes, key_id: str) -> bytes:
+    """What stands before nonce and ciphertext in a value that carries its key."""
+    return _joined(wrapped, key_id, _WITH_KEY)
 
 
 def _split(sealed: bytes) -> tuple[Wrapped, bytes]:

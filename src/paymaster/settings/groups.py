@@ -44,6 +44,18 @@ class Database(Group):
     statement_timeout_seconds: int = Field(
         default=30, ge=1, le=3600, description="A statement that runs longer is cancelled."
     )
+    merge_batch_items: int = Field(
+        default=256,
+        ge=1,
+        le=1000,
+        description="Most concurrent calls of a process that share one transaction.",
+    )
+    merge_queue_items: int = Field(
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="Most calls that wait for such a transaction; above it 503 `queue-full`.",
+    )
     servers: dict[str, str] = Field(
         default_factory=dict,
         repr=False,
@@ -130,10 +142,23 @@ class Roles(Group):
         default=30.0, ge=0.05, le=3600, description="Pause between visits to a provider's files."
     )
     batch_items: int = Field(
-        default=200, ge=1, le=10_000, description="Most items that a role claims at once."
+        default=500, ge=1, le=10_000, description="Most items that a role claims at once."
     )
     lease_seconds: int = Field(
         default=60, ge=5, le=3600, description="How long a claim holds without a sign of life."
+    )
+    seal_interval_seconds: float = Field(
+        default=10.0,
+        ge=0.05,
+        le=3600,
+        description="How long a commit waits at most for others before it is sealed with them.",
+    )
+    seal_share: float = Field(
+        default=0.25,
+        ge=0.01,
+        le=1.0,
+        description="Share of the time in which sealing works while it is behind; it rests for "
+        "the remainder, so that those who post keep their pace.",
     )
     stop_timeout_seconds: int = Field(
         default=20,

@@ -1,0 +1,201 @@
+"""`paymaster audit`: the hash chain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from paymaster.compose import Deps, build
+from paymaster.db import seal, seal_head, seal_verify
+from paymaster.db.seal import Head, Place
+from paymaster.db.seal_head import Exported
+from paymaster.db.seal_verify import Report
+from paymaster.installation import start_embedded
+from paymaster.kernel.clock import monotonic_seconds
+from paymaster.kernel.errors import Refusal
+from paymaster.roles.sealing import Sealer
+from paymaster.settings import load_settings
+
+app = typer.Typer(help="The hash chain over everything recorded.", no_args_is_help=True)
+
+Cell = Annotated[int | None, typer.Option(help="Only this cell; 0 for the directory.")]
+
+
+@asynccontextmanager
+async def _opened() -> AsyncGenerator[Deps]:
+    settings = load_settings()
+    await asyncio.to_thread(start_embedded, settings)
+    async with build(settings) as deps:
+        yield deps
+
+
+def _places(deps: Deps, cell: int | None) -> list[Place]:
+    """The schemas asked for: the directory is 0, cells begin at 1."""
+    if cell == 0:
+        return [deps.dbs.control]
+    if cell is not None:
+        return [deps.dbs.cell(cell)]
+    return [deps.dbs.control, *(deps.dbs.cell(known.number) for known in deps.dbs.cells())]
+
+
+@app.command("verify")
+def verify(
+    cell: Cell = None,
+    head: Annotated[
+        Path | None, typer.Option(help="A head exported earlier: finds a lost or rewritten end.")
+    ] = None,
+    public_key: Annotated[
+        str | None,
+        typer.Option(help="Ed25519 key in hex that signed it. Default: that of the secret store."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compute every block anew and name the first altered record; exit code 1 if there is one."""
+    exported = None if head is None else _read(head)
+
+    async def work() -> list[Report]:
+        async with _opened() as deps:
+            if exported is not None:
+                _check_signature(deps, exported, public_key)
+            places = _places(deps, cell)
+            if exported is not None:
+                _check_chains(deps, exported)
+            return [await _verify(place, exported, quiet=as_json) for place in places]
+
+    reports = asyncio.run(work())
+    ok = not any(report.findings for report in reports)
+    if as_json:
+        typer.echo(json.dumps({"ok": ok, "chains": [report.wire() for report in reports]}))
+    else:
+        for report in reports:
+            _show(report)
+    if not ok:
+        raise typer.Exit(1)
+
+
+async def _verify(place: Place, exported: Exported | None, *, quiet: bool) -> Report:
+    known = None if exported is None else exported.of(seal.chain_of(place))
+    console = Console(stderr=True, quiet=quiet or not Console(stderr=True).is_terminal)
+    started = monotonic_seconds()
+    with Live(console=console, transient=True) as live:
+
+        def progress(report: Report) -> None:
+            rate = report.records / max(monotonic_seconds() - started, 0.001)
+            live.update(Text(f"{report.chain}: {report.records:,} records, {rate:,.0f} a second"))
+
+        return await seal_verify.verify(place, known, progress)
+
+
+def _show(report: Report) -> None:
+    state = "ok" if not report.findings else f"{len(report.findings)} findings"
+    typer.echo(
+        f"{report.chain}: {report.records} records in {report.blocks} blocks, sealed to seq"
+        f" {report.sealed_seq}, {report.unsealed} not sealed yet: {state}"
+    )
+    for found in report.findings:
+        seq = "" if found.seq is None else f", seq {found.seq}"
+        typer.echo(f"  {found.what} {found.table} ({found.key}) in block {found.block}{seq}")
+
+
+@app.command("seal")
+def seal_now() -> None:
+    """Seal everything committed so far at once, instead of when its time comes."""
+
+    async def work() -> list[tuple[str, int]]:
+        async with _opened() as deps:
+            found: list[tuple[str, int]] = []
+            for place in _places(deps, None):
+                length = timedelta(seconds=deps.settings.roles.lease_seconds)
+                sealer = Sealer(place, lease_length=length, interval=timedelta())
+                rows = 0
+                while sealed := await sealer.step():
+                    rows += sealed
+                await sealer.give_up()
+                found.append((seal.chain_of(place), rows))
+            return found
+
+    for chain, rows in asyncio.run(work()):
+        typer.echo(f"{chain}: {rows} rows sealed")
+
+
+@app.command("head")
+def head(
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: standard output.")
+    ] = None,
+    sign: Annotated[bool, typer.Option(help="Sign it with the key of --key.")] = True,
+    key: Annotated[str, typer.Option(help="Name of the Ed25519 key.")] = seal_head.SIGNING_KEY,
+) -> None:
+    """Export the heads of all chains, to be kept where no operator of the database can write."""
+
+    async def work() -> str:
+        async with _opened() as deps:
+            found: list[Head] = []
+            for place in _places(deps, None):
+                name = seal.chain_of(place)
+                newest = await place.read(lambda tx, name=name: seal.head(tx, name))
+                found += [] if newest is None else [newest]
+            signer = deps.secrets.ed25519 if sign else None
+            return seal_head.export(found, deps.clock.now(), signer, key)
+
+    document = asyncio.run(work())
+    if out is None:
+        typer.echo(document)
+    else:
+        out.write_text(document + "\n", encoding="utf-8")
+
+
+@app.command("public-key")
+def public_key(
+    key: Annotated[str, typer.Option(help="Name of the Ed25519 key.")] = seal_head.SIGNING_KEY,
+) -> None:
+    """Print the public keys that verify exported heads, newest first, in hex."""
+
+    async def work() -> list[bytes]:
+        async with _opened() as deps:
+            return deps.secrets.ed25519.public_keys(key)
+
+    for one in asyncio.run(work()):
+        typer.echo(one.hex())
+
+
+def _read(file: Path) -> Exported:
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise Refusal("file-unreadable", f"{file} cannot be read: {error.strerror}.") from error
+    return seal_head.read(text)
+
+
+def _check_signature(deps: Deps, exported: Exported, public_key: str | None) -> None:
+    """Raises Refusal `audit-head-signature` when it is signed by another key, or must be signed."""
+    keys: Sequence[bytes]
+    if public_key is not None:
+        try:
+            keys = [bytes.fromhex(public_key)]
+        except ValueError:
+            raise Refusal("audit-head-signature", "A public key is 64 hex digits.") from None
+    elif exported.signature is None or exported.key_id is None:
+        return
+    else:
+        keys = deps.secrets.ed25519.public_keys(exported.key_id)
+    if not exported.signed_by(keys):
+        raise Refusal("audit-head-signature", "The head is not signed by that key.")
+
+
+def _check_chains(deps: Deps, exported: Exported) -> None:
+    """Raises Refusal `audit-head-chain` for a head of a schema that is not here."""
+    here = {seal.chain_of(place) for place in _places(deps, None)}
+    strangers = sorted({known.chain for known in exported.heads} - here)
+    if strangers:
+        raise Refusal("audit-head-chain", f"There is no {', '.join(strangers)} here.")
