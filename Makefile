@@ -10,13 +10,16 @@ READY = .venv/.ready
 PYTEST = $(BIN)/python -W error -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-long check lint types contracts tidy docs lock clean
+.PHONY: help demo bench test test-long check lint types contracts tidy docs lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY)  ## Run everything on this machine against the sandbox (ARGS=...)
 	$(BIN)/paymaster demo $(ARGS)
+
+bench: $(READY)  ## Measure every promise about speed on this machine (ARGS="--quick --only saga")
+	$(BIN)/paymaster bench $(ARGS)
 
 test: $(READY)  ## Run the tests (ARGS="tests/unit -k money")
 	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope -m "not long" $(ARGS)
@@ -50,7 +53,7 @@ lock: $(READY)  ## Resolve requirements.lock anew (ARGS="--upgrade")
 
 clean:  ## Remove .venv and caches; data directories stay
 	rm -rf .venv .venv.log build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache .schemathesis
-	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find src bench tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml tools/set-up
 	@PYTHON="$(PYTHON)" tools/set-up
