@@ -31,7 +31,7 @@ from starlette.routing import Route
 from paymaster.api.hot import Hot, Look
 from paymaster.compose import build
 from paymaster.kernel.errors import Broken
-from paymaster.roles.process import Running, run_role
+from paymaster.roles.process import Running, run_role, web_loop
 from paymaster.settings import Settings
 
 PATH = "/v1/withdrawals"
@@ -75,7 +75,8 @@ def main(pipe: Connection[Any, Any], site: Site) -> None:
     if site.kind == "api":
         run_role(site.settings, Running("api", health_port=0))
     else:
-        asyncio.run(_serve_constant(site.settings))
+        with asyncio.Runner(loop_factory=web_loop) as runner:
+            runner.run(_serve_constant(site.settings))
 
 
 def _stop_when_told(pipe: Connection[Any, Any]) -> None:

@@ -55,7 +55,7 @@ def test_every_promised_row_can_be_asked_for() -> None:
 
 
 def test_posting_is_reported_with_its_machine_and_its_checks(tmp_path: Path) -> None:
-    wanted = ["post_1000", "post_1000_rows", "post_mixed", "post_hot"]
+    wanted = ["post_1000", "post_1000_postings", "post_mixed", "post_hot"]
     code, report, markdown = measured(tmp_path, *wanted)
     rows = rows_of(report)
     assert code == 0

@@ -21,13 +21,12 @@ from paymaster_bench.workload import Accounts, Shape
 
 ROWS = (
     "post_1000",
-    "post_1000_rows",
+    "post_1000_postings",
     "post_100",
     "post_8000",
     "post_hot",
     "post_mixed",
     "post_1000_tasks",
-    "post_1000_new_day",
 )
 
 SHAPES = {
@@ -117,15 +116,15 @@ async def run(bench: Bench, wanted: frozenset[str]) -> Findings:
             start_callers([Spec(app, users, bench.seed()) for _ in range(CALLERS)])
         )
         copied: dict[str, list[tuple[int, int]]] = {
-            name: [] for name in ("post_1000", "post_1000_rows") if name in wanted
+            name: [] for name in ("post_1000", "post_1000_postings") if name in wanted
         }
         contestants: dict[str, Slice] = {
             "post_1000": Posting(SHAPES["post_1000"], callers, owner, list(copied.values())).slice
         }
         for name, ranges in copied.items():
             target = bench.server.app_dsn(await bench.copy("copy"))
-            rows = name.endswith("_rows")
-            contestants[f"copy:{name}"] = Copying(owner, target, callers, rows, ranges).slice
+            entries = not name.endswith("_postings")
+            contestants[f"copy:{name}"] = Copying(owner, target, callers, entries, ranges).slice
         for name in [one for one in SHAPES if one in wanted and one != "post_1000"]:
             contestants[name] = Posting(SHAPES[name], callers, owner).slice
         checked = [("posting", owner, callers)]
@@ -135,19 +134,6 @@ async def run(bench: Bench, wanted: frozenset[str]) -> Findings:
             )
             contestants["post_1000_tasks"] = Posting(SHAPES["post_1000"], own, owner).slice
             checked.append(("posting", owner, own))
-        if "post_1000_new_day" in wanted:
-            tomorrow = await bench.copy("new_day")
-            own = stack.enter_context(
-                start_callers(
-                    [
-                        Spec(bench.server.app_dsn(tomorrow), users, bench.seed(), days=1)
-                        for _ in range(CALLERS)
-                    ]
-                )
-            )
-            place = bench.server.owner_dsn(tomorrow)
-            contestants["post_1000_new_day"] = Posting(SHAPES["post_1000"], own, place).slice
-            checked.append(("posting, new day", place, own))
         bench.server.checkpoint()
         bench.say(f"posting: {', '.join(contestants)}")
         series = await in_turn(contestants, bench.size.rounds, bench.size.seconds)
@@ -162,12 +148,12 @@ async def run(bench: Bench, wanted: frozenset[str]) -> Findings:
 
 
 def _row(name: str, series: dict[str, Series]) -> Row:
-    own = series["post_1000" if name == "post_1000_rows" else name]
+    own = series["post_1000" if name == "post_1000_postings" else name]
     unit = "postings/s"
     note = f"p99 of a batch {own.quantile_ms(0.99):.1f} ms, spread {own.spread:.0%}"
-    if name in ("post_1000", "post_1000_rows"):
+    if name in ("post_1000", "post_1000_postings"):
         copy = series[f"copy:{name}"]
-        rows = "posting rows" if name == "post_1000" else "entry and posting rows"
+        rows = "entry and posting rows" if name == "post_1000" else "posting rows alone"
         note += f"; TigerBeetle's Python client elsewhere {TIGERBEETLE['post_1000']:,.0f}"
         return Row(
             name,

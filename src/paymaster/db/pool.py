@@ -51,7 +51,7 @@ class Server:
                 "application_name": f"paymaster-{os.getpid()}",
                 "options": f"-c statement_timeout={statement_seconds * 1000}"
                 " -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000"
-                " -c timezone=UTC",
+                " -c timezone=UTC -c plan_cache_mode=force_generic_plan",
             },
         )
 

@@ -136,8 +136,15 @@ class Writes(ReadTx):
 
     async def copy(self, sql: LiteralString, lines: Iterable[str]) -> None:
         """Run a `COPY ... FROM STDIN`; see `paymaster.db.copying` for the lines."""
+        await self.copy_while(sql, lines, lambda: None)
+
+    async def copy_while(
+        self, sql: LiteralString, lines: Iterable[str], meanwhile: Callable[[], T]
+    ) -> T:
+        """As `copy`; `meanwhile` is called while the database is busy with the lines."""
         async with self._connection.cursor() as cursor, cursor.copy(sql) as target:
             await target.write("".join(lines))
+            return meanwhile()
 
     def pipeline(self) -> AbstractAsyncContextManager[object]:
         """Statements inside are sent without waiting for each other's answers; no COPY there."""

@@ -58,22 +58,23 @@ async def write(tx: CellTx, taken: Taken, books: Books, entries: Sequence[EntryR
         return
     if changed:
         await accounts.update(tx, changed)
-    await tx.copy(
+    postings = await tx.copy_while(
         """
         COPY entry (id, kind, recipe_version, subject, digest, evidence, reverses_id, trace_id,
             commit_id, ordinal, postings, effective_at, effective_day, first_posting_id,
             last_posting_id) FROM STDIN
         """,
         _entry_lines(tx, entries),
+        lambda: _posting_lines(books.postings),
     )
-    if books.postings:
+    if postings:
         await tx.copy(
             """
             COPY posting (id, entry_id, source_id, destination_id, amount, asset, requested,
                 source_previous, source_number, source_balance, destination_previous,
                 destination_number, destination_balance) FROM STDIN
             """,
-            _posting_lines(books.postings),
+            postings,
         )
     await _mark(tx, marks, late)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import os
 import signal
 import socket
@@ -48,7 +49,17 @@ def run_role(settings: Settings, how: Running) -> None:
     if how.role not in ROLES:
         raise Refusal("role-unknown", f"There is no role {how.role!r}: {', '.join(ROLES)}.")
     configure_logs(settings.log.level, settings.log.format)
-    asyncio.run(_run(settings, how))
+    with asyncio.Runner(loop_factory=web_loop if how.role in WEB_ROLES else None) as runner:
+        runner.run(_run(settings, how))
+
+
+def web_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of a process that answers HTTP: uvloop's, where that can be had."""
+    if importlib.util.find_spec("uvloop") is None:
+        return asyncio.new_event_loop()
+    import uvloop  # noqa: PLC0415 - background roles go without
+
+    return uvloop.new_event_loop()
 
 
 async def _run(settings: Settings, how: Running) -> None:
