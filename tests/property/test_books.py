@@ -6,12 +6,14 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
+import pytest
 from tests.world import PostgresServer, World, make_world
 
+from paymaster.db.tx import CellTx
 from paymaster.kernel.money import Money
 from paymaster.ledger import balance, proof
 from paymaster.ledger.chart import KINDS, Account
-from paymaster.ledger.entry import Entry, Mode, Posting, Verdict
+from paymaster.ledger.entry import Entry, Mode, Posted, Posting, Verdict
 from paymaster.ledger.post import post
 
 
@@ -203,3 +205,37 @@ async def test_concurrent_writers_never_overdraw_and_never_post_twice(
         assert refused
         assert await world.read(lambda tx: balance.account_balance(tx, user)) == 0
         assert await world.read(proof.prove) == []
+
+
+@pytest.mark.parametrize("alike", [True, False])
+async def test_one_id_posted_twice_at_once_on_accounts_apart_is_told(
+    postgres: PostgresServer, *, alike: bool
+) -> None:
+    """Nothing but the id makes them meet: whoever comes second is told as if it had come later."""
+    async with make_world(postgres, moves=[]) as world:
+        [number] = await world.run(lambda tx: _ids(tx, 1))
+        wrote, ended = asyncio.Event(), asyncio.Event()
+
+        def entry(owner: int) -> Entry:
+            source, destination = Account("cash", owner, "EUR"), Account("suspense", owner, "EUR")
+            return Entry(number, "move", "x", (Posting(source, destination, Money(5, "EUR")),))
+
+        async def first(tx: CellTx) -> list[Posted]:
+            posted = await post(tx, [entry(1)])
+            wrote.set()
+            await ended.wait()
+            return posted
+
+        winner = asyncio.create_task(world.run(first))
+        await wrote.wait()
+        other = asyncio.create_task(world.run(lambda tx: post(tx, [entry(1 if alike else 2)])))
+        await asyncio.sleep(0.2)
+        ended.set()
+        assert [one.verdict for one in await winner] == [Verdict.POSTED]
+        told = Verdict.DUPLICATE if alike else Verdict.CONFLICT
+        assert [one.verdict for one in await other] == [told]
+        assert await world.read(proof.prove) == []
+
+
+async def _ids(tx: CellTx, count: int) -> list[int]:
+    return tx.ids(count)

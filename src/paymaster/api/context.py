@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeVar, cast
 
@@ -23,6 +23,9 @@ from paymaster.people.credentials import Credential
 from paymaster.people.users import require_ref
 
 T = TypeVar("T")
+
+HEADERS = "paymaster.headers"
+"""Under which the outermost middleware leaves what it has read of the headers in the scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,7 @@ class Call:
 
     def cell(self, number: int) -> CellDb:
         """A cell of this environment. Raises NotFound for any other, whether it exists or not."""
-        known = [cell.number for cell in self.deps.dbs.cells(self.environment.id)]
-        if number not in known:
+        if all(cell.number != number for cell in self.deps.dbs.cells(self.environment.id)):
             raise NotFound("not-found", "There is nothing of this id.")
         return self.deps.dbs.cell(number)
 
@@ -136,6 +138,12 @@ def trace_of(request: HTTPConnection) -> str:
     return cast("str", request.state.trace_id)
 
 
+def headers_of(request: HTTPConnection) -> Mapping[bytes, bytes]:
+    """The headers by name, in lower case; `request.headers` reads all of them for each name."""
+    known: dict[bytes, bytes] | None = request.scope.get(HEADERS)
+    return dict(request.scope["headers"]) if known is None else known
+
+
 async def authenticate(request: Request) -> Call:
     """Read and verify the key of a request. Raises Unauthenticated `unauthenticated`.
 
@@ -147,8 +155,7 @@ async def authenticate(request: Request) -> Call:
 
 def key_of(request: HTTPConnection) -> str:
     """The API key that came with a request. Raises Unauthenticated `unauthenticated`."""
-    # Looked up here and not in `request.headers`, which reads all of them for each name.
-    given = dict(request.scope["headers"]).get(b"authorization", b"").decode("latin-1")
+    given = headers_of(request).get(b"authorization", b"").decode("latin-1")
     scheme, _, key = given.partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise Unauthenticated("unauthenticated", "Send `Authorization: Bearer <API key>`.")

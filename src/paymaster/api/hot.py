@@ -23,8 +23,8 @@ from paymaster.db.tx import Actor, ControlRead, ControlTx
 from paymaster.kernel.errors import Unauthenticated
 from paymaster.kernel.ids import Ref
 from paymaster.observe import trace_id_of
-from paymaster.people import credentials, users
-from paymaster.people.credentials import Credential
+from paymaster.people import credentials
+from paymaster.people.credentials import Caller, Credential
 from paymaster.screen import activate
 from paymaster.screen.defaults import default_rule_set
 from paymaster.settle import webhook
@@ -138,7 +138,11 @@ class Hot:
 
         A version of the rules never changes, so that its limits are read once.
         """
-        version = await activate.version(tx, environment_id)
+        return await self._limits_of(tx, environment_id, await activate.version(tx, environment_id))
+
+    async def _limits_of(
+        self, tx: ControlRead, environment_id: int, version: int | None
+    ) -> Mapping[str, Limits]:
         known = self._limits.get(environment_id)
         if known is None or known[0] != version:
             rules = await activate.current(tx, environment_id) or default_rule_set()
@@ -153,25 +157,28 @@ class Hot:
         return found
 
     async def _seen(self, asked: Sequence[Look], tx: ControlRead) -> list[Seen | Failed]:
-        keys = list({one.key: None for one in asked})
-        known = dict(zip(keys, await credentials.verified(tx, keys), strict=True))
-        named: dict[int, list[str]] = {}
+        named: dict[str, set[str]] = {}
         for one in asked:
-            caller = known[one.key]
-            if one.user is not None and isinstance(caller, Credential):
-                named.setdefault(caller.environment_id, []).append(one.user)
-        refs = {env: await users.refs(tx, env, names) for env, names in named.items()}
-        limits = {env: await self.limits(tx, env) for env in named}
+            names = named.setdefault(one.key, set())
+            if one.user is not None:
+                names.add(one.user)
+        known = await credentials.callers(tx, named)
+        versions = {
+            caller.credential.environment_id: caller.rules_version
+            for key, caller in known.items()
+            if named[key] and isinstance(caller, Caller)
+        }
+        limits = {env: await self._limits_of(tx, env, made) for env, made in versions.items()}
         found: list[Seen | Failed] = []
         for one in asked:
             caller = known[one.key]
             if isinstance(caller, Unauthenticated):
                 found.append(Failed(caller))
             elif one.user is None:
-                found.append(Seen(caller))
+                found.append(Seen(caller.credential))
             else:
-                here = caller.environment_id
-                found.append(Seen(caller, refs[here].get(one.user), limits[here]))
+                here = limits[caller.credential.environment_id]
+                found.append(Seen(caller.credential, caller.refs.get(one.user), here))
         return found
 
     async def _claim(self, keys: Sequence[StoredKey]) -> list[Failed | None]:

@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from paymaster.api.context import admitted, hot_of, key_of, usable_key
+from paymaster.api.context import admitted, headers_of, hot_of, key_of, usable_key
 from paymaster.api.hot import Look
 from paymaster.api.limiter import Limiter
 from paymaster.api.withdrawals import asked
@@ -39,7 +39,7 @@ _DECODER = msgspec.json.Decoder(_Asked)
 
 def is_plain(request: Request) -> bool:
     """Whether a request may be read here."""
-    headers = dict(request.scope["headers"])  # names are in lower case by the ASGI standard
+    headers = headers_of(request)
     length = headers.get(b"content-length", b"")
     media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     return (
@@ -74,5 +74,5 @@ async def ask(request: Request) -> Response | None:
     limiter: Limiter = request.app.state.limiter
     request.state.rate_limit = limiter.take(call.credential.id)
     amount = Money.parse(body.amount.amount, body.amount.currency)
-    caller_key = dict(request.scope["headers"])[b"idempotency-key"].decode("latin-1")
+    caller_key = headers_of(request)[b"idempotency-key"].decode("latin-1")
     return await asked(call, caller_key, sent, seen.ref, seen.limits, body.destination, amount)

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from paymaster.api.context import HEADERS
 from paymaster.api.problems import problem_of
 from paymaster.compose import Deps
 from paymaster.kernel.clock import monotonic_seconds
@@ -21,6 +22,15 @@ _HEADERS: list[tuple[bytes, bytes]] = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 ]
+
+
+_NAMES = frozenset(name for name, _ in _HEADERS)
+
+
+def _missing(present: set[bytes]) -> list[tuple[bytes, bytes]]:
+    if _NAMES.isdisjoint(present):
+        return _HEADERS
+    return [pair for pair in _HEADERS if pair[0] not in present]
 
 
 class BodyTooLarge(Refusal):
@@ -44,7 +54,7 @@ class Outermost:
         self._app = app
         self._deps = deps
         self._limit = body_limit_bytes
-        self._rate_policy = rate_policy
+        self._rate_policy = None if rate_policy is None else rate_policy.encode()
         self._closing = closing
         self._counted_by: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -59,7 +69,8 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         started = monotonic_seconds()
-        headers = dict(scope["headers"])  # names are in lower case by the ASGI standard
+        # Names are in lower case by the ASGI standard.
+        headers = scope[HEADERS] = dict(scope["headers"])
         trace_id = trace_id_of(headers.get(b"traceparent", b"").decode("latin-1") or None)
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["trace_id"] = trace_id
@@ -70,11 +81,10 @@ class Outermost:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
-                present = {name.lower() for name, _ in message["headers"]}
-                extra = [pair for pair in _HEADERS if pair[0] not in present]
+                given = message["headers"]
                 message["headers"] = [
-                    *message["headers"],
-                    *extra,
+                    *given,
+                    *_missing({name for name, _ in given}),
                     *self._rate(state),
                     (b"trace-id", trace_id.encode()),
                 ]
@@ -103,7 +113,7 @@ class Outermost:
         if left is None or self._rate_policy is None:
             return []
         return [
-            (b"ratelimit-policy", self._rate_policy.encode()),
+            (b"ratelimit-policy", self._rate_policy),
             (b"ratelimit", str(left).encode()),
         ]
 

@@ -1,8 +1,9 @@
 """Concurrent single calls become one batch: the next batch is what queued while the last one ran.
 
-There is no timer: a call that comes alone runs at once and alone, and under load batches grow by
-themselves. The queue has a limit, beyond which a caller is told to come again. A caller that goes
-away drops its answer, never the batch. One command that cannot be carried out fails alone.
+There is no timer: a call that comes alone runs alone, at the next turn of the loop, and under load
+batches grow by themselves. The queue has a limit, beyond which a caller is told to come again. A
+caller that goes away drops its answer, never the batch. One command that cannot be carried out
+fails alone.
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ UseCase = Callable[[CellTx, Sequence[C]], Awaitable[Sequence[Out | Failed]]]
 whatever makes it apply once (an id, a caller's key) is part of the command."""
 
 
+@dataclass(slots=True)
+class _Call(Generic[C, Out]):
+    """A command, where its outcome goes, and whether its caller left before a batch took it."""
+
+    command: C
+    answer: asyncio.Future[Out]
+    taken: bool = False
+    left: bool = False
+
+
 class Coalescer(Generic[C, Out]):
     """Merges the calls of one process.
 
@@ -62,15 +73,16 @@ class Coalescer(Generic[C, Out]):
         self._batch_limit = batch_limit
         self._queue_limit = queue_limit
         self._in_flight = in_flight
-        self._queue: deque[tuple[C, asyncio.Future[Out]]] = deque()
+        self._queue: deque[_Call[C, Out]] = deque()
+        self._left = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._working = 0
         self._closed = False
 
     @property
     def waiting(self) -> int:
-        """Commands that no batch has taken yet."""
-        return len(self._queue)
+        """Commands that somebody waits for and no batch has taken yet."""
+        return len(self._queue) - self._left
 
     async def submit(self, command: C) -> Out:
         """The outcome of one command, carried out with whatever else waits.
@@ -83,10 +95,10 @@ class Coalescer(Generic[C, Out]):
             raise Broken("transaction-nested", "A merged call was made inside a transaction.")
         if self._closed:
             raise Busy("stopping", "This process is stopping; send the same request again.")
-        if len(self._queue) >= self._queue_limit:
+        if self.waiting >= self._queue_limit or len(self._queue) >= 4 * self._queue_limit:
             raise Busy("queue-full", "Too many requests wait already; send the same again later.")
-        answer: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
-        self._queue.append((command, answer))
+        call: _Call[C, Out] = _Call(command, asyncio.get_running_loop().create_future())
+        self._queue.append(call)
         if self._working < self._in_flight:
             # Counted here, not by the tasks: one that has found nothing left takes no more, though
             # it is done only a turn of the loop later. The context is its own, no caller's.
@@ -94,7 +106,13 @@ class Coalescer(Generic[C, Out]):
             task = asyncio.get_running_loop().create_task(self._work(), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await answer
+        try:
+            return await call.answer
+        except asyncio.CancelledError:
+            if not call.taken:
+                call.left = True
+                self._left += 1
+            raise
 
     async def close(self) -> None:
         """Take no more commands; return when those that wait are answered.
@@ -108,7 +126,7 @@ class Coalescer(Generic[C, Out]):
     async def _work(self) -> None:
         """Run batches until nothing waits."""
         try:
-            while batch := self._take():
+            while batch := await self._gather():
                 if not await self._carry_out(batch) and self._closed:
                     break
         finally:
@@ -116,40 +134,58 @@ class Coalescer(Generic[C, Out]):
             if self._closed:
                 self._refuse_rest()
 
-    def _take(self) -> list[tuple[C, asyncio.Future[Out]]]:
-        batch: list[tuple[C, asyncio.Future[Out]]] = []
+    async def _gather(self) -> list[_Call[C, Out]]:
+        """What waits, once a turn of the loop has brought no more.
+
+        The callers that a batch has answered are on their way back with their next calls: taking
+        the first of them alone would cost as much as taking them all.
+        """
+        seen = 0
+        while seen < len(self._queue) < self._batch_limit:
+            seen = len(self._queue)
+            await asyncio.sleep(0)
+        return self._take()
+
+    def _take(self) -> list[_Call[C, Out]]:
+        batch: list[_Call[C, Out]] = []
         while self._queue and len(batch) < self._batch_limit:
-            command, answer = self._queue.popleft()
-            if not answer.done():
-                batch.append((command, answer))
+            call = self._next()
+            if not call.answer.done():
+                batch.append(call)
         return batch
 
-    async def _carry_out(self, batch: Sequence[tuple[C, asyncio.Future[Out]]]) -> bool:
+    def _next(self) -> _Call[C, Out]:
+        call = self._queue.popleft()
+        call.taken = True
+        self._left -= call.left
+        return call
+
+    async def _carry_out(self, batch: Sequence[_Call[C, Out]]) -> bool:
         """False when no command of the batch had an outcome."""
         try:
-            outcomes = await self._run([command for command, _ in batch])
+            outcomes = await self._run([call.command for call in batch])
             if len(outcomes) != len(batch):
                 raise Broken("batch-outcomes", f"{len(batch)} commands, {len(outcomes)} outcomes.")
         except Exception as error:  # noqa: BLE001 - it is the callers' to see
             outcomes = [Failed(error)] * len(batch)
         except BaseException:
-            for _, answer in batch:
-                answer.cancel()
+            for call in batch:
+                call.answer.cancel()
             raise
-        for (_, answer), outcome in zip(batch, outcomes, strict=True):
-            if answer.done():
+        for call, outcome in zip(batch, outcomes, strict=True):
+            if call.answer.done():
                 continue
             if isinstance(outcome, Failed):
-                answer.set_exception(outcome.error)
+                call.answer.set_exception(outcome.error)
             else:
-                answer.set_result(outcome)
+                call.answer.set_result(outcome)
         return not all(isinstance(outcome, Failed) for outcome in outcomes)
 
     def _refuse_rest(self) -> None:
         while self._queue:
-            _, answer = self._queue.popleft()
-            if not answer.done():
-                answer.set_exception(
+            call = self._next()
+            if not call.answer.done():
+                call.answer.set_exception(
                     Busy("stopping", "This process is stopping; send the same request again.")
                 )
 

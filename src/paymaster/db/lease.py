@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from psycopg import errors
+
 from paymaster.db.tx import Writes
 from paymaster.db.worker import holder
-from paymaster.kernel.errors import Conflict
+from paymaster.kernel.errors import Busy, Conflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,20 @@ async def release(tx: Writes, lease: Lease) -> None:
 
 
 async def permit(tx: Writes) -> None:
-    """Become one of the two batch-sized writers of this schema until the transaction ends."""
+    """Become one of the two batch-sized writers of this schema until the transaction ends.
+
+    Raises Busy `database-slow` when neither has ended within 10 seconds, however short this
+    transaction's patience with other locks is: waiting here is no command's fault.
+    """
     free = await tx.value(
         "SELECT number FROM permit ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED"
     )
     if free is None:
         number = tx.commit_id % 2 + 1
-        await tx.execute("SELECT 1 FROM permit WHERE number = %s FOR UPDATE", (number,))
+        patience = await tx.value("SELECT current_setting('lock_timeout')")
+        await tx.execute("SELECT set_config('lock_timeout', '10s', true)")
+        try:
+            await tx.execute("SELECT 1 FROM permit WHERE number = %s FOR UPDATE", (number,))
+        except errors.LockNotAvailable as error:
+            raise Busy("database-slow", "Batch writers hold the cell; retry.") from error
+        await tx.execute("SELECT set_config('lock_timeout', %s, true)", (patience,))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString, TypeVar, cast
@@ -33,7 +34,11 @@ _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 
 
 class Server:
-    """A pool of connections to one PostgreSQL server, shared by all schemas on it."""
+    """A pool of connections to one PostgreSQL server, shared by all schemas on it.
+
+    Statements are planned once a connection, for any parameters: ours look rows up by key, and
+    planning anew costs a small transaction a quarter of PostgreSQL's time.
+    """
 
     def __init__(self, name: str, dsn: str, *, connections: int, statement_seconds: int) -> None:
         self.name = name
@@ -85,6 +90,11 @@ class Server:
                 TRANSACTION_OPEN.reset(token)
 
 
+def _posted_meanwhile(error: psycopg.Error) -> bool:
+    """Another transaction has just posted an entry of this id: run again, that one is seen then."""
+    return re.fullmatch(r"entry_p\d+_pkey", error.diag.constraint_name or "") is not None
+
+
 async def _roll_back(connection: AsyncConnection[Any]) -> None:
     """Roll back; a connection that cannot is closed, which is a rollback too."""
     try:
@@ -111,9 +121,19 @@ class Schema:
         for attempt in range(_TRIES):
             try:
                 return await once()
-            except _AGAIN as error:
+            except (*_AGAIN, errors.UniqueViolation) as error:
+                if not isinstance(error, _AGAIN) and not _posted_meanwhile(error):
+                    raise
                 if attempt == _TRIES - 1:
                     raise Busy("database-contention", "Too many writers met; retry.") from error
+            except errors.CheckViolation as error:
+                if error.diag.constraint_name is not None:
+                    raise
+                raise Busy(
+                    "partition-missing",
+                    "The books have no partition for this month; nothing has happened.",
+                    retry_after_seconds=60,
+                ) from error
             except errors.LockNotAvailable as error:
                 raise Busy("database-contention", "A lock was not free in time; retry.") from error
             except errors.QueryCanceled as error:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from paymaster.kernel.errors import Broken, NotFound
 
@@ -42,17 +43,21 @@ class Ref:
 
 def reference(cell: int, number: int) -> str:
     """The 15 characters [0-9A-Z] by which the outside knows this id."""
-    if not 0 <= cell <= MAX_CELL or not 0 <= number <= _MAX_ID:
-        raise Broken("id-range", f"Cell {cell}, id {number} cannot be written.")
+    return _head(cell, number >> 20) + _PAIRS[number >> 10 & 1023] + _PAIRS[number & 1023]
+
+
+@lru_cache(maxsize=8192)
+def _head(cell: int, high: int) -> str:
+    """All but the last four letters: ids that were made together have them in common."""
+    if not 0 <= cell <= MAX_CELL or not 0 <= high <= _MAX_ID >> 20:
+        raise Broken("id-range", f"Cell {cell}, id {high << 20} cannot be written.")
     return (
         _PAIRS[cell]
-        + _ALPHABET[number >> 60]
-        + _PAIRS[number >> 50 & 1023]
-        + _PAIRS[number >> 40 & 1023]
-        + _PAIRS[number >> 30 & 1023]
-        + _PAIRS[number >> 20 & 1023]
-        + _PAIRS[number >> 10 & 1023]
-        + _PAIRS[number & 1023]
+        + _ALPHABET[high >> 40]
+        + _PAIRS[high >> 30 & 1023]
+        + _PAIRS[high >> 20 & 1023]
+        + _PAIRS[high >> 10 & 1023]
+        + _PAIRS[high & 1023]
     )
 
 

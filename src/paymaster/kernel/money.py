@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from paymaster.kernel.errors import Broken, Refusal
 
@@ -79,10 +80,11 @@ class Money:
         minor = int(whole) * 10**decimals + int((fraction + "0" * decimals)[:decimals] or "0")
         return cls(-minor if sign else minor, currency)
 
-    @classmethod
-    def zero(cls, currency: str) -> Money:
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def zero(currency: str) -> Money:
         """Nothing of a currency."""
-        return cls(0, currency)
+        return Money(0, currency)
 
     def text(self) -> str:
         """The decimal string, with all the decimals of the currency."""

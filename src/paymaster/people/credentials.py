@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from paymaster.db import audit
 from paymaster.db.cells import Databases
@@ -26,7 +27,7 @@ from paymaster.kernel.errors import (
     Unauthenticated,
     Unprocessable,
 )
-from paymaster.kernel.ids import text_id
+from paymaster.kernel.ids import Ref, text_id
 from paymaster.people.views import CredentialView
 
 SCOPES: dict[str, str] = {
@@ -206,6 +207,61 @@ def _judged(
         frozenset(row.scopes),
         row.last_used_on,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A verified key, and where the users named with it live; unknown ones are missing.
+
+    `rules_version` is that of its environment's rule set in force, None where there never was one.
+    """
+
+    credential: Credential
+    refs: Mapping[str, Ref]
+    rules_version: int | None
+
+
+async def callers(
+    tx: ControlRead, named: Mapping[str, Collection[str]]
+) -> dict[str, Caller | Unauthenticated]:
+    """Who each key is, or the refusal (see `verify`), and the users named with it, at one look."""
+    parts = {key: _KEY.match(key) for key in named}
+    asked = [
+        (match[1], name) for key, match in parts.items() if match for name in sorted(named[key])
+    ]
+    rows = await tx.tuples(
+        """
+        SELECT c.id, c.environment_id, c.prefix, c.secret_hash, c.name, c.scopes, c.created_at,
+            c.expires_at, c.revoked_at, c.last_used_on, n.names, n.cells, n.users,
+            (SELECT max(r.version) FROM rule_set r WHERE r.environment_id = c.environment_id)
+        FROM credential c CROSS JOIN LATERAL (
+            SELECT array_agg(d.external_id), array_agg(d.cell), array_agg(d.user_id)
+            FROM unnest(%s::text[], %s::text[]) AS u (prefix, name)
+                JOIN directory d
+                    ON d.environment_id = c.environment_id AND d.external_id = u.name
+            WHERE u.prefix = c.prefix
+        ) AS n (names, cells, users)
+        WHERE c.prefix = ANY(%s)
+        """,
+        (
+            [prefix for prefix, _ in asked],
+            [name for _, name in asked],
+            sorted({match[1] for match in parts.values() if match}),
+        ),
+    )
+    known = {row[2]: (_Row(*row[:10]), row[10:]) for row in rows}
+    found: dict[str, Caller | Unauthenticated] = {}
+    for key, match in parts.items():
+        row, (names, cells, users, version) = known.get(match[1] if match else "", _NOBODY)
+        judged = _judged(row, match, tx.now)
+        if isinstance(judged, Credential):
+            places = map(Ref, cells or (), users or ())
+            judged = Caller(judged, dict(zip(names or (), places, strict=True)), version)
+        found[key] = judged
+    return found
+
+
+_NOBODY: tuple[_Row | None, tuple[Any, ...]] = (None, (None,) * 4)
 
 
 async def note_use(dbs: Databases, credential: Credential) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from paymaster.db import audit, outbox, traces
 from paymaster.db.tx import Actor, CellTx
@@ -17,7 +18,6 @@ from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
-from paymaster.ledger.balance import owing
 from paymaster.ledger.entry import Entry, Verdict
 from paymaster.ledger.hold import Reserve, reserve
 from paymaster.withdraw import store
@@ -25,6 +25,12 @@ from paymaster.withdraw.machine import WITHDRAWAL
 
 BATCH_LIMIT = 1000
 """Commands in one call."""
+
+named = lru_cache(maxsize=8192)(text_id)
+"""`text_id`; message, act and answer all name the same three things."""
+
+moment = lru_cache(maxsize=16)(rfc3339)
+"""`rfc3339`; all that a transaction makes is of one moment."""
 
 ACT = "withdrawal.request"
 """What the audit trail calls a request."""
@@ -123,8 +129,8 @@ async def write(tx: CellTx, decided: Decided) -> None:
     if decided.made:
         rows = [row for _, row in decided.made]
         await store.insert(tx, WITHDRAWAL.initial.value, rows)
-        await outbox.put(tx, [_message(tx, row) for row in rows])
-        await audit.record(tx, [_act(tx, command, row) for command, row in decided.made])
+        await outbox.put(tx, [_message(tx, *made) for made in decided.made])
+        await audit.record(tx, [_act(tx, *made) for made in decided.made])
         await traces.link(tx, [row.trace_id for row in rows])
 
 
@@ -136,17 +142,16 @@ async def _faults(
 ) -> list[_Fault | None]:
     """What stands against each command, apart from its balance."""
     known = await store.asked(
-        tx, [c.user_id for c in commands], [c.destination_id for c in commands]
+        tx,
+        [c.user_id for c in commands],
+        [c.destination_id for c in commands],
+        [c.amount.currency for c in commands],
     )
-    indebted: set[tuple[int, str]] = set()
-    for asset in sorted({c.amount.currency for c in commands}):
-        asking = sorted({c.user_id for c in commands if c.amount.currency == asset})
-        indebted.update((user, asset) for user in await owing(tx, asking, asset))
     return [
         _user_fault(found.user_status)
         or _destination_fault(command, found, tx.now)
         or _amount_fault(command, within.get(command.amount.currency))
-        or (_DEBT if (command.user_id, command.amount.currency) in indebted else None)
+        or (_DEBT if found.owes else None)
         for command, found, within in zip(commands, known, limits, strict=True)
     ]
 
@@ -226,7 +231,7 @@ async def _reserve(
             entry_returned=next(ids),
             trace_id=command.trace_id or tx.trace_id,
         )
-        subject = text_id("wd", tx.cell, row.id)
+        subject = named("wd", tx.cell, row.id)
         postings = recipes.request(command.user_id, amount + fee)
         entry = Entry(row.entry_request, "request", subject, postings, trace_id=row.trace_id)
         rows.append(row)
@@ -243,22 +248,22 @@ async def _reserve(
     return answers
 
 
-def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
-    user = text_id("us", tx.cell, row.user_id)
+def _message(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> outbox.Message:
+    user = named("us", tx.cell, row.user_id)
     return outbox.Message(
         f"withdrawal.{WITHDRAWAL.initial.value}",
         user,
         {
-            "id": text_id("wd", tx.cell, row.id),
+            "id": named("wd", tx.cell, row.id),
             "user": user,
-            "destination": text_id("de", tx.cell, row.destination_id),
-            "amount": wire(Money(row.amount, row.asset)),
-            "fee": wire(Money(row.fee, row.asset)),
+            "destination": named("de", tx.cell, row.destination_id),
+            "amount": wire(command.amount),
+            "fee": wire(command.fee or Money.zero(row.asset)),
             "state": WITHDRAWAL.initial.value,
             "previous_state": None,
             "number": 0,
             "reason": None,
-            "at": rfc3339(tx.now),
+            "at": moment(tx.now),
             "trace_id": row.trace_id,
         },
         trace_id=row.trace_id,
@@ -268,10 +273,10 @@ def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
 def _act(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> audit.Act:
     return audit.Act(
         ACT,
-        text_id("wd", tx.cell, row.id),
+        named("wd", tx.cell, row.id),
         detail={
-            "user": text_id("us", tx.cell, row.user_id),
-            "destination": text_id("de", tx.cell, row.destination_id),
+            "user": named("us", tx.cell, row.user_id),
+            "destination": named("de", tx.cell, row.destination_id),
             "amount": wire(command.amount),
         },
         actor=command.actor,

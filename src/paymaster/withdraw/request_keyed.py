@@ -15,9 +15,7 @@ from paymaster.db import idempotency
 from paymaster.db.coalesce import Failed
 from paymaster.db.idempotency import Answer, Key, Stored
 from paymaster.db.tx import CellTx
-from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import PaymasterError, Unprocessable
-from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.withdraw.machine import WITHDRAWAL
 from paymaster.withdraw.request import (
@@ -25,6 +23,8 @@ from paymaster.withdraw.request import (
     Requested,
     RequestWithdrawal,
     decide,
+    moment,
+    named,
     wire,
     write,
 )
@@ -59,13 +59,13 @@ def render(tx: CellTx, outcome: Requested, errors_url: str = "/docs/errors") -> 
         }
         return Answer(Unprocessable.status, msgspec.json.encode(problem))
     body = {
-        "id": text_id("wd", tx.cell, outcome.withdrawal_id),
-        "user": text_id("us", tx.cell, command.user_id),
-        "destination": text_id("de", tx.cell, command.destination_id),
+        "id": named("wd", tx.cell, outcome.withdrawal_id),
+        "user": named("us", tx.cell, command.user_id),
+        "destination": named("de", tx.cell, command.destination_id),
         "amount": wire(command.amount),
         "fee": wire(command.fee or Money.zero(command.amount.currency)),
         "state": WITHDRAWAL.initial.value,
-        "requested_at": rfc3339(outcome.requested_at),
+        "requested_at": moment(outcome.requested_at),
         "trace_id": trace_id,
     }
     return Answer(202, msgspec.json.encode(body))

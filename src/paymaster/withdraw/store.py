@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -174,32 +173,37 @@ async def write_moves(tx: CellTx, machine: str, changes: Sequence[Change]) -> No
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request must know of its user and destination; None where there is none such."""
+class Asked(NamedTuple):
+    """What a request must know of its user and destination; None where there is none such.
+
+    `owes` is whether the user owes something in the currency that is asked for.
+    """
 
     user_status: str | None
     currency: str | None
     state: str | None
     usable_at: datetime | None
+    owes: bool
 
 
 async def asked(
-    tx: CellRead, user_ids: Sequence[int], destination_ids: Sequence[int]
+    tx: CellRead, user_ids: Sequence[int], destination_ids: Sequence[int], assets: Sequence[str]
 ) -> list[Asked]:
-    """For each pair, in order: the user, and the destination if it is that user's."""
-    return await tx.fetch(
+    """For each of these, in order: the user, and the destination if it is that user's."""
+    rows = await tx.tuples(
         """
-        SELECT u.status AS user_status, d.currency, d.state, d.usable_at
-        FROM unnest(%s::bigint[], %s::bigint[])
-                WITH ORDINALITY AS n (user_id, destination_id, place)
+        SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false)
+        FROM unnest(%s::bigint[], %s::bigint[], %s::text[])
+                WITH ORDINALITY AS n (user_id, destination_id, asset, place)
             LEFT JOIN app_user u ON u.id = n.user_id
             LEFT JOIN destination d ON d.id = n.destination_id AND d.user_id = n.user_id
+            LEFT JOIN account a
+                ON a.kind = 'debt' AND a.owner_id = n.user_id AND a.asset = n.asset
         ORDER BY n.place
         """,
-        (list(user_ids), list(destination_ids)),
-        Asked,
+        (list(user_ids), list(destination_ids), list(assets)),
     )
+    return list(map(Asked._make, rows))
 
 
 class NewRow(NamedTuple):
