@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any
 from zlib import crc32
 
@@ -302,6 +303,35 @@ async def test_an_event_that_somebody_else_is_taking_in_counts_once(
     await earning.prove()
 
 
+async def test_two_who_begin_a_users_task_at_once_count_together(
+    earning: Earning, monkeypatch: pytest.MonkeyPatch
+):
+    """Only who made the user's state may take it that nothing was counted before."""
+    camp = await earning.put_campaign()
+    await earning.put_task({"kind": "count", "event": "opened", "count": 2})
+    await earning.fund(camp.number, "1.00")
+    await earning.add_users("u1")
+    wrote, go_on = asyncio.Event(), asyncio.Event()
+    honest: Record = record.record
+
+    async def slow(*args: Any, **rest: Any) -> list[EventOutcome]:
+        outcomes = await honest(*args, **rest)
+        if not wrote.is_set():
+            wrote.set()
+            await go_on.wait()
+        return outcomes
+
+    monkeypatch.setattr(ingest, "record", slow)
+    first = asyncio.create_task(earning.send(event("x", "u1", "opened")))
+    await wrote.wait()
+    other = asyncio.create_task(earning.send(event("y", "u1", "opened")))
+    await _until_somebody_waits(earning)
+    go_on.set()
+    assert [one.status for one in await first] == [Status.RECORDED]
+    assert [one.status for one in await other] == [Status.REWARDED]
+    await earning.prove()
+
+
 async def _until_somebody_waits(e: Earning) -> None:
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     for _ in range(2000):
@@ -320,3 +350,11 @@ async def test_a_move_that_the_cell_does_not_know_is_refused(earning: Earning):
     with pytest.raises(Conflict, match="illegal-move"):
         await earning.send(answer(1, "u1", "a", "A"))
     assert owner_rows(earning.world, "SELECT count(*) FROM event") == [(0,)]
+
+
+async def test_a_month_without_partition_is_not_the_senders_fault(earning: Earning) -> None:
+    await labelling(earning)
+    earning.world.clock.advance(timedelta(days=150))
+    with pytest.raises(Busy, match="partition-missing"):
+        await earning.send(answer(1, "u0", "a", "A"))
+    assert owner_rows(earning.world, "SELECT count(*) FROM dead_letter") == [(0,)]

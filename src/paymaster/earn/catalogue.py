@@ -6,8 +6,8 @@ campaign or a new price counts for the next batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import msgspec
@@ -110,6 +110,12 @@ class Catalogue:
     gold: Mapping[tuple[int, str], str] = field(repr=False)
     slice_rewards: int = SLICE_REWARDS
 
+    @property
+    def offers(self) -> Iterator[Offer]:
+        """All that were found."""
+        yield from self.named.values()
+        yield from self.numbered.values()
+
     def offer(self, event: Event) -> Offer | None:
         """The task that an event speaks of."""
         if event.campaign is None:
@@ -145,8 +151,10 @@ async def load(
         for offer in (await by_number(tx, environment_id, list(numbers.values()))).values()
     }
     found = Catalogue(places, named, numbered, frozenset(parents), {}, slice_rewards)
-    gold = await offers.gold(tx, sorted(_items(found, events)))
-    return Catalogue(places, named, numbered, frozenset(parents), gold, slice_rewards)
+    items = _items(found, events)
+    if not items:
+        return found
+    return replace(found, gold=await offers.gold(tx, sorted(items)))
 
 
 def _numbers(texts: Iterable[str]) -> dict[str, int]:
@@ -162,6 +170,8 @@ def _numbers(texts: Iterable[str]) -> dict[str, int]:
 def _items(catalogue: Catalogue, events: Sequence[Event]) -> set[tuple[int, str]]:
     rules: dict[tuple[str | None, str], tuple[int, str] | None] = {}
     wanted: set[tuple[int, str]] = set()
+    if not any(isinstance(one.rule, verify.Gold) for one in catalogue.offers):
+        return wanted
     for event in events:
         name = event.campaign, event.task
         if name not in rules:

@@ -134,8 +134,10 @@ async def _write(
     await reward_store.write(tx, rows)
     await reward_store.write_moves(tx, REWARD.name, moves)
     await outbox_lines.put(tx, reward.messages(tx, rows, names))
-    states = {state.value: state for state in RewardState}
-    return [Granted(name, states[row.state]) for name, row in zip(names, rows, strict=True)]
+    return [Granted(name, _STATES[row.state]) for name, row in zip(names, rows, strict=True)]
+
+
+_STATES = {state.value: state for state in RewardState}
 
 
 def tell(states: States, pair: Pair, made: Granted, *, once: bool) -> None:
@@ -155,6 +157,8 @@ def _rows(tx: CellTx, grants: Sequence[Grant]) -> tuple[list[RewardRow], list[st
     """The rows with the numbers of all that they will ever post, and their text ids."""
     numbers = iter(tx.ids(4 * len(grants)))
     now, trace_id, due = tx.now, tx.trace_id, RewardState.DUE.value
+    offers = {one.offer.id: one.offer for one in grants}
+    vested = {n: now + timedelta(seconds=offer.vesting_seconds) for n, offer in offers.items()}
     rows = [
         RewardRow(
             number,
@@ -167,7 +171,7 @@ def _rows(tx: CellTx, grants: Sequence[Grant]) -> tuple[list[RewardRow], list[st
             offer.reward.currency,
             due,
             0,
-            now + timedelta(seconds=offer.vesting_seconds) if offer.vesting_seconds else now,
+            vested[offer.id],
             entry_credit,
             entry_mature,
             entry_reverse,

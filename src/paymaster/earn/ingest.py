@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -56,7 +57,10 @@ async def ingest(
     if parsed.faults:
         treasury = dbs.treasury(environment_id).number
         outcomes += await _refuse(way, treasury, [(source, one) for one in parsed.faults])
-    return Report(sorted(outcomes, key=lambda outcome: outcome.line))
+    return Report(sorted(outcomes, key=_LINE))
+
+
+_LINE = itemgetter(0)
 
 
 class _Way(NamedTuple):
@@ -170,12 +174,22 @@ async def _record(way: _Way, part: _Part, turn: Turn) -> list[EventOutcome]:
         except BudgetShort:
             how = how._replace(ahead=False)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
+            if not _about_events(error):
+                raise
             turn.stumbles()
             if how.careful or not isinstance(error, psycopg.errors.UniqueViolation):
                 await turn.wait()
                 return await _halves(way, part, error)
             # Somebody else took in one of these events at the same moment.
             how = how._replace(careful=True)
+
+
+_OF_EVENTS = ("event", "answer", "progress", "dead_letter")
+
+
+def _about_events(error: psycopg.Error) -> bool:
+    """Whether what the database refuses came from an event: anything else is not its sender's."""
+    return isinstance(error, psycopg.DataError) or error.diag.table_name in _OF_EVENTS
 
 
 async def _halves(way: _Way, part: _Part, error: psycopg.Error) -> list[EventOutcome]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from paymaster.db.tx import CellTx
 from paymaster.earn import grant, verify
@@ -37,7 +37,7 @@ from paymaster.people import users
 from paymaster.people.machine import Status as UserStatus
 from paymaster.secrets.sealing import Sealer
 
-MAX_BATCH = 1000
+MAX_BATCH = 2000
 """Events in one transaction; larger batches are split."""
 
 MAX_STEPS = 10_000
@@ -95,23 +95,22 @@ async def record(
     turn = turn or Turn()
     turn.holds()
     await _judge(tx, catalogue, states, fresh, how, turn)
-    done = [_ended(one) if isinstance(one, Item) else one for one in found]
+    done = [one if isinstance(one, EventOutcome) else one.outcome or _lost(one) for one in found]
+    rejected = Status.REJECTED
     await bury(
         tx,
         sealer,
         [
             (event.source, Fault(event.line, o.slug or "", o.detail or "", event.raw, o.event_id))
             for event, o in zip(events, done, strict=True)
-            if o.status is Status.REJECTED and o.slug != "budget-exhausted"
+            if o.status is rejected and o.slug != "budget-exhausted"
         ],
     )
     return done
 
 
-def _ended(item: Item) -> EventOutcome:
-    if item.outcome is None:
-        raise Broken("event-forgotten", f"Line {item.event.line} came to no end.")
-    return item.outcome
+def _lost(item: Item) -> NoReturn:
+    raise Broken("event-forgotten", f"Line {item.event.line} came to no end.")
 
 
 async def _check_users(tx: CellTx, sealer: Sealer, items: Sequence[Item]) -> None:
@@ -176,7 +175,7 @@ async def _keep(
     tx: CellTx, items: list[Item], digests: dict[tuple[str, str], bytes], *, careful: bool
 ) -> list[Item]:
     """Write the events; those of them that are new."""
-    rows = [_event_row(item) for item in items]
+    rows = [_event_row(item, item.event) for item in items]
     if not careful:
         await store.write_events(tx, rows)
         return items
@@ -201,9 +200,8 @@ def _end_again(item: Item, digest: bytes) -> None:
         )
 
 
-def _event_row(item: Item) -> EventRow:
-    event = item.event
-    return EventRow(
+def _event_row(item: Item, event: Event) -> EventRow:
+    return (
         event.source,
         event.event_id,
         item.offer.id,
@@ -229,9 +227,10 @@ async def _judge(
     _advance(states, working)
     earned = await _right_answers(tx, states, working)
     earned += await _patterns(tx, states, working)
+    recorded = Status.RECORDED
     for item in items:
         if item.outcome is None:
-            item.end(Status.RECORDED)
+            item.outcome = EventOutcome(item.event.line, item.key[1], recorded)
     grants = [Grant(item.offer, item.user_id, occurrence, *item.key) for item, occurrence in earned]
     written = await grant.ahead(tx, grants) if how.ahead else None
     if written is None:
@@ -278,7 +277,8 @@ async def _right_answers(
                 answers[key] = item
     if not answers:
         return []
-    known = await store.known_answers(tx, list(answers))
+    old = [key for key, item in answers.items() if not states.begins(item.pair)]
+    known = await store.known_answers(tx, old) if old else frozenset[tuple[int, int, str]]()
     await store.write_answers(
         tx, [(key, item.key) for key, item in answers.items() if key not in known]
     )
@@ -305,9 +305,10 @@ async def _patterns(tx: CellTx, states: States, items: Sequence[Item]) -> list[t
     if not counting:
         return []
     found = {pair: [_step(item) for item in run] for pair, run in counting.items()}
-    spans = [_span(run) for run in counting.values()]
-    for task_id, user_id, occurred_at, kind in await store.progress(tx, spans, MAX_STEPS):
-        found[user_id, task_id].append(verify.Step(occurred_at, kind))
+    spans = [_span(run) for pair, run in counting.items() if not states.begins(pair)]
+    if spans:
+        for task_id, user_id, occurred_at, kind in await store.progress(tx, spans, MAX_STEPS):
+            found[user_id, task_id].append(verify.Step(occurred_at, kind))
     await store.write_progress(tx, [_row(item) for run in counting.values() for item in run])
     day = partial(_day, tx.time_zone, {})
     return [
@@ -332,9 +333,8 @@ def _step(item: Item) -> verify.Step:
 
 def _row(item: Item) -> ProgressRow:
     event = item.event
-    return ProgressRow(
-        item.offer.id, item.user_id, event.occurred_at, event.source, event.event_id, event.type
-    )
+    offer = item.offer
+    return offer.id, item.user_id, event.occurred_at, event.source, event.event_id, event.type
 
 
 def _span(run: Sequence[Item]) -> Span:

@@ -24,6 +24,7 @@ from paymaster.earn.store.states import Fresh
 from paymaster.earn.views import money
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import text_id
+from paymaster.kernel.machine import Move
 from paymaster.kernel.money import MAX_MINOR, Money
 from paymaster.ledger import recipes
 from paymaster.ledger.balance import owing
@@ -63,6 +64,7 @@ async def prepare(tx: CellTx, rows: Sequence[RewardRow], names: Sequence[str]) -
     debtors = await _debtors(tx, [row for row in rows if row.matures_at <= tx.now])
     amounts: dict[tuple[int, str], tuple[Money, Money]] = {}
     entries: list[Entry] = []
+    now = tx.now
     for row, name in zip(rows, names, strict=True):
         kind = row.amount, row.asset
         if kind not in amounts:
@@ -72,8 +74,8 @@ async def prepare(tx: CellTx, rows: Sequence[RewardRow], names: Sequence[str]) -
             row.campaign_id,
             row.user_id,
             amount,
-            vests=row.matures_at > tx.now,
-            owes=(row.user_id, row.asset) in debtors,
+            vests=row.matures_at > now,
+            owes=bool(debtors) and (row.user_id, row.asset) in debtors,
             commission=nothing,
         )
         entries.append(Entry(row.entry_credit, "reward", name, postings))
@@ -84,11 +86,13 @@ async def credit(tx: CellTx, made: Credit) -> list[Posted]:
     """Post credits; INSUFFICIENT is the only refusal. Raises Broken `reward-refused`."""
     posted = await post(tx, made.entries)
     credited: list[RewardRow] = []
+    now = tx.now
     for row, result in zip(made.rows, posted, strict=True):
-        if result.done:
-            if row.matures_at <= tx.now:
+        verdict = result.verdict
+        if verdict is Verdict.POSTED or result.done:
+            if row.matures_at <= now:
                 credited.append(row)
-        elif result.verdict is not Verdict.INSUFFICIENT:
+        elif verdict is not Verdict.INSUFFICIENT:
             raise Broken(
                 "reward-refused", f"Entry {result.entry_id} was refused: {result.verdict}."
             )
@@ -117,21 +121,26 @@ async def _recover_late(tx: CellTx, rows: Sequence[RewardRow], known: set[tuple[
 def move(row: RewardRow, event: RewardEvent, reason: str | None = None) -> RewardMove:
     """Move a row in place. Raises Conflict `illegal-move`."""
     before = row.state
-    target = _NEXT.get((before, event)) or RewardState(REWARD.find(before, event).target)
-    row.version += 1
-    row.state = _NAMES[target]
-    vests = target is RewardState.VESTING
-    row.remaining = row.amount if vests else 0
-    row.due_at = row.matures_at if vests else None
-    return RewardMove(row.id, row.version, before, _NAMES[event], row.state, reason)
+    found = _STEPS.get((before, event)) or _step(REWARD.find(before, event))
+    name, row.state, vests = found
+    row.version = number = row.version + 1
+    if vests:
+        row.remaining, row.due_at = row.amount, row.matures_at
+    else:
+        row.remaining, row.due_at = 0, None
+    return RewardMove(row.id, number, before, name, row.state, reason)
+
+
+def _step(one: Move) -> tuple[str, str, bool]:
+    """The names of the event and of where it leads, and whether the reward vests there."""
+    return one.event.value, one.target.value, RewardState(one.target) is RewardState.VESTING
 
 
 def _names(tx: CellTx, rows: Sequence[RewardRow]) -> list[str]:
     return [text_id("rw", tx.cell, row.id) for row in rows]
 
 
-_NEXT = {(one.source.value, one.event.value): RewardState(one.target) for one in REWARD.moves}
-_NAMES: dict[str, str] = {one: one.value for one in (*RewardState, *RewardEvent)}
+_STEPS = {(one.source.value, one.event.value): _step(one) for one in REWARD.moves}
 
 
 def messages(

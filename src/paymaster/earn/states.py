@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 from paymaster.db import outbox_lines
 from paymaster.db.tx import CellTx
@@ -11,15 +12,21 @@ from paymaster.earn.store import states as state_store
 from paymaster.earn.store.states import Fresh, MoveRow, Pair, StateRow
 from paymaster.kernel.ids import text_id
 
-_NEXT = {(move.source.value, move.event.value): move.target.value for move in TASK.moves}
-_NAMES: dict[str, str] = {event: event.value for event in TaskEvent}
+_STEPS = {
+    (move.source.value, move.event.value): (move.event.value, move.target.value)
+    for move in TASK.moves
+}
+"""What an event is called and where it leads, by where the user stands."""
 
 
 class States:
     """Locked states; `move` changes them here, `write` stores what changed."""
 
-    def __init__(self, rows: Mapping[Pair, StateRow]) -> None:
+    def __init__(
+        self, rows: Mapping[Pair, StateRow], made: AbstractSet[Pair] = frozenset()
+    ) -> None:
         self._rows = rows
+        self._made = made
         self._moves: list[MoveRow] = []
         self._changed: set[Pair] = set()
 
@@ -28,12 +35,16 @@ class States:
         """Lock the states of `(user, task)` pairs; a missing one is made as given."""
         if not pairs:
             return cls({})
-        return cls(await state_store.lock_states(tx, pairs, TASK.initial.value))
+        return cls(*await state_store.lock_states(tx, pairs, TASK.initial.value))
 
     @classmethod
     def of(cls, rows: list[StateRow]) -> States:
         """States that are locked already."""
         return cls({(row.user_id, row.task_id): row for row in rows})
+
+    def begins(self, pair: Pair) -> bool:
+        """Whether the state was made here: the user has no answers and no progress yet."""
+        return pair in self._made
 
     def rewards(self, pair: Pair) -> int:
         """How many rewards the user has had for the task."""
@@ -51,12 +62,13 @@ class States:
     def move(self, pair: Pair, event: TaskEvent, reason: str | None = None) -> bool:
         """Move if the machine allows it from where the user stands; whether it did."""
         row = self._rows[pair]
-        target = _NEXT.get((row.state, event))
-        if target is None:
+        step = _STEPS.get((row.state, event))
+        if step is None:
             return False
+        name, target = step
         row.number += 1
         self._moves.append(
-            MoveRow(row.user_id, row.task_id, row.number, row.state, _NAMES[event], target, reason)
+            MoveRow(row.user_id, row.task_id, row.number, row.state, name, target, reason)
         )
         row.state = target
         self._changed.add(pair)

@@ -10,30 +10,12 @@ from typing import NamedTuple
 from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx
 
+EventRow = tuple[str, str, int, int, str, datetime, bytes, str, str]
+"""An event to keep: source, event id, task, user, type, when it occurred, digest, payload as JSON,
+outcome. (A plain tuple, as the next: one is made for every event.)"""
 
-class EventRow(NamedTuple):
-    """An event to keep; `payload` is its JSON."""
-
-    source: str
-    event_id: str
-    task_id: int
-    user_id: int
-    type: str
-    occurred_at: datetime
-    digest: bytes
-    payload: str
-    outcome: str
-
-
-class ProgressRow(NamedTuple):
-    """An event that counts towards a pattern."""
-
-    task_id: int
-    user_id: int
-    occurred_at: datetime
-    source: str
-    event_id: str
-    step: str
+ProgressRow = tuple[int, int, datetime, str, str, str]
+"""An event that counts towards a pattern: task, user, when it occurred, source, event id, step."""
 
 
 class Span(NamedTuple):
@@ -80,19 +62,28 @@ async def write_events(tx: CellTx, rows: Sequence[EventRow]) -> None:
     """Keep events that are new. One that is there after all is an error of the database."""
     first, commit = tx.append(len(rows)), tx.commit_id
     text = copying.escaping(
-        [row.event_id for row in rows], [row.payload for row in rows], {row.source for row in rows}
+        [row[1] for row in rows], [row[7] for row in rows], {row[0] for row in rows}
     )
-    kinds = {row.type: copying.text(row.type) for row in rows}
+    kinds = {kind: copying.text(kind) for kind in {row[4] for row in rows}}
     received, trace = tx.now.isoformat(), copying.text(tx.trace_id)
     await tx.copy(
         "COPY event (source, event_id, task_id, user_id, type, occurred_at, received_at, digest,"
         " payload, outcome, trace_id, commit_id, ordinal) FROM STDIN",
         [
-            f"{text(row.source)}\t{text(row.event_id)}\t{row.task_id}\t{row.user_id}"
-            f"\t{kinds[row.type]}\t{row.occurred_at.isoformat()}\t{received}"
-            f"\t{copying.hexadecimal(row.digest)}\t{text(row.payload)}\t{row.outcome}\t{trace}"
-            f"\t{commit}\t{first + place}\n"
-            for place, row in enumerate(sorted(rows))
+            f"{text(source)}\t{text(event_id)}\t{task}\t{user}\t{kinds[kind]}"
+            f"\t{occurred_at.isoformat()}\t{received}\t\\\\x{digest.hex()}\t{text(payload)}\t{outcome}\t{trace}\t{commit}"
+            f"\t{place}\n"
+            for place, (
+                source,
+                event_id,
+                task,
+                user,
+                kind,
+                occurred_at,
+                digest,
+                payload,
+                outcome,
+            ) in enumerate(sorted(rows), first)
         ],
     )
 
@@ -190,14 +181,14 @@ async def write_answers(
 async def write_progress(tx: CellTx, rows: Sequence[ProgressRow]) -> None:
     """Keep new events that count."""
     text = copying.escaping(
-        [row.event_id for row in rows], {row.source for row in rows}, {row.step for row in rows}
+        [row[4] for row in rows], {row[3] for row in rows}, {row[5] for row in rows}
     )
     await tx.copy(
         "COPY progress (task_id, user_id, occurred_at, source, event_id, step) FROM STDIN",
         [
-            f"{row.task_id}\t{row.user_id}\t{row.occurred_at.isoformat()}\t{text(row.source)}"
-            f"\t{text(row.event_id)}\t{text(row.step)}\n"
-            for row in sorted(rows)
+            f"{task}\t{user}\t{occurred_at.isoformat()}\t{text(source)}\t{text(event_id)}"
+            f"\t{text(step)}\n"
+            for task, user, occurred_at, source, event_id, step in sorted(rows)
         ],
     )
 

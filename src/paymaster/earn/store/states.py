@@ -51,19 +51,23 @@ class MoveRow(NamedTuple):
 
 async def lock_states(
     tx: CellTx, pairs: Mapping[Pair, Fresh], initial: str
-) -> dict[Pair, StateRow]:
-    """Lock the states of tasks in the hands of users, making those that are missing."""
+) -> tuple[dict[Pair, StateRow], AbstractSet[Pair]]:
+    """Lock the states of tasks in the hands of users; those that were missing are made.
+
+    Also the pairs of the latter: nothing of them was there before.
+    """
     found = await _lock_states(tx, sorted(pairs))
     missing = sorted(pair for pair in pairs if pair not in found)
+    made: set[Pair] = set()
     if missing:
-        await tx.execute(
+        rows = await tx.tuples(
             """
             INSERT INTO task_state (user_id, task_id, home_cell, state, number, rewards,
                 expires_at, updated_at, version)
             SELECT u, t, h, %s, 0, 0, x, %s, 1
             FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::timestamptz[])
                 AS n (u, t, h, x)
-            ON CONFLICT (user_id, task_id) DO NOTHING
+            ON CONFLICT (user_id, task_id) DO NOTHING RETURNING user_id, task_id
             """,
             (
                 initial,
@@ -74,8 +78,14 @@ async def lock_states(
                 [pairs[pair].expires_at for pair in missing],
             ),
         )
-        found |= await _lock_states(tx, missing)
-    return found
+        for user_id, task_id in rows:
+            pair = user_id, task_id
+            made.add(pair)
+            found[pair] = StateRow(user_id, task_id, initial, 0, 0, pairs[pair].home_cell)
+        if len(made) < len(missing):
+            # Others made them in the meantime.
+            found |= await _lock_states(tx, [pair for pair in missing if pair not in made])
+    return found, made
 
 
 async def _lock_states(tx: CellTx, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
