@@ -203,3 +203,38 @@ async def test_a_relay_that_lost_its_lease_lays_nothing_aside(world: World, targ
     await world.dbs.cell(1).run(ACTOR, new_trace_id(), taken_over)
     assert await old.step() == 0
     assert await lying(world) == []
+
+
+async def test_what_comes_while_a_key_is_tried_again_is_carried_out_behind_it(
+    world: World, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "TOGETHER", 2)
+    target.bad = {"a1"}
+    one = new_relay(world)
+    await says(world, "a1", "a2", "a3", "a4", "a5")
+    await runs(world, one, MAX_TRIES + 2)
+    [first, *_] = await world.read(lambda tx: aside.listing(tx, 100))
+    target.bad = set()
+    assert await world.run(lambda tx: aside.try_again(tx, first.message_id)) == 5
+    await says(world, "a6")
+    assert await runs(world, one, 5) == 0
+    await says(world, "a7")
+    assert await runs(world, one, 5) == 0
+    assert target.heard == ["a1", "a2", "a3", "a4", "a5", "a6", "a7"]
+    assert await lying(world) == []
+
+
+async def test_any_number_of_commits_without_messages_is_passed(
+    world: World, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "COMMITS", 5)
+    one = new_relay(world)
+    await says(world, "a1")
+    await one.step()
+    for number in range(12):
+        act = audit.Act("test.quiet", f"x_{number}")
+        await world.run(lambda tx, a=act: audit.record(tx, [a]))
+    await says(world, "a2")
+    while await one.step():
+        pass
+    assert target.heard == ["a1", "a2"]

@@ -35,12 +35,18 @@ class Aside:
 
 
 async def lay(tx: Writes, messages: Sequence[Outgoing], tries: int, slug: str, detail: str) -> None:
-    """Lay commands aside; harmless to repeat."""
+    """Lay commands aside; harmless to repeat.
+
+    Where others of the key are being tried again, these are tried behind them.
+    """
     await tx.execute(
         """
         INSERT INTO aside (message_id, seq, topic, key, target_cell, payload, trace_id, tries, slug,
-            detail, laid_at)
-        SELECT m, s, t, k, c, p, r, %s, %s, %s, %s
+            detail, laid_at, due_at)
+        SELECT m, s, t, k, c, p, r, %s, %s, %s, %s, (
+            SELECT max(a.due_at) FROM aside a
+            WHERE a.target_cell = c AND a.key = k AND a.done_at IS NULL
+        )
         FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::jsonb[],
             %s::text[]) AS u (m, s, t, k, c, p, r)
         ON CONFLICT (message_id) DO NOTHING

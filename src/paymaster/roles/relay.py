@@ -52,11 +52,12 @@ class Relay:
         self._tries: dict[int, int] = {}
 
     async def step(self) -> int:
-        """Carry what was committed since; how many messages were passed.
+        """Carry what was committed since; how far that went, in places of `seq`.
 
         Raises Broken `command-unknown`, Conflict `lease-lost` when another process took over.
         """
-        if not (await self._waiting())[1] and not await self._source.read(_due):
+        before = await self._source.read(_position)
+        if (await self._waiting())[0] <= before and not await self._source.read(_due):
             return 0
         if not await self._lead():
             return 0
@@ -65,9 +66,10 @@ class Relay:
         blocked = await self._source.read(aside.blocked)
         for target, group in _runs([m for m in messages if m.target_cell is not None]):
             await self._pass_on(target, group, blocked)
-        if reached:
+        if reached > before:
+            # Commits without a message are passed too, or the cursor would stay before them.
             await self._write(lambda tx: outbox.advance(tx, NAME, reached))
-        return len(messages) + again
+        return max(reached - before, 0) + again
 
     async def give_up(self) -> None:
         """Let a successor begin at once."""
@@ -174,6 +176,10 @@ class Relay:
                 await carry_out(tx, self._source.number, message)
 
         await self._dbs.cell(target).run(ACTOR, group[0].trace_id, work)
+
+
+async def _position(tx: CellRead) -> int:
+    return await outbox.position(tx, NAME)
 
 
 async def _due(tx: CellRead) -> list[Outgoing]:
