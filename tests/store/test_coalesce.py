@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from tests.world import ACTOR, PostgresServer, World, make_world, owner_rows
 
-from paymaster.db import coalesce, inbox, lease
+from paymaster.db import coalesce, inbox
 from paymaster.db.coalesce import BATCH_SIZED, Coalescer, Failed, halved, in_cell
 from paymaster.db.inbox import Incoming
 from paymaster.db.tx import CellTx
@@ -357,51 +357,3 @@ async def test_a_webhook_that_cannot_be_stored_fails_alone(world: World):
     found = await asyncio.gather(*(calls.submit(g) for g in groups), return_exceptions=True)
     assert (found[0], found[2]) == (1, 1)
     assert isinstance(found[1], psycopg.DataError)
-
-
-async def test_waiting_for_batch_writers_is_no_commands_fault(world: World) -> None:
-    """Both permits are taken for longer than a merged transaction waits for any other lock."""
-    taken, ended = asyncio.Barrier(3), asyncio.Event()
-
-    async def write(tx: CellTx) -> None:
-        await lease.permit(tx)
-        await taken.wait()
-        await ended.wait()
-
-    runs: list[int] = []
-
-    async def use_case(tx: CellTx, commands: Sequence[int]) -> list[int]:
-        runs.append(len(commands))
-        return list(commands)
-
-    writers = [asyncio.create_task(world.run(write)) for _ in range(2)]
-    await taken.wait()
-    merged = Coalescer(in_cell(world.cell, ACTOR, use_case), batch_limit=100, queue_limit=100)
-    calls = [asyncio.create_task(merged.submit(number)) for number in range(40)]
-    await asyncio.sleep(2.5)
-    ended.set()
-    assert await asyncio.gather(*calls) == list(range(40))
-    assert max(runs) >= 39, "the batch was not halved"
-    await asyncio.gather(*writers)
-
-
-async def test_callers_that_left_take_no_room_in_the_queue() -> None:
-    run = Recorder()
-    run.free.clear()
-    merged = Coalescer(run, batch_limit=10, queue_limit=5)
-    first = asyncio.create_task(merged.submit(0))
-    await asyncio.sleep(0.01)
-    leaving = [asyncio.create_task(merged.submit(number)) for number in range(1, 6)]
-    await asyncio.sleep(0)
-    with pytest.raises(Busy, match="queue-full"):
-        await merged.submit(6)
-    for call in leaving:
-        call.cancel()
-    await asyncio.gather(*leaving, return_exceptions=True)
-    assert merged.waiting == 0
-    staying = asyncio.create_task(merged.submit(7))
-    await asyncio.sleep(0)
-    run.free.set()
-    assert (await first, await staying) == (0, 70)
-    assert merged.waiting == 0
-    assert run.batches == [[0], [7]]

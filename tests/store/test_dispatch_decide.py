@@ -14,7 +14,9 @@ from tests.world import PostgresServer, owner_rows
 from paymaster.dispatch.decide import Finding, decide
 from paymaster.dispatch.outcome import Applied
 from paymaster.kernel.errors import Conflict, NotFound, RailUnknown, Unprocessable
+from paymaster.observe import Metrics
 from paymaster.rails.base import Outcome, Verdict
+from paymaster.roles.gauges import measure
 
 
 @pytest.fixture
@@ -108,3 +110,14 @@ async def test_a_decision_needs_its_proof_and_its_attempt(payouts: Payouts, bank
         await says(payouts, withdrawals[0], Finding.PAID, " ")
     with pytest.raises(NotFound):
         await payouts.world.run(lambda tx: decide(tx, 4711, Finding.PAID, "x"))
+
+
+async def test_unknown_payments_are_watched_though_nobody_can_be_asked(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    await unknown(payouts, bank, arrived=True)
+    owner_rows(payouts.world, "UPDATE attempt SET due_at = NULL RETURNING id")
+    metrics = Metrics()
+    await measure(payouts.world.dbs, metrics)
+    [family] = metrics.unknown_attempts.collect()
+    assert [sample.value for sample in family.samples] == [3]

@@ -21,8 +21,12 @@ _DUE: LiteralString = """
     WHERE due_at <= %(now)s GROUP BY state
 """
 _UNKNOWN: LiteralString = """
+    SELECT a.rail_account_id::text, count(*), min(a.created_at)
+    FROM withdrawal w JOIN attempt a ON a.withdrawal_id = w.id AND a.state = 'unknown'
+    WHERE w.state = 'unknown' GROUP BY 1
+    UNION ALL
     SELECT rail_account_id::text, count(*), min(created_at) FROM attempt
-    WHERE state = 'unknown' AND due_at IS NOT NULL GROUP BY 1
+    WHERE state = 'unknown' AND transfer_id IS NOT NULL AND due_at IS NOT NULL GROUP BY 1
 """
 _BREAKS: LiteralString = "SELECT kind, count(*) FROM break WHERE state = 'open' GROUP BY kind"
 _INBOX: LiteralString = (

@@ -294,7 +294,7 @@ _SAYS = {
     "user-suspended": "The user is suspended: lift that first, or deny the withdrawal.",
     "user-closed": "The user's account is closed: deny the withdrawal.",
     "destination-closed": "The destination is closed: deny the withdrawal, the money goes back.",
-    "books-refused": "The books refused the posting; `paymaster prove` names the reason.",
+    "books-refused": "The books refused the posting; `paymaster ledger prove` names the reason.",
 }
 
 
