@@ -316,6 +316,14 @@ async def test_the_command_archives_and_verifies(
     assert done.output.splitlines()[-1] == "1 months archived"
     again = await asyncio.to_thread(installation, ["--before=2026-12", to, why])
     assert again.output == "0 months archived\n"
+    with psycopg.connect(world.owner_dsn, autocommit=True) as connection:
+        # As if the run had been stopped before it removed the marks.
+        connection.execute(
+            "INSERT INTO cell_1.account_mark SELECT 1, 64, low_id FROM cell_1.archive"
+        )
+    finished = await asyncio.to_thread(installation, ["--before=2026-12", to, why])
+    assert finished.output == "0 months archived\n"
+    assert owner_rows(world, "SELECT count(*) FROM account_mark") == [(0,)]
     file = tmp_path / archive.file_name(1, MONTH)
     assert installation(["verify", str(file)]).output.startswith("ok: ")
     told = json.loads(installation(["verify", "--json", str(file)]).output)

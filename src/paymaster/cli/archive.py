@@ -44,6 +44,7 @@ async def _archive(
             if cell not in (None, row.number):
                 continue
             db = dbs.cell(row.number)
+            await archive.finish(db, _ACTOR)
             for month in await db.read(lambda tx: archive.months_before(tx, before)):
                 manifest = await archive.archive_month(db, month, folder, _ACTOR, reason)
                 if manifest is not None:

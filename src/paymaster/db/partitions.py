@@ -72,22 +72,31 @@ def months_ahead(names: list[str], now: datetime) -> int:
     return ahead
 
 
+_COUNT: LiteralString = "SELECT count(*) FROM {child}"
+_KEEP: LiteralString = (
+    "INSERT INTO {child} ({columns}) SELECT {columns} FROM {old} WHERE NOT"
+    " (coalesce(first_posting_id, commit_id) >= {low}"
+    " AND coalesce(last_posting_id, commit_id) < {high})"
+)
+
+
 async def lock(tx: Writes) -> None:
     """Wait, not long, until nobody uses the partitioned tables, and keep them; owner role only.
 
-    Raises LockNotAvailable.
+    Everybody who comes meanwhile stands behind the one who waits, so the wait is short: 200 ms for
+    each table. Raises LockNotAvailable.
     """
-    await tx.execute("SET LOCAL lock_timeout TO '2s'")
+    await tx.execute("SET LOCAL lock_timeout TO '200ms'")
     await tx.execute("LOCK TABLE ONLY entry, ONLY posting IN ACCESS EXCLUSIVE MODE")
 
 
-async def renew(tx: Writes, table: str, month: date) -> None:
+async def renew(tx: Writes, table: str, month: date) -> int:
     """Replace a month's partition by a new one of the same range; only while `lock` is held.
 
-    Of the old rows only entries whose postings are younger than the month are taken over.
+    Entries whose postings are not of the month are taken over. The number of rows that were not.
     """
     start = datetime(month.year, month.month, 1, tzinfo=UTC)
-    name, high = partition_name(table, start), time_floor(milliseconds(month_after(start, 1)))
+    name = partition_name(table, start)
     columns = await tx.tuples(
         "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0"
         " AND NOT attisdropped ORDER BY attnum",
@@ -99,16 +108,17 @@ async def renew(tx: Writes, table: str, month: date) -> None:
         "old": sql.Identifier(f"{name}_old"),
         "columns": sql.SQL(", ").join(sql.Identifier(row[0]) for row in columns),
         "low": sql.Literal(time_floor(milliseconds(start))),
-        "high": sql.Literal(high),
+        "high": sql.Literal(time_floor(milliseconds(month_after(start, 1)))),
     }
-    keep = "INSERT INTO {child} ({columns}) SELECT {columns} FROM {old} WHERE"
-    for statement in (
-        "ALTER TABLE {parent} DETACH PARTITION {child}",
-        "ALTER TABLE {child} RENAME TO {old}",
-        "CREATE TABLE {child} (LIKE {parent} INCLUDING ALL)",
-        f"{keep} coalesce(first_posting_id, commit_id) >= {{high}}" if table == "entry" else "",
-        "DROP TABLE {old}",
-        "ALTER TABLE {parent} ATTACH PARTITION {child} FOR VALUES FROM ({low}) TO ({high})",
-    ):
-        if statement:
-            await tx.execute(cast("LiteralString", sql.SQL(statement).format(**parts)))
+
+    async def run(statement: LiteralString) -> int:
+        return await tx.execute(cast("LiteralString", sql.SQL(statement).format(**parts)))
+
+    there: int = await tx.value(cast("LiteralString", sql.SQL(_COUNT).format(**parts)))
+    await run("ALTER TABLE {parent} DETACH PARTITION {child}")
+    await run("ALTER TABLE {child} RENAME TO {old}")
+    await run("CREATE TABLE {child} (LIKE {parent} INCLUDING ALL)")
+    kept = await run(_KEEP) if table == "entry" else 0
+    await run("DROP TABLE {old}")
+    await run("ALTER TABLE {parent} ATTACH PARTITION {child} FOR VALUES FROM ({low}) TO ({high})")
+    return there - kept

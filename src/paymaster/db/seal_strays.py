@@ -1,5 +1,7 @@
 """Records that belong to nothing: rows that were put in without a commit, an entry or an event.
 
+Rows of a month that left for an archive are as out of place as those when they come back.
+
 A block looks at what its commits lead to. So the ids between the blocks are looked through as well:
 each block takes the ids since the highest one before it, and the end takes the remainder.
 """
@@ -80,8 +82,11 @@ async def beyond(tx: ReadTx, swept: Swept) -> list[Stray]:
 
 
 async def _commits(tx: ReadTx, low: int, high: int) -> list[Stray]:
-    rows = await tx.tuples(_without_commit(kind_of(tx)), {"low": low, "high": high})
-    return [Stray(row[0], row[1]) for row in rows]
+    kind, between = kind_of(tx), {"low": low, "high": high}
+    found = [Stray(*row) for row in await tx.tuples(_without_commit(kind), between)]
+    if kind == "cell":
+        found += [Stray("entry", row[0]) for row in await tx.tuples(_RETURNED_ENTRY, between)]
+    return found
 
 
 @cache
@@ -105,13 +110,29 @@ _STRAY_POSTING: LiteralString = """
         AND t.id BETWEEN e.first_posting_id AND e.last_posting_id)
     ORDER BY t.id LIMIT 1
 """
+# What left with its month and is in the books again. What lives is younger than all archives: the
+# first condition is all that most rows are asked.
+_RETURNED_POSTING: LiteralString = """
+    SELECT 'id=' || t.id FROM posting t WHERE t.id > %(low)s AND t.id <= %(high)s
+    AND t.id < (SELECT max(high_id) FROM archive)
+    AND EXISTS (SELECT FROM archive a WHERE t.id >= a.low_id AND t.id < a.high_id)
+    ORDER BY t.id LIMIT 1
+"""
+_RETURNED_ENTRY: LiteralString = """
+    SELECT 'id=' || t.id FROM entry t WHERE t.commit_id > %(low)s AND t.commit_id <= %(high)s
+    AND coalesce(t.first_posting_id, t.commit_id) < (SELECT max(high_id) FROM archive)
+    AND EXISTS (SELECT FROM archive a WHERE coalesce(t.first_posting_id, t.commit_id) >= a.low_id
+        AND coalesce(t.first_posting_id, t.commit_id) < a.high_id)
+    ORDER BY t.commit_id LIMIT 1
+"""
 
 
 async def _postings(tx: ReadTx, low: int, high: int) -> list[Stray]:
     if kind_of(tx) != "cell":
         return []
-    rows = await tx.tuples(_STRAY_POSTING, {"low": low, "high": high})
-    return [Stray("posting", row[0]) for row in rows]
+    found = await tx.tuples(_STRAY_POSTING, {"low": low, "high": high})
+    found += await tx.tuples(_RETURNED_POSTING, {"low": low, "high": high})
+    return [Stray("posting", row[0]) for row in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Finding:
 
     `key` names the record: its key columns; for one that is gone, where it was. `what` is
     `altered`, `missing`, `added` (is not covered by the block that it claims to be in), `stray`
-    (belongs to nothing) or `rewritten` (not the chain that was exported).
+    (belongs to nothing, or to an archive) or `rewritten` (not the chain that was exported).
     """
 
     chain: str
@@ -208,10 +208,12 @@ async def _first(
         one, other = sealed.get(table.name, nothing), found.get(table.name, nothing)
         if (one.count, one.digest) == (other.count, other.digest):
             continue
-        if table.name in run.archived.tables and stored.first_seq <= run.archived.last_seq:
+        may_lack = table.name in run.archived.tables and stored.first_seq <= run.archived.last_seq
+        if may_lack and one.count != other.count:
             run.gone[table.name] += one.count - other.count
             difference = first_stranger(one.marks, other.marks)
         else:
+            # With as many records as were sealed, none has left: the whole digest speaks.
             difference = first_difference(one.marks, other.marks)
         if difference and (worst is None or difference.place < worst[0].place):
             worst = difference, table

@@ -32,8 +32,8 @@ from paymaster.ledger.proof_sum import of_range
 ARCHIVED = "ledger.archive"
 """The act by which a month leaves; its subject is the month."""
 _SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_TRIES = 20
-_PAUSE_SECONDS = 1.0
+_TRIES = 200
+_PAUSE_SECONDS = 0.5
 
 
 def span_of(month: date) -> Span:
@@ -64,13 +64,15 @@ async def archive_month(
 ) -> Manifest | None:
     """Archive one month of a cell reached as the owner into a folder; None when it is empty.
 
-    Raises Unprocessable `archive-not-ready` with what is missing, Broken `archive-differs` when the
-    file does not hold what the books hold, Busy `archive-busy` when the books could not be locked
-    for the moment that it takes. In all these cases nothing has changed.
+    Raises Unprocessable `archive-not-ready` with what is missing, `archive-order` when an earlier
+    month has not left, Broken `archive-differs` when the file does not hold what the books hold,
+    Busy `archive-busy` when the books could not be locked for the moment that it takes. In all
+    these cases nothing has changed.
     """
     span = span_of(month)
     extent = await db.read(lambda tx: _ready(tx, month, span))
     if extent is None:
+        await finish(db, actor)
         return None
     file = folder / file_name(db.number, month)
     manifest = await _export(db, month, span, extent, file)
@@ -80,8 +82,18 @@ async def archive_month(
         await audit.record(tx, [_act(month, manifest, reason)])
 
     await _patiently(db, actor, replace)
-    await db.run(actor, new_trace_id(), lambda tx: archive_store.remove_marks(tx, span))
+    await finish(db, actor)
     return manifest
+
+
+async def finish(db: CellDb, actor: Actor) -> None:
+    """Remove the marks of archived months; also those that an earlier run was stopped before."""
+    for low, high in await db.read(archive_store.marked):
+
+        async def remove(tx: CellTx, low: int = low, high: int = high) -> None:
+            await archive_store.remove_marks(tx, low, high)
+
+        await db.run(actor, new_trace_id(), remove)
 
 
 def _act(month: date, manifest: Manifest, reason: str) -> audit.Act:
@@ -90,12 +102,16 @@ def _act(month: date, manifest: Manifest, reason: str) -> audit.Act:
 
 
 async def _ready(tx: CellRead, month: date, span: Span) -> Extent | None:
-    """What lies in the month. Raises Unprocessable `archive-not-ready`."""
+    """What lies in the month. Raises Unprocessable `archive-not-ready`, `archive-order`."""
     extent = await archive_store.extent(tx, span)
     if extent.last_seq is None:
         if extent.postings:
             raise Broken("archive-differs", f"{extent.postings} postings of {month} have no entry.")
         return None
+    for earlier in await months_before(tx, month):
+        left = await archive_store.extent(tx, span_of(earlier))
+        if left.entries or left.postings:
+            raise Unprocessable("archive-order", f"Archive {earlier:%Y-%m} before {month:%Y-%m}.")
     reached = await archive_store.reached(tx)
     end = partitions.month_after(datetime(month.year, month.month, 1, tzinfo=UTC), 1)
     last_day = business_day(end - timedelta(milliseconds=1), tx.time_zone)
@@ -174,12 +190,13 @@ async def _section(db: CellDb, writer: archive_file.Writer, section: str, span: 
 async def _replace(tx: CellTx, month: date, span: Span, manifest: Manifest, file: Path) -> None:
     """Put empty partitions in the place of the month's; everything stands still meanwhile."""
     await partitions.lock(tx)
-    entries, postings = await archive_store.counts(tx, span)
+    entries = await archive_store.remove_strays(tx, span)
+    entries += await partitions.renew(tx, "entry", month)
+    postings = await partitions.renew(tx, "posting", month)
+    # What goes is counted as it goes: nothing may leave that is not in the file.
     if (entries, postings) != (manifest.counts["entry"], manifest.counts["posting"]):
-        raise Broken("archive-differs", f"{month:%Y-%m} has changed since its file was written.")
-    await archive_store.remove_strays(tx, span)
-    for table in partitions.PARTITIONED:
-        await partitions.renew(tx, table, month)
+        told = f"{entries} entries and {postings} postings leave {month:%Y-%m}"
+        raise Broken("archive-differs", f"{told}, but its file does not hold as many.")
     await archive_store.insert_archive(
         tx,
         ArchiveRow(

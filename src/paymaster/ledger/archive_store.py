@@ -168,36 +168,33 @@ async def partition_names(tx: ReadTx) -> list[str]:
     return [row[0] for row in rows]
 
 
-async def counts(tx: ReadTx, span: Span) -> tuple[int, int]:
-    """How many entries and postings the month has."""
-    rows = await tx.tuples(
-        f"""
-        SELECT (SELECT count(*) FROM entry WHERE {_IN_MONTH}),
-            (SELECT count(*) FROM posting WHERE id >= %(low)s AND id < %(high)s)
-        """,
-        span.params(),
-    )
-    return rows[0][0], rows[0][1]
-
-
-async def remove_strays(tx: CellTx, span: Span) -> None:
-    """Delete the month's entries that lie in partitions of other months, by their ids."""
-    await tx.execute(
+async def remove_strays(tx: CellTx, span: Span) -> int:
+    """Delete the month's entries that lie in partitions of other months, by their ids; how many."""
+    return await tx.execute(
         f"DELETE FROM entry WHERE {_IN_MONTH} AND NOT (id >= %(low)s AND id < %(high)s)",
         span.params(),
     )
 
 
-async def remove_marks(tx: CellTx, span: Span) -> None:
+async def marked(tx: ReadTx) -> list[tuple[int, int]]:
+    """The ranges of archived postings of which marks or late legs are still there."""
+    return await tx.tuples(
+        """
+        SELECT low_id, high_id FROM archive a
+        WHERE (SELECT min(posting_id) FROM account_mark WHERE posting_id >= a.low_id) < a.high_id
+            OR (SELECT min(posting_id) FROM late_leg WHERE posting_id >= a.low_id) < a.high_id
+        ORDER BY low_id
+        """
+    )
+
+
+async def remove_marks(tx: CellTx, low_id: int, high_id: int) -> None:
     """Delete the marks and late legs of postings that are gone."""
-    await tx.execute(
-        "DELETE FROM account_mark WHERE posting_id >= %(low)s AND posting_id < %(high)s",
-        span.params(),
-    )
-    await tx.execute(
-        "DELETE FROM late_leg WHERE posting_id >= %(low)s AND posting_id < %(high)s",
-        span.params(),
-    )
+    for statement in (
+        "DELETE FROM account_mark WHERE posting_id >= %s AND posting_id < %s",
+        "DELETE FROM late_leg WHERE posting_id >= %s AND posting_id < %s",
+    ):
+        await tx.execute(statement, (low_id, high_id))
 
 
 @dataclass(frozen=True, slots=True)
