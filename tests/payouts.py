@@ -18,7 +18,6 @@ from paymaster.db.tx import CellTx, ControlTx
 from paymaster.dispatch import accounts, batch, outcome, resolve, send
 from paymaster.dispatch.accounts import NewAccount, PayoutAccount
 from paymaster.dispatch.desk import Desk, Order, Pace
-from paymaster.dispatch.machine import MACHINES
 from paymaster.dispatch.run import Dispatcher
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.money import Money
@@ -34,7 +33,7 @@ from paymaster.rails.base import (
 from paymaster.secrets.local import HmacSigner, LocalKek
 from paymaster.secrets.port import SecretVersion
 from paymaster.secrets.sealing import Sealer
-from paymaster.withdraw.machine import WITHDRAWAL, Event
+from paymaster.withdraw.machine import Event
 from paymaster.withdraw.moves import Step, move
 
 
@@ -268,8 +267,7 @@ async def payout_world(
     postgres: PostgresServer, *rails: ScriptedRail, cells: int = 1
 ) -> AsyncIterator[Payouts]:
     """An environment with one account named like each rail."""
-    moves = [row for machine in (WITHDRAWAL, *MACHINES) for row in machine.rows()]
-    async with make_world(postgres, cells=cells, moves=moves) as world:
+    async with make_world(postgres, cells=cells) as world:
         payouts = Payouts(world, new_sealer(), {rail.caps.name: rail for rail in rails}, {})
         for rail in rails:
             await payouts.add_account(rail.caps.name, rail.caps.name)

@@ -138,7 +138,7 @@ def preload(
                 told(min(commits * BATCH, wanted.postings))
     with psycopg.connect(owner_dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
-        _finish(connection, books, wanted.postings, until)
+        _finish(connection, books, wanted.postings)
     seconds = (datetime.now(UTC) - began).total_seconds()
     return Loaded(books.accounts, wanted.postings, commits, *ids, seconds)
 
@@ -277,9 +277,7 @@ def _streams(owner_dsn: str, schema: str) -> Generator[dict[str, Queue[bytes | N
         raise failed[0]
 
 
-def _finish(
-    connection: psycopg.Connection[tuple[object, ...]], books: _Books, seq: int, until: datetime
-) -> None:
+def _finish(connection: psycopg.Connection[tuple[object, ...]], books: _Books, seq: int) -> None:
     """The account rows as the last posting left them, and the head."""
     scale = exponent(ASSET)
     with connection.cursor().copy(
@@ -303,5 +301,9 @@ def _finish(
                 last or None,
             )
             copy.write_row(row)
-    connection.execute("UPDATE head SET seq = %s, recorded_at = %s WHERE id = 1", (seq, until))
+    connection.execute(
+        "UPDATE head SET seq = last_seq, recorded_at = c.recorded_at FROM commit c"
+        " WHERE head.id = 1 AND c.last_seq = %s",
+        (seq,),
+    )
     connection.execute("VACUUM (FREEZE, ANALYZE)")

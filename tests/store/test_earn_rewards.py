@@ -304,6 +304,9 @@ DAMAGE: dict[str, str] = {
     "UPDATE task_state SET state = 'started'": "earn-task-moves",
     "DELETE FROM reward_move": "earn-reward-moves",
     "DELETE FROM reward WHERE state = 'credited'": "earn-spent",
+    "UPDATE reward_move SET source = 'reversed' WHERE target = 'credited'": "earn-reward-legal",
+    "UPDATE reward_move SET machine = 'task'": "earn-reward-legal",
+    "UPDATE task_move SET event = 'granted'": "earn-task-legal",
 }
 
 

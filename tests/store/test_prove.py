@@ -36,7 +36,7 @@ EQUITY = Account("equity", 0, "EUR")
 
 @pytest.fixture
 async def world(postgres: PostgresServer) -> AsyncIterator[World]:
-    async with make_world(postgres, moves=[], connections=10) as made:
+    async with make_world(postgres, connections=10) as made:
         await fill(made, random.Random(1), 50)
         yield made
 

@@ -10,6 +10,7 @@ import pytest
 from tests.statements import BANK, DAY, FUNDING, WALLET, Office, later, line, office, paid, sheet
 from tests.world import ACTOR, START, PostgresServer
 
+from paymaster import compose
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.errors import Unprocessable
 from paymaster.kernel.ids import new_trace_id, text_id
@@ -18,7 +19,7 @@ from paymaster.ledger.chart import Account
 from paymaster.ledger.entry import Entry, Posting
 from paymaster.ledger.post import post
 from paymaster.rails.base import LineKind, RailAccount
-from paymaster.reconcile import close, day, resolve, run_store
+from paymaster.reconcile import close, day, proof, resolve, run_store
 from paymaster.reconcile.close_store import DayClose
 from paymaster.reconcile.match import match_due
 from paymaster.reconcile.resolve import Target
@@ -277,9 +278,32 @@ async def test_prove_names_what_was_altered(postgres: PostgresServer) -> None:
             "attempt-booking": "UPDATE attempt SET state = 'sent'",
             "line-break": "UPDATE break SET state = 'resolved', resolved_by = 'x'",
             "cash": "UPDATE account SET balance = balance + 5 WHERE kind = 'cash'",
+            "closed-through": "UPDATE head SET closed_through = '2026-11-19'",
+            "legal-move": "INSERT INTO legal_move VALUES"
+            " ('reward', 'reversed', 'credit', 'credited')",
         }
         for check, damage in damages.items():
             assert check in await _found_after(desk, damage), check
+        gone = "DELETE FROM legal_move WHERE machine = 'task'"
+        assert await _found_after(desk, gone) == {"legal-move"}
+
+
+def test_the_proof_knows_every_machine() -> None:
+    assert set(proof.MACHINES) == set(compose.MACHINES)
+
+
+async def test_prove_names_a_day_that_was_opened_or_closed_past_the_rights(
+    postgres: PostgresServer,
+) -> None:
+    async with office(postgres) as desk:
+        await desk.store(sheet("5.00"))
+        await _run(desk)
+        await _close(desk, [BANK])
+        for closed in ("NULL", "closed_through - 1", "closed_through + 1", "'2030-01-01'"):
+            damage = f"UPDATE head SET closed_through = {closed}"
+            assert "closed-through" in await _found_after(desk, damage), closed
+        unsaid = "DELETE FROM audit WHERE action = 'day.freeze'"
+        assert "closed-through" in await _found_after(desk, unsaid)
 
 
 async def _found_after(desk: Office, damage: str) -> set[str]:

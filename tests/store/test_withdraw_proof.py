@@ -14,7 +14,7 @@ from tests.withdrawals import (
 )
 from tests.world import PostgresServer, World
 
-from paymaster.db.tx import CellTx
+from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import proof as ledger_proof
@@ -179,3 +179,32 @@ async def test_a_payment_that_no_withdrawal_asked_for_is_found(world: World):
     entry_id = await world.run(pay)
     found = await world.read(proof.prove)
     assert text_id("en", 1, entry_id) in {d.subject for d in found}
+
+
+DAMAGE: dict[str, str] = {
+    "UPDATE hold SET amount = amount + 1, remaining = remaining + 1": "withdrawal-hold",
+    "UPDATE hold SET expires_at = created_at": "withdrawal-hold",
+    "UPDATE hold SET held_id = (SELECT held_id FROM hold WHERE id <> {hold} LIMIT 1)": (
+        "withdrawal-hold"
+    ),
+    "UPDATE withdrawal_move SET source = 'paid', machine = 'reward'": "withdrawal-legal",
+}
+
+
+async def test_the_proof_names_what_was_altered_past_the_rights(world: World):
+    await made_in(world, "sent")
+    _, withdrawal_id = await made_in(world, "sent")
+    subject = text_id("wd", 1, withdrawal_id)
+    assert await told_of(world, withdrawal_id) == []
+    async with await psycopg.AsyncConnection.connect(world.owner_dsn) as owner:
+        for damage, check in DAMAGE.items():
+            await owner.execute("SET LOCAL search_path TO cell_1")
+            await owner.execute("SET LOCAL session_replication_role TO replica")
+            hold = f"(SELECT hold_id FROM withdrawal WHERE id = {withdrawal_id})"
+            one = f"id = {hold}" if "hold SET" in damage else f"withdrawal_id = {withdrawal_id}"
+            done = await owner.execute(f"{damage.format(hold=hold)} WHERE {one}".encode())
+            assert done.rowcount > 0
+            tx = CellRead(owner, world.clock.now(), 1, "Europe/Berlin")
+            found = await proof.prove(tx)
+            await owner.rollback()
+            assert (check, subject) in {(one.check, one.subject) for one in found}, damage

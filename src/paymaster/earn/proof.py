@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 
 from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
-from paymaster.earn.machine import RewardState
+from paymaster.earn.machine import REWARD, TASK, RewardState
 from paymaster.earn.store import rewards as reward_store
 from paymaster.earn.store.rewards import RewardRow
 from paymaster.kernel.ids import text_id
@@ -16,6 +16,7 @@ from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
 from paymaster.ledger.entry import Entry
 from paymaster.ledger.proof import POSTINGS_OF_E, Difference, Pages, Told, silent, walk
+from paymaster.ledger.proof_moves import LEGAL, parameters
 from paymaster.ledger.proof_pages import LAST_ID, Check, differences
 
 PAGE = 2_000
@@ -74,6 +75,12 @@ _BY_USER: dict[str, LiteralString] = {
         ) m ON m.user_id = s.user_id AND m.task_id = s.task_id
         WHERE s.user_id > %(low)s AND s.user_id <= %(high)s
             AND (s.state <> coalesce(m.target, 'offered') OR s.number <> coalesce(m.n, 0))
+        LIMIT 100
+    """,
+    "earn-task-legal": f"""
+        SELECT m.user_id || '/' || m.task_id || '/' || m.number,
+            m.machine || ': ' || m.source || ' ' || m.event || ' -> ' || m.target, 'no such move'
+        FROM task_move m WHERE m.user_id > %(low)s AND m.user_id <= %(high)s AND NOT {LEGAL}
         LIMIT 100
     """,
 }
@@ -136,6 +143,12 @@ _REWARD_MOVES: LiteralString = """
     WHERE r.id > %(low)s AND r.id <= %(high)s
         AND (r.state IS DISTINCT FROM m.target OR r.version IS DISTINCT FROM m.n) LIMIT 100
 """
+_REWARD_LEGAL: LiteralString = f"""
+    SELECT m.reward_id || '/' || m.number,
+        m.machine || ': ' || m.source || ' ' || m.event || ' -> ' || m.target, 'no such move'
+    FROM reward_move m WHERE m.reward_id > %(low)s AND m.reward_id <= %(high)s AND NOT {LEGAL}
+    LIMIT 100
+"""
 
 # Of an entry that no reward of its time names, all rewards are asked.
 _STRAYS: LiteralString = """
@@ -155,7 +168,13 @@ _STRAY_FLOW: LiteralString = f"""
     SELECT entry_id, total FROM flow WHERE total <> 0 ORDER BY entry_id LIMIT 100
 """
 
-CHECKS = (*_BY_USER, "earn-spent", "earn-reward-moves", "earn-reward-entries")
+CHECKS = (
+    *_BY_USER,
+    "earn-spent",
+    "earn-reward-moves",
+    "earn-reward-legal",
+    "earn-reward-entries",
+)
 """The names of all checks."""
 
 
@@ -170,11 +189,12 @@ async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference
     rewards: dict[str, LiteralString | Check] = {
         "earn-spent": _spent,
         "earn-reward-moves": _REWARD_MOVES,
+        "earn-reward-legal": _REWARD_LEGAL,
         "earn-reward-entries": _entries,
     }
     for pages in (
-        Pages("rewards of users", _USERS, _BY_USER, PAGE),
-        Pages("rewards", _REWARDS, rewards, PAGE),
+        Pages("rewards of users", _USERS, _BY_USER, PAGE, parameters(TASK)),
+        Pages("rewards", _REWARDS, rewards, PAGE, parameters(REWARD)),
         Pages("entries of rewards", _ENTRIES, {"earn-spent": _strays}, ENTRIES_PAGE),
     ):
         found += await walk(snapshots, pages, told)

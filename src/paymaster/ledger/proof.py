@@ -7,6 +7,7 @@ names the thing, what the books say and what the facts say; none at all is the p
     proof_sum     all of it: histories and balances cancel out, entries have their postings
     proof_names    what does not cancel out, by account and posting
     proof_order    the order of commits, entries in their commits
+    proof_moves    moves against the machines; the packages that have some call it
     proof_store    how far the books were proven, to go on from there
 """
 
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 
 from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
+from paymaster.kernel.money import EXPONENTS
 from paymaster.ledger import proof_sql as sql
+from paymaster.ledger.chart import KINDS
 from paymaster.ledger.proof_names import name_steps
 from paymaster.ledger.proof_order import prove_order
 from paymaster.ledger.proof_pages import (
@@ -67,6 +70,28 @@ _ACCOUNTS = Pages(
             WHERE a.id > %(low)s AND a.id <= %(high)s AND a.kind = 'held'
                 AND a.balance <> coalesce(h.total, 0) LIMIT 100
         """,
+        "chart": """
+            SELECT a.id, a.kind || ' ' || coalesce(a.floor::text, '-') || '..'
+                    || coalesce(a.ceiling::text, '-') || ' scale ' || a.scale,
+                coalesce(k.kind || ' ' || coalesce(k.floor::text, '-') || '..'
+                    || coalesce(k.ceiling::text, '-'), 'no such kind')
+                    || ' scale ' || coalesce(c.scale::text, '-')
+            FROM account a LEFT JOIN unnest(
+                %(kinds)s::text[], %(floors)s::bigint[], %(ceilings)s::bigint[]
+            ) AS k (kind, floor, ceiling) ON k.kind = a.kind
+            LEFT JOIN unnest(%(assets)s::text[], %(scales)s::integer[])
+                AS c (asset, scale) ON c.asset = a.asset
+            WHERE a.id > %(low)s AND a.id <= %(high)s AND (k.kind IS NULL
+                OR a.floor IS DISTINCT FROM k.floor OR a.ceiling IS DISTINCT FROM k.ceiling
+                OR a.scale IS DISTINCT FROM c.scale) LIMIT 100
+        """,
+    },
+    params={
+        "kinds": list(KINDS),
+        "floors": [kind.floor for kind in KINDS.values()],
+        "ceilings": [kind.ceiling for kind in KINDS.values()],
+        "assets": list(EXPONENTS),
+        "scales": list(EXPONENTS.values()),
     },
 )
 _HOLDS = Pages(

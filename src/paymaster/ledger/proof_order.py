@@ -32,6 +32,13 @@ _COMMITS: LiteralString = """
     ORDER BY last_seq
 """
 
+# Both are written by the statement that takes the place in the order.
+_RECORDED: LiteralString = """
+    SELECT 'recorded at', h.recorded_at, c.recorded_at
+    FROM head h JOIN commit c ON c.last_seq = h.seq
+    WHERE h.id = 1 AND h.recorded_at <> c.recorded_at
+"""
+
 # Each commit of a page is looked up once, however many entries it has.
 _PLACES: LiteralString = """
     WITH page AS MATERIALIZED (
@@ -101,6 +108,7 @@ async def prove_order(snapshots: Snapshots, told: Told, since: int) -> list[Diff
         told("commits", low)
     if last != seq:
         found.append(Difference("head", "head", str(seq), str(last)))
+    found += differences("head", await snapshots.read(lambda tx: tx.tuples(_RECORDED)))
     entries = [] if since else await walk(snapshots, _ENTRIES, told)
     return found[:MOST] + entries
 

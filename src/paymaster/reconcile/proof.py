@@ -14,12 +14,18 @@ from typing import LiteralString
 
 from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
+from paymaster.dispatch.machine import ATTEMPT, TRANSFER
+from paymaster.earn.machine import REWARD, TASK
 from paymaster.kernel.ids import text_id
 from paymaster.ledger.proof import POSTINGS_OF_E, Difference, Pages, Told, silent, walk
+from paymaster.ledger.proof_moves import prove_legal
 from paymaster.ledger.proof_pages import differences
 from paymaster.reconcile import close_store
 from paymaster.reconcile.close import signed_message
+from paymaster.withdraw.machine import WITHDRAWAL
 
+MACHINES = (TASK, REWARD, WITHDRAWAL, ATTEMPT, TRANSFER)
+"""Whose moves `legal_move` holds: every lifecycle of the project."""
 LIMIT = 100
 """Differences told of each check."""
 PAGE = 2_000
@@ -153,6 +159,28 @@ _CLOSINGS: LiteralString = """
     WHERE h.id = 1
 """
 
+# Days that were closed, or said to be closed, by their acts and not by the head; a day is closed
+# after it is over, wherever on earth that is.
+_CLOSED_THROUGH: LiteralString = """
+    SELECT 'closed through', coalesce(h.closed_through::text, 'nothing'),
+        coalesce(f.day::text, 'nothing')
+    FROM head h CROSS JOIN LATERAL (
+        SELECT max(d.day)::date AS day FROM generate_series(
+            h.recorded_at::date::timestamp - interval '4000 days',
+            h.recorded_at::date::timestamp + interval '1 day', interval '1 day'
+        ) AS d (day) CROSS JOIN LATERAL (
+            SELECT FROM audit
+            WHERE subject = d.day::date::text AND action = 'day.freeze' LIMIT 1
+        ) AS a
+    ) AS f
+    WHERE h.id = 1 AND h.closed_through IS DISTINCT FROM f.day
+"""
+_UNCLOSED: LiteralString = """
+    SELECT 'closed through', coalesce(h.closed_through::text, 'nothing'), 'signed ' || d.day
+    FROM head h CROSS JOIN (SELECT max(day) AS day FROM day_close) AS d
+    WHERE h.id = 1 AND d.day IS NOT NULL AND (h.closed_through IS NULL OR h.closed_through < d.day)
+"""
+
 # Sums over whole tables, but of few groups each: one statement is one snapshot. What was on an
 # account before its first statement stands there, when its opening is in an archive.
 _TOTALS: dict[str, LiteralString] = {
@@ -215,6 +243,9 @@ CHECKS = (
     *_TOTALS,
     "line-break",
     "day-close",
+    "day-close-chain",
+    "closed-through",
+    "legal-move",
 )
 """The names of all checks."""
 
@@ -242,7 +273,8 @@ async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference
         found += differences(check, rows[:LIMIT])
     found += (await snapshots.read(_line_breaks))[:LIMIT]
     found += (await snapshots.read(_day_closes))[:LIMIT]
-    return found
+    found += await snapshots.read(_closed_through)
+    return found + await prove_legal(snapshots, MACHINES)
 
 
 async def _line_breaks(tx: CellRead) -> list[Difference]:
@@ -285,3 +317,9 @@ async def _day_closes(tx: CellRead) -> list[Difference]:
             found.append(Difference("day-close-chain", str(row.day), named, str(previous)))
         previous = row.digest.hex()
     return found
+
+
+async def _closed_through(tx: CellRead) -> list[Difference]:
+    """The head is closed through the last day that was frozen, no less than the last one signed."""
+    rows = await tx.tuples(_CLOSED_THROUGH) + await tx.tuples(_UNCLOSED)
+    return differences("closed-through", rows)

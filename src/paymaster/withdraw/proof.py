@@ -14,7 +14,8 @@ from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
 from paymaster.kernel.ids import text_id
 from paymaster.ledger.proof import POSTINGS_OF_E, Difference, Pages, Told, silent, walk
-from paymaster.ledger.proof_pages import LAST_ID
+from paymaster.ledger.proof_moves import LEGAL, parameters
+from paymaster.ledger.proof_pages import LAST_ID, differences
 from paymaster.withdraw.machine import WITHDRAWAL, holds_money, posted
 
 PAGE = 5_000
@@ -123,15 +124,19 @@ _STRAY_POSTINGS: LiteralString = f"""
 """
 
 _HOLDS: LiteralString = """
-    SELECT w.id, h.id, coalesce(h.state || ' ' || h.remaining || ' of ' || h.amount, 'no hold'),
+    SELECT w.id, h.id, coalesce(h.state || ' ' || h.remaining || ' of ' || h.amount || CASE
+            WHEN a.id IS NULL THEN ', not on held ' || w.user_id || ' ' || w.asset ELSE '' END
+            || coalesce(', expires ' || h.expires_at, ''), 'no hold'),
         CASE WHEN w.state = ANY(%(open)s) THEN 'open ' || w.amount + w.fee || ' of '
                 || w.amount + w.fee
             WHEN w.state = ANY(%(release)s) THEN 'released 0 of ' || w.amount + w.fee
             ELSE 'captured 0 of ' || w.amount + w.fee END AS due
     FROM withdrawal w LEFT JOIN LATERAL (
         SELECT * FROM hold WHERE id = w.hold_id AND reason = 'withdrawal' LIMIT 1
-    ) AS h ON true
-    WHERE w.id > %(low)s AND w.id <= %(high)s AND (h.id IS NULL OR h.amount <> w.amount + w.fee
+    ) AS h ON true LEFT JOIN account a ON a.id = h.held_id AND a.kind = 'held'
+        AND a.owner_id = w.user_id AND a.asset = w.asset
+    WHERE w.id > %(low)s AND w.id <= %(high)s AND (h.id IS NULL OR a.id IS NULL
+        OR h.expires_at IS NOT NULL OR h.amount <> w.amount + w.fee
         OR h.remaining <> CASE WHEN w.state = ANY(%(open)s) THEN h.amount ELSE 0 END
         OR h.state <> CASE WHEN w.state = ANY(%(open)s) THEN 'open'
             WHEN w.state = ANY(%(release)s) THEN 'released' ELSE 'captured' END)
@@ -165,8 +170,14 @@ _MOVES: LiteralString = """
         OR w.state <> coalesce(m.last, %(initial)s) OR NOT coalesce(m.unbroken, true)
     ORDER BY 1 LIMIT 100
 """
+_LEGAL: LiteralString = f"""
+    SELECT m.withdrawal_id, m.number || ': ' || m.source || ' ' || m.event || ' -> ' || m.target,
+        'no such move'
+    FROM withdrawal_move m
+    WHERE m.withdrawal_id > %(low)s AND m.withdrawal_id <= %(high)s AND NOT {LEGAL} LIMIT 100
+"""
 
-CHECKS = ("withdrawal-postings", "withdrawal-hold", "withdrawal-moves")
+CHECKS = ("withdrawal-postings", "withdrawal-hold", "withdrawal-moves", "withdrawal-legal")
 """The names of all checks."""
 
 
@@ -184,6 +195,7 @@ async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference
         "returned": [s for s in states if "returned" in posted(s)],
         "open": [s for s in states if holds_money(s)],
         "initial": WITHDRAWAL.initial.value,
+        **parameters(WITHDRAWAL),
     }
     found: list[Difference] = []
     for pages in (
@@ -194,6 +206,7 @@ async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference
                 "withdrawal-postings": _postings,
                 "withdrawal-hold": _holds,
                 "withdrawal-moves": _moves,
+                "withdrawal-legal": _legal,
             },
             PAGE,
             params,
@@ -271,3 +284,10 @@ async def _moves(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
         )
         for row in await tx.tuples(_MOVES, params)
     ]
+
+
+async def _legal(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    rows = await tx.tuples(_LEGAL, params)
+    return differences(
+        "withdrawal-legal", [(text_id("wd", tx.cell, row[0]), *row[1:]) for row in rows]
+    )
