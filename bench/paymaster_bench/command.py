@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from rich.console import Console
 
 from paymaster.kernel.clock import WallClock, rfc3339
 from paymaster.kernel.errors import Refusal
+from paymaster.secrets.environment import PREFIX as SECRETS_PREFIX
+from paymaster.settings.load import FILE_VARIABLE
+from paymaster.settings.load import PREFIX as SETTINGS_PREFIX
 from paymaster_bench.bench import FULL, QUICK, Bench, Size
 from paymaster_bench.machine import describe, fdatasync_us, pinned
 from paymaster_bench.report import Findings, Report
@@ -55,15 +60,21 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Run; 0 when every check held. Raises Refusal `bench-row-unknown`."""
+    """Run; 0 when every check held.
+
+    Raises Refusal `bench-row-unknown`, and `file-unwritable` before anything is measured.
+    """
     unknown = sorted(set(options.only) - set(names()))
     if unknown:
         raise Refusal(
             "bench-row-unknown",
             f"There is no row {', '.join(unknown)}; there are {', '.join(names())}.",
         )
+    for path in (options.json_path, options.markdown_path):
+        _check_writable(path)
     try:
-        report = asyncio.run(_run(options))
+        with without_installation():
+            report = asyncio.run(_run(options))
     finally:
         gc.unfreeze()
     to_stdout = "-" in (options.json_path, options.markdown_path)
@@ -76,6 +87,27 @@ def main(options: Options) -> int:
     _write(options.json_path, report.json() + "\n")
     _write(options.markdown_path, report.markdown())
     return 0 if report.ok else 1
+
+
+@contextmanager
+def without_installation() -> Generator[None]:
+    """No setting and no secret of an installation, for this process and all that it starts.
+
+    Environment variables go before what a program asks for: without this, rows would run on the
+    database and under the keys that the operator's shell names.
+    """
+    hidden = {name: os.environ[name] for name in os.environ if _names_installation(name)}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _names_installation(variable: str) -> bool:
+    upper = variable.upper()
+    return upper.startswith((SETTINGS_PREFIX, SECRETS_PREFIX)) or upper == FILE_VARIABLE
 
 
 async def _run(options: Options) -> Report:
@@ -105,4 +137,26 @@ def _write(path: str | None, text: str) -> None:
     if path == "-":
         sys.stdout.write(text)
     elif path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def _check_writable(path: str | None) -> None:
+    """A report that cannot be written is said now, not after an hour; leaves no file behind."""
+    if path is None or path == "-":
+        return
+    file = Path(path)
+    try:
+        new = not file.exists()
+        with file.open("a"):
+            pass
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: str, error: OSError) -> Refusal:
+    return Refusal("file-unwritable", f"{path!r} cannot be written: {error.strerror}.")

@@ -41,7 +41,7 @@ class Row:
         ratio = self.ratio
         return {
             "name": self.name,
-            "value": round(self.value, 3),
+            "value": None if self.status == "skipped" else round(self.value, 3),
             "unit": self.unit,
             "reference": self.reference,
             "reference_value": None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 from paymaster.cli.main import app
 from paymaster.kernel.errors import Refusal
 from paymaster.ledger.entry import Verdict
+from paymaster.secrets.opening import open_secrets
+from paymaster.settings import Settings
 from paymaster_bench import checks, command
-from paymaster_bench.bench import TINY, Bench
+from paymaster_bench.bench import TINY, Bench, Family
 from paymaster_bench.command import Options, main
 from paymaster_bench.loadgen import compile_into
 from paymaster_bench.measure import Sample, Series
@@ -126,13 +129,68 @@ def test_another_server_is_left_as_it_was(tmp_path: Path, postgres: PostgresServ
 THINGS = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles ORDER BY 1"
 
 
+def test_an_installation_that_the_environment_names_is_not_touched(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = tmp_path / "installation"
+    named = {
+        "PAYMASTER__DATABASE__URL": "postgresql://production.invalid/books",
+        "paymaster__database__owner_url": "postgresql://production.invalid/books",
+        "PAYMASTER__DATABASE__DATA_DIR": str(installation),
+        "PAYMASTER__SECRETS__DIRECTORY": str(installation / "keys"),
+        "PAYMASTER_SECRET__KEK": "not a key",
+        "PAYMASTER_CONFIG": str(installation / "paymaster.toml"),
+    }
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    seen: list[tuple[Settings, dict[str, str]]] = []
+
+    async def look(bench: Bench, _wanted: frozenset[str]) -> Findings:
+        settings = bench.settings(database={"url": postgres.app_dsn("books")})
+        assert open_secrets(settings).kek.current_id()
+        seen.append((settings, dict(os.environ)))
+        return Findings()
+
+    monkeypatch.setattr(command, "FAMILIES", [Family(("post_1000",), look)])
+    assert main(Options(size=TINY, dsn=postgres.owner_dsn("postgres"))) == 0
+    [(settings, environment)] = seen
+    assert settings.database.url == postgres.app_dsn("books")
+    assert settings.database.owner_url is None
+    assert settings.database.data_dir.parts[-2].startswith("paymaster-bench-")
+    assert not named.keys() & environment.keys()
+    assert not installation.exists()
+    assert os.environ["PAYMASTER_SECRET__KEK"] == "not a key"
+
+
+def test_a_folder_of_an_installation_is_refused(tmp_path: Path) -> None:
+    words = ["--data", str(tmp_path / "books"), "bench", "--only", "post_1000"]
+    result = CliRunner().invoke(app, words, env={"PAYMASTER__DATABASE__DATA_DIR": None})
+    assert isinstance(result.exception, Refusal)
+    assert result.exception.slug == "bench-data"
+    assert not (tmp_path / "books").exists()
+
+
+@pytest.mark.parametrize("name", ["missing/report", "."])
+def test_a_report_that_cannot_be_written_is_said_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(command, "open_server", None)
+    for options in (
+        Options(json_path=str(tmp_path / name)),
+        Options(json_path=str(tmp_path / "good"), markdown_path=str(tmp_path / name)),
+    ):
+        with pytest.raises(Refusal, match="file-unwritable"):
+            main(options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_alternative_skips_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     code, report, markdown = measured(tmp_path, "orm")
     [row] = report["rows"]
-    assert (code, row["status"], row["ratio"]) == (0, "skipped", None)
+    assert (code, row["status"], row["value"], row["ratio"]) == (0, "skipped", None, None)
     assert "SQLAlchemy" in row["note"]
     assert "skipped: SQLAlchemy" in markdown
 

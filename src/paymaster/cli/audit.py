@@ -28,6 +28,9 @@ from paymaster.settings import load_settings
 
 app = typer.Typer(help="The hash chain over everything recorded.", no_args_is_help=True)
 
+_GRACE = timedelta(seconds=1)
+"""So that a lease nobody prolongs has run out before we give up."""
+
 Cell = Annotated[int | None, typer.Option(help="Only this cell; 0 for the directory.")]
 
 
@@ -58,27 +61,34 @@ def verify(
         str | None,
         typer.Option(help="Ed25519 key in hex that signed it. Default: that of the secret store."),
     ] = None,
+    no_signature: Annotated[
+        bool, typer.Option("--no-signature", help="Take a head that is not signed as well.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compute every block anew and name the first altered record; exit code 1 if there is one."""
+    if head is None and (public_key is not None or no_signature):
+        raise Refusal("audit-options", "--public-key and --no-signature are about --head.")
+    if public_key is not None and no_signature:
+        raise Refusal("audit-options", "--public-key and --no-signature exclude each other.")
     exported = None if head is None else _read(head)
 
     async def work() -> list[Report]:
         async with _opened() as deps:
-            if exported is not None:
-                _check_signature(deps, exported, public_key)
             places = _places(deps, cell)
             if exported is not None:
-                _check_chains(deps, exported)
+                _check_signature(deps, exported, public_key, unsigned=no_signature)
+                await _check_chains(deps, exported)
             return [await _verify(place, exported, quiet=as_json) for place in places]
 
     reports = asyncio.run(work())
     ok = not any(report.findings for report in reports)
     if as_json:
-        typer.echo(json.dumps({"ok": ok, "chains": [report.wire() for report in reports]}))
+        chains = [{**report.wire(), "head": _compared(report, exported)} for report in reports]
+        typer.echo(json.dumps({"ok": ok, "chains": chains}))
     else:
         for report in reports:
-            _show(report)
+            _show(report, exported)
     if not ok:
         raise typer.Exit(1)
 
@@ -96,12 +106,29 @@ async def _verify(place: Place, exported: Exported | None, *, quiet: bool) -> Re
         return await seal_verify.verify(place, known, progress)
 
 
-def _show(report: Report) -> None:
+def _compared(report: Report, exported: Exported | None) -> dict[str, object] | None:
+    """Which block of the head the chain was held against, if any; for JSON."""
+    known = None if exported is None else exported.of(report.chain)
+    if exported is None or known is None:
+        return None
+    return {"block": known.block, "reached": report.blocks > known.block, "signed": exported.signed}
+
+
+def _show(report: Report, exported: Exported | None) -> None:
     state = "ok" if not report.findings else f"{len(report.findings)} findings"
     typer.echo(
         f"{report.chain}: {report.records} records in {report.blocks} blocks, sealed to seq"
         f" {report.sealed_seq}, {report.unsealed} not sealed yet: {state}"
     )
+    if exported is not None:
+        known = exported.of(report.chain)
+        signed = "signed" if exported.signed else "NOT SIGNED"
+        if known is None:
+            typer.echo(f"  not in the head ({signed}): the chain began later")
+        elif report.blocks > known.block:
+            typer.echo(f"  compared with block {known.block} of the head ({signed})")
+        else:
+            typer.echo(f"  block {known.block} of the head ({signed}) was not reached")
     for found in report.findings:
         seq = "" if found.seq is None else f", seq {found.seq}"
         typer.echo(f"  {found.what} {found.table} ({found.key}) in block {found.block}{seq}")
@@ -109,23 +136,25 @@ def _show(report: Report) -> None:
 
 @app.command("seal")
 def seal_now() -> None:
-    """Seal everything committed so far at once, instead of when its time comes."""
+    """Seal everything committed so far at once, instead of when its time comes.
 
-    async def work() -> list[tuple[str, int]]:
+    While the role relay seals, wait for it, no longer than its lease lasts.
+    """
+
+    async def work() -> None:
         async with _opened() as deps:
-            found: list[tuple[str, int]] = []
             for place in _places(deps, None):
                 length = timedelta(seconds=deps.settings.roles.lease_seconds)
                 sealer = Sealer(place, lease_length=length, interval=timedelta())
-                rows = 0
-                while sealed := await sealer.step():
-                    rows += sealed
-                await sealer.give_up()
-                found.append((seal.chain_of(place), rows))
-            return found
+                try:
+                    rows, reached = await sealer.catch_up(length + _GRACE)
+                finally:
+                    await sealer.give_up()
+                typer.echo(
+                    f"{seal.chain_of(place)}: sealed to seq {reached}, {rows} rows of it now"
+                )
 
-    for chain, rows in asyncio.run(work()):
-        typer.echo(f"{chain}: {rows} rows sealed")
+    asyncio.run(work())
 
 
 @app.command("head")
@@ -137,22 +166,31 @@ def head(
     key: Annotated[str, typer.Option(help="Name of the Ed25519 key.")] = seal_head.SIGNING_KEY,
 ) -> None:
     """Export the heads of all chains, to be kept where no operator of the database can write."""
+    seal_head.checked_key(key)
 
     async def work() -> str:
         async with _opened() as deps:
+            # Before the first look: a chain that begins meanwhile is younger than the head.
+            now = deps.clock.now()
             found: list[Head] = []
             for place in _places(deps, None):
                 name = seal.chain_of(place)
                 newest = await place.read(lambda tx, name=name: seal.head(tx, name))
                 found += [] if newest is None else [newest]
+            if not found:
+                raise Refusal("audit-head-empty", "Nothing is sealed yet: run `audit seal` first.")
             signer = deps.secrets.ed25519 if sign else None
-            return seal_head.export(found, deps.clock.now(), signer, key)
+            return seal_head.export(found, now, signer, key)
 
     document = asyncio.run(work())
     if out is None:
         typer.echo(document)
     else:
-        out.write_text(document + "\n", encoding="utf-8")
+        try:
+            out.write_text(document + "\n", encoding="utf-8")
+        except OSError as error:
+            problem = f"{out} cannot be written: {error.strerror}."
+            raise Refusal("file-unwritable", problem) from error
 
 
 @app.command("public-key")
@@ -160,6 +198,7 @@ def public_key(
     key: Annotated[str, typer.Option(help="Name of the Ed25519 key.")] = seal_head.SIGNING_KEY,
 ) -> None:
     """Print the public keys that verify exported heads, newest first, in hex."""
+    seal_head.checked_key(key)
 
     async def work() -> list[bytes]:
         async with _opened() as deps:
@@ -177,25 +216,49 @@ def _read(file: Path) -> Exported:
     return seal_head.read(text)
 
 
-def _check_signature(deps: Deps, exported: Exported, public_key: str | None) -> None:
-    """Raises Refusal `audit-head-signature` when it is signed by another key, or must be signed."""
+def _check_signature(
+    deps: Deps, exported: Exported, public_key: str | None, *, unsigned: bool
+) -> None:
+    """Raises Refusal `audit-head-signature` when it is signed by another key.
+
+    Raises Refusal `audit-head-unsigned` without a signature, unless `unsigned` ones are taken, and
+    `audit-head-key` when the head names a key of another purpose.
+    """
     keys: Sequence[bytes]
+    if not exported.signed or exported.key_id is None:
+        if unsigned:
+            return
+        raise Refusal(
+            "audit-head-unsigned",
+            "The head is not signed, or its signature was removed. Take a signed copy; with"
+            " --no-signature it is taken as it is.",
+        )
     if public_key is not None:
         try:
             keys = [bytes.fromhex(public_key)]
         except ValueError:
             raise Refusal("audit-head-signature", "A public key is 64 hex digits.") from None
-    elif exported.signature is None or exported.key_id is None:
-        return
     else:
-        keys = deps.secrets.ed25519.public_keys(exported.key_id)
+        keys = deps.secrets.ed25519.public_keys(seal_head.checked_key(exported.key_id))
     if not exported.signed_by(keys):
         raise Refusal("audit-head-signature", "The head is not signed by that key.")
 
 
-def _check_chains(deps: Deps, exported: Exported) -> None:
-    """Raises Refusal `audit-head-chain` for a head of a schema that is not here."""
-    here = {seal.chain_of(place) for place in _places(deps, None)}
-    strangers = sorted({known.chain for known in exported.heads} - here)
+async def _check_chains(deps: Deps, exported: Exported) -> None:
+    """The head names the chains that there were, all of them.
+
+    Raises Refusal `audit-head-chain` for a head of a schema that is not here,
+    `audit-head-incomplete` when a chain is not in the head that had begun when it was made.
+    """
+    places = {seal.chain_of(place): place for place in _places(deps, None)}
+    named = {known.chain for known in exported.heads}
+    strangers = sorted(named - places.keys())
     if strangers:
         raise Refusal("audit-head-chain", f"There is no {', '.join(strangers)} here.")
+    for chain in sorted(places.keys() - named):
+        first = await places[chain].read(lambda tx: seal.load(tx, 0))
+        if first is not None and first.sealed_at <= exported.exported_at:
+            raise Refusal(
+                "audit-head-incomplete",
+                f"The head does not name {chain}, which was sealed before the head was made.",
+            )

@@ -18,6 +18,7 @@ def _told_to_end(number: int, _frame: FrameType | None) -> None:
 
 
 def bench(
+    context: typer.Context,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="A row; may be given several times.")
     ] = None,
@@ -39,6 +40,10 @@ def bench(
     ] = None,
 ) -> None:
     """Run every promise about speed against its limit; exit code 1 when books are wrong."""
+    if context.parent is not None and context.parent.params.get("data") is not None:
+        raise Refusal(
+            "bench-data", "The benchmark has a folder of its own; --data names an installation's."
+        )
     if importlib.util.find_spec("paymaster_bench") is None:
         raise Refusal("bench-missing", "This installation came without the benchmark suite.")
     from paymaster_bench.command import Options, main

@@ -217,6 +217,20 @@ async def _refuse_gap(tx: ReadTx, first: int, last: int) -> None:
         raise Broken("chain-gap", f"Commits are missing between seq {first} and {last}.")
 
 
+async def recorded(tx: ReadTx) -> int:
+    """The seq of everything committed. Raises Broken `chain-gap` when the newest of it is gone."""
+    counted, newest = (
+        await tx.tuples(
+            "SELECT coalesce((SELECT seq FROM head WHERE id = 1), 0),"
+            " coalesce((SELECT max(last_seq) FROM commit), 0)"
+        )
+    )[0]
+    if counted != newest:
+        low, high = sorted((counted, newest))
+        raise Broken("chain-gap", f"Commits are missing between seq {low + 1} and {high}.")
+    return counted
+
+
 async def write(tx: Writes, block: Block) -> None:
     """Store a block; harmless to repeat. Raises Broken `chain-forked` if another is there."""
     await tx.execute(

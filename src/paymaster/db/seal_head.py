@@ -16,12 +16,15 @@ import msgspec
 
 from paymaster.db.seal import Head
 from paymaster.kernel.errors import Refusal
+from paymaster.secrets.generated import LOCAL_KEYS
 from paymaster.secrets.local import verify_ed25519
 from paymaster.secrets.port import Signer
 
 VERSION = 1
 SIGNING_KEY = "audit-head"
 """The signer's key for exported heads, unless another one is named."""
+
+_HASH_BYTES = 32
 
 
 class _Head(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,10 +49,15 @@ class Exported:
     """Heads as they were exported; `signature` is over `message`."""
 
     heads: Sequence[Head]
-    exported_at: str
+    exported_at: datetime
     key_id: str | None
     signature: bytes | None
     message: bytes
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is a signature, by whomever."""
+        return self.signature is not None and self.key_id is not None
 
     def signed_by(self, public_keys: Sequence[bytes]) -> bool:
         """Whether the owner of one of these raw Ed25519 public keys signed it."""
@@ -92,27 +100,53 @@ def export(
 
 
 def read(text: str | bytes) -> Exported:
-    """Read an exported document. Raises Refusal `audit-head-malformed`."""
+    """Read an exported document. Raises Refusal `audit-head-malformed`.
+
+    One without a chain, with a place that no block can have, or with a chain twice is none.
+    """
     try:
         found = msgspec.json.decode(text, type=_Document)
         if found.version != VERSION:
             raise Refusal("audit-head-malformed", f"Version {found.version} is not known here.")
-        heads = [
-            Head(
-                head.chain,
-                head.block,
-                head.format,
-                int(head.last_seq),
-                bytes.fromhex(head.hash),
-                datetime.fromisoformat(head.sealed_at),
-            )
-            for head in found.heads
-        ]
+        heads = [_head(head) for head in found.heads]
+        exported_at = _read_moment(found.exported_at)
         signature = None if found.signature is None else bytes.fromhex(found.signature)
     except (msgspec.DecodeError, ValueError) as error:
         raise Refusal("audit-head-malformed", f"This is no exported head: {error}.") from error
+    if not heads:
+        raise Refusal("audit-head-malformed", "The head names no chain.")
+    if len({head.chain for head in heads}) != len(heads):
+        raise Refusal("audit-head-malformed", "The head names a chain twice.")
     signed = message(msgspec.to_builtins(found))
-    return Exported(heads, found.exported_at, found.key_id, signature, signed)
+    return Exported(heads, exported_at, found.key_id, signature, signed)
+
+
+def checked_key(name: str) -> str:
+    """The name of a key for heads. Raises Refusal `audit-head-key` for a key of another purpose.
+
+    In the environment `-` and `_` are the same, so they are here.
+    """
+    if name.replace("_", "-") in set(LOCAL_KEYS) - {SIGNING_KEY}:
+        raise Refusal("audit-head-key", f"The key {name!r} has another purpose than heads.")
+    return name
+
+
+def _head(head: _Head) -> Head:
+    """Raises ValueError for what cannot be the end of a chain."""
+    last_seq, digest = int(head.last_seq), bytes.fromhex(head.hash)
+    if head.block < 0 or last_seq < 0:
+        raise ValueError(f"block {head.block} with seq {last_seq} of {head.chain} cannot be")
+    if len(digest) != _HASH_BYTES:
+        raise ValueError(f"a hash has {_HASH_BYTES} bytes")
+    sealed_at = _read_moment(head.sealed_at)
+    return Head(head.chain, head.block, head.format, last_seq, digest, sealed_at)
+
+
+def _read_moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no offset")
+    return moment
 
 
 def message(body: Mapping[str, Any]) -> bytes:

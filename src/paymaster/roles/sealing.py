@@ -15,12 +15,14 @@ from paymaster.db import lease, seal
 from paymaster.db.seal import Block, Place, Waiting
 from paymaster.db.tx import Actor, ReadTx, Writes
 from paymaster.kernel.clock import monotonic_seconds
+from paymaster.kernel.errors import Busy
 from paymaster.kernel.ids import new_trace_id
 from paymaster.roles.lanes import Lane
 
 ACTOR = Actor("role:relay")
 NAME = "seal"
 REST_SECONDS_MOST = 5.0
+_LOOK_SECONDS = 0.2
 
 
 class Sealer:
@@ -57,6 +59,37 @@ class Sealer:
             rest = (monotonic_seconds() - started) * (1.0 / self._share - 1.0)
             await asyncio.sleep(min(rest, REST_SECONDS_MOST))
         return block.records + 1
+
+    async def catch_up(self, patience: timedelta) -> tuple[int, int]:
+        """Seal all that is committed by now; how many rows were sealed here, and the seq reached.
+
+        While another process seals this schema, it is waited for: until it has done so, or its
+        lease has run out. Raises Busy `seal-busy` when neither happens within `patience`, and what
+        `step` raises; `chain-gap` without waiting.
+        """
+        target = await self._place.read(seal.recorded)
+        until = monotonic_seconds() + patience.total_seconds()
+        rows, waited = 0, False
+        while True:
+            sealed = await self.step()
+            rows += sealed
+            newest = await self._place.read(lambda tx: seal.head(tx, self._chain))
+            if newest is not None and newest.last_seq >= target:
+                return rows, newest.last_seq
+            if sealed:
+                continue
+            if not waited:
+                # The leader may have stopped at a gap; making the block here shows it.
+                await self._place.read(self._make)
+            elif monotonic_seconds() >= until:
+                reached = 0 if newest is None else newest.last_seq
+                raise Busy(
+                    "seal-busy",
+                    f"Another process seals {self._chain}; it reached seq {reached} of {target}."
+                    " Try again, or look at the lane of the role relay.",
+                )
+            waited = True
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _due(self, found: Waiting, now: datetime) -> bool:
         if found.after is None:
