@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import islice
 from typing import Any, LiteralString, TypeVar
 
 from psycopg import AsyncConnection, errors
@@ -19,6 +20,8 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from paymaster.kernel.errors import Broken
+
+_LINES_AT_ONCE = 250
 
 T = TypeVar("T")
 Params = Sequence[Any] | dict[str, Any] | None
@@ -142,8 +145,11 @@ class Writes(ReadTx):
         self, sql: LiteralString, lines: Iterable[str], meanwhile: Callable[[], T]
     ) -> T:
         """As `copy`; `meanwhile` is called while the database is busy with the lines."""
+        rest = iter(lines)
         async with self._connection.cursor() as cursor, cursor.copy(sql) as target:
-            await target.write("".join(lines))
+            # In pieces: the database works on one while the next is made.
+            while piece := "".join(islice(rest, _LINES_AT_ONCE)):
+                await target.write(piece)
             return meanwhile()
 
     def pipeline(self) -> AbstractAsyncContextManager[object]:

@@ -137,12 +137,7 @@ _APPLY: LiteralString = (
         balance = a.balance + CASE WHEN """
     + _FITS
     + """ THEN u.incoming - u.outgoing ELSE 0 END,
-        postings = a.postings + CASE WHEN """
-    + _FITS
-    + """ THEN u.postings ELSE 0 END,
-        last_posting_id = CASE WHEN """
-    + _FITS
-    + """ THEN u.last ELSE a.last_posting_id END
+        postings = a.postings + u.postings, last_posting_id = u.last
     FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[],
         %s::bigint[]) WITH ORDINALITY
         AS u (kind, owner_id, asset, outgoing, incoming, postings, last, place)

@@ -5,7 +5,7 @@ A small batch is one statement. From some dozens of rows on COPY is quicker, by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, Final, NamedTuple
 
@@ -126,18 +126,16 @@ async def _mark(tx: CellTx, marks: Sequence[_Mark], late: Sequence[_Late]) -> No
         )
 
 
-def _entry_lines(tx: CellTx, rows: Sequence[EntryRow]) -> list[str]:
+def _entry_lines(tx: CellTx, rows: Sequence[EntryRow]) -> Iterator[str]:
     commit_id, own_trace = tx.commit_id, copying.text(tx.trace_id)
-    lines: list[str] = []
     for entry, digest, ordinal, postings, effective, first, last in rows:
         trace = copying.text(entry.trace_id) if entry.trace_id else own_trace
-        lines.append(
+        yield (
             f"{entry.id}\t{entry.kind}\t{entry.recipe_version}\t{copying.text(entry.subject)}\t"
             f"{copying.hexadecimal(digest)}\t{copying.json(entry.evidence)}\t"
             f"{entry.reverses_id or NULL}\t{trace}\t{commit_id}\t{ordinal}\t{postings}\t"
             f"{effective.line}\t{first or NULL}\t{last or NULL}\n"
         )
-    return lines
 
 
 def _posting_lines(rows: Sequence[PostingRow]) -> list[str]:
