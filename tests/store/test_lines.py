@@ -43,7 +43,7 @@ async def test_lines_make_the_same_rows_as_messages(world: World) -> None:
     async def both(tx: CellTx) -> None:
         await outbox.put(tx, [outbox.Message("odd", "key", each) for each in payloads])
         await outbox_lines.put(
-            tx, [Line("odd", "key", msgspec.json.encode(each)) for each in payloads]
+            tx, [Line("odd", "key", msgspec.json.encode(each).decode()) for each in payloads]
         )
 
     await world.run(both)
