@@ -92,7 +92,7 @@ class Server:
 
 def _posted_meanwhile(error: psycopg.Error) -> bool:
     """Another transaction has just posted an entry of this id: run again, that one is seen then."""
-    return re.fullmatch(r"entry_p\d+_pkey", error.diag.constraint_name or "") is not None
+    return re.fullmatch(r"entry_p\d+_pkey\d*", error.diag.constraint_name or "") is not None
 
 
 async def _roll_back(connection: AsyncConnection[Any]) -> None:
