@@ -10,7 +10,7 @@ READY = .venv/.ready
 PYTEST = $(BIN)/python -W error -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help demo bench test test-long check lint types contracts tidy docs lock clean
+.PHONY: help demo bench services test test-long check lint types contracts tidy docs lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,9 @@ demo: $(READY)  ## Run everything on this machine against the sandbox (ARGS=...)
 
 bench: $(READY)  ## Measure every promise about speed on this machine (ARGS="--quick --only saga")
 	$(BIN)/paymaster bench $(ARGS)
+
+services:  ## Install what some tests need from Debian (root only); without it they are skipped
+	tools/set-up-services
 
 test: $(READY)  ## Run the tests (ARGS="tests/unit -k money")
 	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope -m "not long" $(ARGS)
