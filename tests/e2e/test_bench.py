@@ -33,6 +33,7 @@ from paymaster_bench.server import BenchServer
 PROMISED = {
     "post_1000", "post_100", "post_8000", "post_hot", "post_mixed", "single_256",
     "hold_capture_256", "request_512", "request_http", "saga", "intake", "growth", "orm",
+    "history_page",
 }  # fmt: skip
 FIELDS = {"name", "value", "unit", "reference", "reference_value", "ratio"}
 
@@ -81,6 +82,7 @@ def test_posting_is_reported_with_its_machine_and_its_checks(tmp_path: Path) -> 
 @pytest.mark.timeout(600)
 def test_single_calls_requests_and_growth(tmp_path: Path) -> None:
     wanted = ["single_256", "hold_capture_256", "request_512", "request_512_p99", "growth", "orm"]
+    wanted += ["history_page", "history_middle", "balance_as_of"]
     code, report, _ = measured(tmp_path, *wanted)
     rows = rows_of(report)
     assert (code, set(rows)) == (0, set(wanted)), report["checks"]

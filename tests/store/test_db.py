@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 
@@ -210,3 +211,22 @@ async def test_a_cancelled_caller_leaves_no_transaction_behind(world: World) -> 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await world.run(lambda tx: idempotency.begin(tx, key)) is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    first: int
+    second: int
+    third: int = 3
+
+
+async def test_columns_go_to_the_fields_of_their_names_in_whatever_order(world: World) -> None:
+    async def both(tx):
+        same = await tx.fetch("SELECT 1 AS first, 2 AS second, 4 AS third", None, _Numbers)
+        other = await tx.fetch("SELECT 4 AS third, 2 AS second, 1 AS first", None, _Numbers)
+        fewer = await tx.fetch("SELECT 2 AS second, 1 AS first", None, _Numbers)
+        return same, other, fewer
+
+    same, other, fewer = await world.read(both)
+    assert same == other == [_Numbers(1, 2, 4)]
+    assert fewer == [_Numbers(1, 2)]

@@ -16,9 +16,9 @@ from itertools import islice
 from typing import Any, LiteralString, TypeVar
 
 from psycopg import AsyncConnection, errors
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from paymaster.db.rows import rows_as
 from paymaster.kernel.errors import Broken
 
 _LINES_AT_ONCE = 250
@@ -29,10 +29,16 @@ Params = Sequence[Any] | dict[str, Any] | None
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something: `name` such as `key:pk_test_1a2b` or `role:dispatch`, and from where."""
+    """Who does something: `name` such as `key:pk_test_1a2b` or `role:dispatch`, and from where.
+
+    `environment_id` is written to the audit of the directory, which all environments share;
+    `reason` to acts that name none of their own.
+    """
 
     name: str
     origin: str | None = None
+    environment_id: int | None = None
+    reason: str | None = None
 
 
 class ReadTx:
@@ -44,7 +50,7 @@ class ReadTx:
 
     async def fetch(self, sql: LiteralString, params: Params, row: type[T]) -> list[T]:
         """All rows, each as a `row`."""
-        async with self._connection.cursor(row_factory=class_row(row)) as cursor:
+        async with self._connection.cursor(row_factory=rows_as(row)) as cursor:
             await cursor.execute(sql, params)
             return await cursor.fetchall()
 

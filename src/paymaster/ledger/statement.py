@@ -104,20 +104,12 @@ async def _walk(
     return await tx.fetch(
         """
         WITH RECURSIVE walk AS (
-            SELECT a.id AS account_id, 1 AS depth, p.id, p.entry_id,
-                CASE WHEN a.id = p.source_id THEN p.destination_id ELSE p.source_id END AS other,
-                CASE WHEN a.id = p.source_id THEN p.source_number
-                     ELSE p.destination_number END AS number,
-                CASE WHEN a.id = p.source_id THEN -p.amount ELSE p.amount END AS amount,
-                CASE WHEN a.id = p.source_id THEN p.source_balance
-                     ELSE p.destination_balance END AS balance,
-                CASE WHEN a.id = p.source_id THEN p.source_previous
-                     ELSE p.destination_previous END AS previous_id
+            SELECT a.id AS account_id, 0 AS depth, NULL::bigint AS id, NULL::bigint AS entry_id,
+                NULL::bigint AS other, NULL::bigint AS number, NULL::bigint AS amount,
+                NULL::bigint AS balance,
+                coalesce(%(start)s::bigint, a.last_posting_id) AS previous_id
             FROM account a
-            CROSS JOIN (SELECT %(start)s::bigint AS id OFFSET 0) s
-            JOIN posting p ON p.id = coalesce(s.id, a.last_posting_id)
             WHERE a.kind = %(kind)s AND a.owner_id = %(owner)s AND a.asset = %(asset)s
-                AND a.id IN (p.source_id, p.destination_id)
             UNION ALL
             SELECT w.account_id, w.depth + 1, p.id, p.entry_id,
                 CASE WHEN w.account_id = p.source_id THEN p.destination_id ELSE p.source_id END,
@@ -129,7 +121,7 @@ async def _walk(
                 CASE WHEN w.account_id = p.source_id THEN p.source_previous
                      ELSE p.destination_previous END
             FROM walk w JOIN posting p ON p.id = w.previous_id
-            WHERE w.depth < %(limit)s
+            WHERE w.depth < %(limit)s AND w.account_id IN (p.source_id, p.destination_id)
         )
         SELECT w.id AS posting_id, w.entry_id, e.kind, e.subject, o.kind AS counter_kind,
             o.owner_id AS counter_owner_id, w.number, w.amount, w.balance, e.effective_at,
@@ -256,20 +248,7 @@ class _Stood:
 async def _stood(tx: ReadTx, account: Account, at: datetime) -> _Stood:
     if at > tx.now:
         raise Refusal("as-of-future", "Balances are known up to now only.")
-    # The statements below are planned once: with the parameters known, planning would take five
-    # times as long as the search (measured).
-    rows = await tx.tuples(
-        """
-        SELECT r.through, a.id, a.balance, a.postings, a.last_posting_id
-        FROM (
-            SELECT max(recorded_through) AS through,
-                set_config('plan_cache_mode', 'force_generic_plan', true) FROM archive
-        ) r
-        LEFT JOIN account a ON a.kind = %s AND a.owner_id = %s AND a.asset = %s
-        """,
-        tuple(account),
-    )
-    archived, account_id, balance, postings, newest = rows[0]
+    archived, account_id, balance, newest, marked = await _located(tx, account, at)
     if archived is not None and at < archived:
         raise Refusal(
             "as-of-archived",
@@ -277,7 +256,7 @@ async def _stood(tx: ReadTx, account: Account, at: datetime) -> _Stood:
         )
     if account_id is None:
         return _Stood(0, 0, None, None)
-    start = await _mark_after(tx, account_id, postings // STRIDE, at) or newest
+    start = marked or newest
     after: _Step | None = None
     while start is not None:
         steps = await _steps(tx, account_id, start, at)
@@ -289,71 +268,29 @@ async def _stood(tx: ReadTx, account: Account, at: datetime) -> _Stood:
     return _Stood(account_id, balance, None, after)
 
 
-async def _steps(tx: ReadTx, account_id: int, start: int, at: datetime) -> list[_Step]:
-    """Walk back from `start` to the first posting recorded by the moment.
+async def _located(tx: ReadTx, account: Account, at: datetime) -> tuple[Any, ...]:
+    """Where to begin the walk back to a moment.
 
-    At most `PAGE_LIMIT` steps; the last two of them, the older one last.
+    How far the archive reaches; the account's id, balance and newest posting; its oldest marked
+    posting that was recorded after the moment, None when no mark was. The marks are searched by
+    halves: a missing one counts as older, which is true of archived ones and makes the walk longer
+    for others.
     """
-    found = await tx.fetch(
+    rows = await tx.tuples(
         """
-        WITH RECURSIVE walk AS (
-            SELECT 1 AS depth, l.*, e.commit_id, e.effective_at, c.recorded_at
-            FROM posting p
-            CROSS JOIN LATERAL (
-                SELECT p.id AS posting_id, p.source_number AS number, -p.amount AS amount,
-                    p.source_balance AS balance, p.source_previous AS previous_id
-                WHERE p.source_id = %(account)s
-                UNION ALL
-                SELECT p.id, p.destination_number, p.amount, p.destination_balance,
-                    p.destination_previous
-                WHERE p.destination_id = %(account)s
-            ) l
-            JOIN entry e ON e.id = p.entry_id
-            JOIN commit c ON c.id = e.commit_id
-            WHERE p.id = %(start)s
+        WITH RECURSIVE found AS (
+            SELECT id, balance, postings, last_posting_id FROM account
+            WHERE kind = %(kind)s AND owner_id = %(owner)s AND asset = %(asset)s
+        ), seek AS (
+            SELECT id, 0::bigint AS low, postings / %(stride)s + 1 AS high,
+                NULL::bigint AS posting_id
+            FROM found
             UNION ALL
-            SELECT w.depth + 1, l.*, e.commit_id, e.effective_at, c.recorded_at
-            FROM walk w
-            JOIN posting p ON p.id = w.previous_id
-            CROSS JOIN LATERAL (
-                SELECT p.id AS posting_id, p.source_number AS number, -p.amount AS amount,
-                    p.source_balance AS balance, p.source_previous AS previous_id
-                WHERE p.source_id = %(account)s
-                UNION ALL
-                SELECT p.id, p.destination_number, p.amount, p.destination_balance,
-                    p.destination_previous
-                WHERE p.destination_id = %(account)s
-            ) l
-            JOIN entry e ON e.id = p.entry_id
-            JOIN commit c ON c.id = e.commit_id
-            WHERE w.recorded_at > %(at)s AND w.depth < %(limit)s
-        )
-        SELECT commit_id, posting_id, number, amount, balance, effective_at, recorded_at,
-            previous_id
-        FROM walk ORDER BY depth DESC LIMIT 2
-        """,
-        {"account": account_id, "start": start, "at": at, "limit": PAGE_LIMIT},
-        _Step,
-    )
-    return found[::-1]
-
-
-async def _mark_after(tx: ReadTx, account_id: int, marks: int, at: datetime) -> int | None:
-    """The oldest marked posting that was recorded after the moment; None when no mark was.
-
-    A search by halves. A missing mark counts as older, which is true of archived ones and makes
-    the walk longer for others.
-    """
-    return await tx.value(
-        """
-        WITH RECURSIVE seek AS (
-            SELECT 0::bigint AS low, %(marks)s::bigint + 1 AS high, NULL::bigint AS posting_id
-            UNION ALL
-            SELECT CASE WHEN k.later THEN s.low ELSE s.middle END,
+            SELECT s.id, CASE WHEN k.later THEN s.low ELSE s.middle END,
                 CASE WHEN k.later THEN s.middle ELSE s.high END,
                 CASE WHEN k.later THEN k.posting_id ELSE s.posting_id END
             FROM (
-                SELECT low, high, posting_id, (low + high) / 2 AS middle FROM seek
+                SELECT id, low, high, posting_id, (low + high) / 2 AS middle FROM seek
                 WHERE high - low > 1
             ) s
             LEFT JOIN LATERAL (
@@ -362,10 +299,58 @@ async def _mark_after(tx: ReadTx, account_id: int, marks: int, at: datetime) -> 
                 JOIN posting p ON p.id = m.posting_id
                 JOIN entry e ON e.id = p.entry_id
                 JOIN commit c ON c.id = e.commit_id
-                WHERE m.account_id = %(account)s AND m.number = s.middle * %(stride)s
+                WHERE m.account_id = s.id AND m.number = s.middle * %(stride)s
             ) k ON true
         )
-        SELECT posting_id FROM seek ORDER BY high - low LIMIT 1
+        SELECT r.through, f.id, f.balance, f.last_posting_id,
+            (SELECT posting_id FROM seek ORDER BY high - low LIMIT 1)
+        FROM (SELECT max(recorded_through) AS through FROM archive) r LEFT JOIN found f ON true
         """,
-        {"marks": marks, "at": at, "account": account_id, "stride": STRIDE},
+        {
+            "kind": account.kind,
+            "owner": account.owner_id,
+            "asset": account.asset,
+            "at": at,
+            "stride": STRIDE,
+        },
     )
+    return rows[0]
+
+
+async def _steps(tx: ReadTx, account_id: int, start: int, at: datetime) -> list[_Step]:
+    """Walk back from `start` to the first posting recorded by the moment.
+
+    At most `PAGE_LIMIT` steps; the last two of them, the older one last.
+    """
+    found = await tx.fetch(
+        """
+        WITH RECURSIVE walk AS (
+            SELECT 0 AS depth, NULL::bigint AS commit_id, NULL::bigint AS posting_id,
+                NULL::bigint AS number, NULL::bigint AS amount, NULL::bigint AS balance,
+                NULL::timestamptz AS effective_at, NULL::timestamptz AS recorded_at,
+                %(start)s::bigint AS previous_id
+            UNION ALL
+            SELECT w.depth + 1, e.commit_id, p.id,
+                CASE WHEN p.source_id = %(account)s THEN p.source_number
+                     ELSE p.destination_number END,
+                CASE WHEN p.source_id = %(account)s THEN -p.amount ELSE p.amount END,
+                CASE WHEN p.source_id = %(account)s THEN p.source_balance
+                     ELSE p.destination_balance END,
+                e.effective_at, c.recorded_at,
+                CASE WHEN p.source_id = %(account)s THEN p.source_previous
+                     ELSE p.destination_previous END
+            FROM walk w
+            JOIN posting p ON p.id = w.previous_id
+            JOIN entry e ON e.id = p.entry_id
+            JOIN commit c ON c.id = e.commit_id
+            WHERE (w.recorded_at IS NULL OR w.recorded_at > %(at)s) AND w.depth < %(limit)s
+                AND %(account)s IN (p.source_id, p.destination_id)
+        )
+        SELECT commit_id, posting_id, number, amount, balance, effective_at, recorded_at,
+            previous_id
+        FROM walk WHERE depth > 0 ORDER BY depth DESC LIMIT 2
+        """,
+        {"account": account_id, "start": start, "at": at, "limit": PAGE_LIMIT},
+        _Step,
+    )
+    return found[::-1]
