@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 
 from paymaster.db.tx import ReadTx
 from paymaster.kernel.clock import rfc3339
@@ -223,10 +223,16 @@ async def _together(tx: ReadTx, params: dict[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A posting on the way back to a moment."""
+    """A posting on the way back to a moment; without one (`posting_id` None) the account alone.
 
+    `archived` tells how far the archive reaches, `now` what the account holds.
+    """
+
+    archived: datetime | None
+    account_id: int | None
+    now: int | None
+    posting_id: int | None
     commit_id: int
-    posting_id: int
     number: int
     amount: int
     balance: int
@@ -248,109 +254,107 @@ class _Stood:
 async def _stood(tx: ReadTx, account: Account, at: datetime) -> _Stood:
     if at > tx.now:
         raise Refusal("as-of-future", "Balances are known up to now only.")
-    archived, account_id, balance, newest, marked = await _located(tx, account, at)
+    steps = await _steps(tx, account, at, None)
+    archived, account_id, balance = steps[0].archived, steps[0].account_id, steps[0].now
     if archived is not None and at < archived:
         raise Refusal(
             "as-of-archived",
             f"The books before {rfc3339(archived)} are archived; ask the archive's file.",
         )
-    if account_id is None:
+    if account_id is None or balance is None:
         return _Stood(0, 0, None, None)
-    start = marked or newest
     after: _Step | None = None
-    while start is not None:
-        steps = await _steps(tx, account_id, start, at)
+    while True:
         for step in steps:
+            if step.posting_id is None:
+                return _Stood(account_id, balance, None, after)
             if step.recorded_at <= at:
                 return _Stood(account_id, step.balance, step.posting_id, after)
             balance, after = step.balance - step.amount, step
-        start = steps[-1].previous_id if steps else None
-    return _Stood(account_id, balance, None, after)
+        if after is None or after.previous_id is None:
+            return _Stood(account_id, balance, None, after)
+        steps = await _steps(tx, account, at, after.previous_id)
 
 
-async def _located(tx: ReadTx, account: Account, at: datetime) -> tuple[Any, ...]:
-    """Where to begin the walk back to a moment.
+_BACK: LiteralString = """
+    WITH RECURSIVE found AS (
+        SELECT id, balance, postings, last_posting_id FROM account
+        WHERE kind = %(kind)s AND owner_id = %(owner)s AND asset = %(asset)s
+    ), seek AS (
+        SELECT id, 0::bigint AS low, postings / %(stride)s + 1 AS high,
+            NULL::bigint AS posting_id
+        FROM found
+        UNION ALL
+        SELECT s.id, CASE WHEN k.later THEN s.low ELSE s.middle END,
+            CASE WHEN k.later THEN s.middle ELSE s.high END,
+            CASE WHEN k.later THEN k.posting_id ELSE s.posting_id END
+        FROM (
+            SELECT id, low, high, posting_id, (low + high) / 2 AS middle FROM seek
+            WHERE high - low > 1 AND %(start)s::bigint IS NULL
+        ) s
+        LEFT JOIN LATERAL (
+            SELECT m.posting_id, c.recorded_at > %(at)s AS later
+            FROM account_mark m
+            JOIN posting p ON p.id = m.posting_id
+            JOIN entry e ON e.id = p.entry_id
+            JOIN commit c ON c.id = e.commit_id
+            WHERE m.account_id = s.id AND m.number = s.middle * %(stride)s
+        ) k ON true
+    ), walk AS (
+        SELECT f.id AS account_id, 0 AS depth, NULL::bigint AS posting_id,
+            NULL::bigint AS commit_id, NULL::bigint AS number, NULL::bigint AS amount,
+            NULL::bigint AS balance, NULL::timestamptz AS effective_at,
+            NULL::timestamptz AS recorded_at,
+            coalesce(%(start)s::bigint,
+                (SELECT posting_id FROM seek ORDER BY high - low LIMIT 1),
+                f.last_posting_id) AS previous_id
+        FROM found f
+        UNION ALL
+        SELECT w.account_id, w.depth + 1, p.id, e.commit_id,
+            CASE WHEN p.source_id = w.account_id THEN p.source_number
+                 ELSE p.destination_number END,
+            CASE WHEN p.source_id = w.account_id THEN -p.amount ELSE p.amount END,
+            CASE WHEN p.source_id = w.account_id THEN p.source_balance
+                 ELSE p.destination_balance END,
+            e.effective_at, c.recorded_at,
+            CASE WHEN p.source_id = w.account_id THEN p.source_previous
+                 ELSE p.destination_previous END
+        FROM walk w
+        JOIN posting p ON p.id = w.previous_id
+        JOIN entry e ON e.id = p.entry_id
+        JOIN commit c ON c.id = e.commit_id
+        WHERE (w.recorded_at IS NULL OR w.recorded_at > %(at)s) AND w.depth < %(limit)s
+            AND w.account_id IN (p.source_id, p.destination_id)
+    )
+    SELECT r.through AS archived, f.id AS account_id, f.balance AS now, w.posting_id,
+        w.commit_id, w.number, w.amount, w.balance, w.effective_at, w.recorded_at,
+        w.previous_id
+    FROM (SELECT max(recorded_through) AS through FROM archive) r
+    LEFT JOIN found f ON true
+    LEFT JOIN walk w ON w.depth > 0
+    ORDER BY w.depth DESC LIMIT 2
+"""
 
-    How far the archive reaches; the account's id, balance and newest posting; its oldest marked
-    posting that was recorded after the moment, None when no mark was. The marks are searched by
-    halves: a missing one counts as older, which is true of archived ones and makes the walk longer
-    for others.
+
+async def _steps(tx: ReadTx, account: Account, at: datetime, start: int | None) -> list[_Step]:
+    """Walk back to the first posting recorded by the moment, at most `PAGE_LIMIT` steps.
+
+    The last two of them, the older one last; at least one row. Without a `start` the walk begins at
+    the oldest marked posting that was recorded after the moment, or at the newest posting. Marks
+    are searched by halves: a missing one counts as older, which is true of archived ones and makes
+    the walk longer for others.
     """
-    rows = await tx.tuples(
-        """
-        WITH RECURSIVE found AS (
-            SELECT id, balance, postings, last_posting_id FROM account
-            WHERE kind = %(kind)s AND owner_id = %(owner)s AND asset = %(asset)s
-        ), seek AS (
-            SELECT id, 0::bigint AS low, postings / %(stride)s + 1 AS high,
-                NULL::bigint AS posting_id
-            FROM found
-            UNION ALL
-            SELECT s.id, CASE WHEN k.later THEN s.low ELSE s.middle END,
-                CASE WHEN k.later THEN s.middle ELSE s.high END,
-                CASE WHEN k.later THEN k.posting_id ELSE s.posting_id END
-            FROM (
-                SELECT id, low, high, posting_id, (low + high) / 2 AS middle FROM seek
-                WHERE high - low > 1
-            ) s
-            LEFT JOIN LATERAL (
-                SELECT m.posting_id, c.recorded_at > %(at)s AS later
-                FROM account_mark m
-                JOIN posting p ON p.id = m.posting_id
-                JOIN entry e ON e.id = p.entry_id
-                JOIN commit c ON c.id = e.commit_id
-                WHERE m.account_id = s.id AND m.number = s.middle * %(stride)s
-            ) k ON true
-        )
-        SELECT r.through, f.id, f.balance, f.last_posting_id,
-            (SELECT posting_id FROM seek ORDER BY high - low LIMIT 1)
-        FROM (SELECT max(recorded_through) AS through FROM archive) r LEFT JOIN found f ON true
-        """,
+    found = await tx.fetch(
+        _BACK,
         {
             "kind": account.kind,
             "owner": account.owner_id,
             "asset": account.asset,
-            "at": at,
             "stride": STRIDE,
+            "start": start,
+            "at": at,
+            "limit": PAGE_LIMIT,
         },
-    )
-    return rows[0]
-
-
-async def _steps(tx: ReadTx, account_id: int, start: int, at: datetime) -> list[_Step]:
-    """Walk back from `start` to the first posting recorded by the moment.
-
-    At most `PAGE_LIMIT` steps; the last two of them, the older one last.
-    """
-    found = await tx.fetch(
-        """
-        WITH RECURSIVE walk AS (
-            SELECT 0 AS depth, NULL::bigint AS commit_id, NULL::bigint AS posting_id,
-                NULL::bigint AS number, NULL::bigint AS amount, NULL::bigint AS balance,
-                NULL::timestamptz AS effective_at, NULL::timestamptz AS recorded_at,
-                %(start)s::bigint AS previous_id
-            UNION ALL
-            SELECT w.depth + 1, e.commit_id, p.id,
-                CASE WHEN p.source_id = %(account)s THEN p.source_number
-                     ELSE p.destination_number END,
-                CASE WHEN p.source_id = %(account)s THEN -p.amount ELSE p.amount END,
-                CASE WHEN p.source_id = %(account)s THEN p.source_balance
-                     ELSE p.destination_balance END,
-                e.effective_at, c.recorded_at,
-                CASE WHEN p.source_id = %(account)s THEN p.source_previous
-                     ELSE p.destination_previous END
-            FROM walk w
-            JOIN posting p ON p.id = w.previous_id
-            JOIN entry e ON e.id = p.entry_id
-            JOIN commit c ON c.id = e.commit_id
-            WHERE (w.recorded_at IS NULL OR w.recorded_at > %(at)s) AND w.depth < %(limit)s
-                AND %(account)s IN (p.source_id, p.destination_id)
-        )
-        SELECT commit_id, posting_id, number, amount, balance, effective_at, recorded_at,
-            previous_id
-        FROM walk WHERE depth > 0 ORDER BY depth DESC LIMIT 2
-        """,
-        {"account": account_id, "start": start, "at": at, "limit": PAGE_LIMIT},
         _Step,
     )
     return found[::-1]
