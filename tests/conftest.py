@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.oidc_provider import oidc_provider  # noqa: F401 - a fixture for all
 
 from paymaster.db.embedded import APP_ROLE, EmbeddedPostgres
 

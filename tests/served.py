@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from starlette.types import ASGIApp
-from tests.world import ACTOR, PostgresServer, World, make_world
+from tests.world import ACTOR, START, PostgresServer, World, legal_moves, make_world
 
 from paymaster.api.app import build_api, build_hooks
 from paymaster.compose import Deps
 from paymaster.db.cells import Databases
+from paymaster.db.migrate import migrate
 from paymaster.db.tx import CellTx, ControlTx
 from paymaster.kernel.clock import Clock
 from paymaster.kernel.ids import parse_text_id
@@ -103,6 +105,29 @@ class Served:
         return problem
 
 
+async def add_environment(
+    served: Served, environment_id: int = 2, tenant: str = "other", mode: str = "test"
+) -> int:
+    """Another environment in the same installation, with a cell of its number as its treasury."""
+    world = served.world
+    role = psycopg.conninfo.conninfo_to_dict(world.dbs._servers["main"]._pool.conninfo)["user"]
+    schema = f"cell_{environment_id}"
+    moves = legal_moves()
+    migrate(world.owner_dsn, schema, "cell", app_role=str(role), now=START, legal_moves=moves)
+    with psycopg.connect(world.owner_dsn, autocommit=True) as connection:
+        connection.execute("SET search_path TO control")
+        connection.execute(
+            "INSERT INTO environment VALUES (%s, %s, %s, 'UTC', %s)",
+            (environment_id, tenant, mode, START),
+        )
+        connection.execute(
+            "INSERT INTO cell VALUES (%s, %s, 'main', %s, true, true, %s)",
+            (environment_id, environment_id, schema, START),
+        )
+    await world.dbs.refresh()
+    return environment_id
+
+
 async def earner(served: Served, name: str = "anna", amount: str = "20.00") -> dict[str, Any]:
     """A user who has earned `amount` EUR and has an IBAN to be paid to; the destination."""
     user = await served.ok("PUT", f"/v1/users/{name}", {})
@@ -144,8 +169,12 @@ async def serve(
         httpx.AsyncClient(trust_env=False) as http,
     ):
         deps = make_deps(make_settings(folder, **groups), world.dbs, world.clock, http)
-        api = build_api(deps)
-        async with client(api) as caller, client(build_hooks(deps)) as hooks:
+        api, inbound = build_api(deps), build_hooks(deps)
+        async with client(api) as caller, client(inbound) as hooks:
             served = Served(world, deps, api, caller, hooks)
             caller.headers["Authorization"] = f"Bearer {await served.key()}"
-            yield served
+            try:
+                yield served
+            finally:
+                await api.close()
+                await inbound.close()

@@ -26,6 +26,7 @@ from paymaster.reconcile.match import Progress
 from paymaster.secrets.local import Ed25519Signer, HmacSigner, LocalKek
 from paymaster.secrets.port import SecretVersion
 from paymaster.secrets.sealing import Sealer
+from paymaster.secrets.signers import Signers
 
 BANK = RailAccount(7, "bank", "iso20022", "EUR", {"iban": "DE02120300000000202051"})
 WALLET = RailAccount(8, "wallet", "sandbox_wallet", "EUR", {})
@@ -61,6 +62,10 @@ class Office:
     @property
     def signer(self) -> Ed25519Signer:
         return Ed25519Signer(self.keys)
+
+    @property
+    def signers(self) -> Signers:
+        return Signers(self.signer)
 
     @property
     def cells(self) -> frozenset[int]:

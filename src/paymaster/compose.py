@@ -20,7 +20,7 @@ from paymaster.rails.deps import RailDeps
 from paymaster.rails.http import new_client
 from paymaster.rails.registry import Registry
 from paymaster.secrets.generated import ensure_generated
-from paymaster.secrets.opening import Secrets, open_secrets, secrets_directory
+from paymaster.secrets.opening import Secrets, makes_keys, open_secrets, secrets_directory
 from paymaster.settings import Settings
 from paymaster.withdraw.machine import WITHDRAWAL
 
@@ -47,25 +47,33 @@ def legal_moves() -> list[tuple[str, str, str, str]]:
 
 
 @asynccontextmanager
-async def build(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Deps]:
-    """Open everything, and close it again. The database servers must run and be migrated."""
+async def build(
+    settings: Settings, clock: Clock | None = None, *, role: str = "cli"
+) -> AsyncGenerator[Deps]:
+    """Open everything, and close it again. The database servers must run and be migrated.
+
+    `role` names the process to its peers.
+    """
     clock = clock or WallClock()
-    if "file" in settings.secrets.stores:
+    if makes_keys(settings):
         ensure_generated(secrets_directory(settings))
     secrets = open_secrets(settings)
-    http = new_client()
+    providers = settings.providers
+    http = new_client(ca=providers.ca, tls_1_2_hosts=providers.tls_1_2_hosts)
     dbs = Databases(
-        app_dsns(settings),
+        app_dsns(settings, role),
         clock,
         connections=settings.database.pool_size,
         statement_seconds=settings.database.statement_timeout_seconds,
     )
+    metrics = Metrics()
     try:
-        await dbs.open()
-        rail_deps = RailDeps(http=http, secret=secrets.text, clock=clock)
-        registry = Registry.installed()
-        rails = {name: registry.build(name, rail_deps) for name in registry.names()}
-        yield Deps(settings, clock, dbs, secrets, rails, http, Metrics())
+        async with secrets.kept(metrics):
+            await dbs.open()
+            rail_deps = RailDeps(http=http, secret=secrets.text, clock=clock)
+            registry = Registry.installed()
+            rails = {name: registry.build(name, rail_deps) for name in registry.names()}
+            yield Deps(settings, clock, dbs, secrets, rails, http, metrics)
     finally:
         await dbs.close()
         await http.aclose()

@@ -6,6 +6,7 @@ Everything here is idempotent and uses the owner's rights; no running role needs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import psycopg
 from psycopg import sql
@@ -20,7 +21,7 @@ from paymaster.kernel.clock import Clock, milliseconds
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import MAX_CELL, IdMaker, milliseconds_of, new_trace_id
 from paymaster.secrets.generated import ensure_generated
-from paymaster.secrets.opening import secrets_directory
+from paymaster.secrets.opening import makes_keys, secrets_directory
 from paymaster.settings import Settings
 
 
@@ -34,7 +35,7 @@ class NewCell:
 
 def start_embedded(settings: Settings) -> list[str]:
     """Start (or attach to) the embedded servers; returns their names."""
-    if "file" in settings.secrets.stores:
+    if makes_keys(settings):
         ensure_generated(secrets_directory(settings))
     servers = embedded(settings)
     for server in servers.values():
@@ -196,8 +197,8 @@ def _commit(
     )
 
 
-def ensure_partitions(settings: Settings, clock: Clock) -> list[str]:
-    """Make missing monthly partitions in every cell."""
+def ensure_partitions(settings: Settings, clock: Clock, until: datetime | None = None) -> list[str]:
+    """Make missing monthly partitions in every cell, by its own clock; and those before `until`."""
     owners, made = owner_dsns(settings), list[str]()
     for cell in _cells(owners[CONTROL_SERVER]):
         with psycopg.connect(owners[cell.server], autocommit=True) as connection:
@@ -205,5 +206,11 @@ def ensure_partitions(settings: Settings, clock: Clock) -> list[str]:
                 sql.SQL("SET search_path TO {}").format(sql.Identifier(cell.schema_name))
             )
             connection.execute("SET lock_timeout TO '5s'")
-            made += partitions.ensure(connection, clock.now())
+            ahead = connection.execute("SELECT ahead_seconds FROM test_clock").fetchone()
+            moment = clock.now() + timedelta(seconds=int(str(ahead[0])) if ahead else 0)
+            made += partitions.ensure(connection, moment)
+            while until is not None and (moment := partitions.month_after(moment, 1)) < until:
+                made += partitions.ensure(connection, moment)
+            if until is not None:
+                made += partitions.ensure(connection, until)
     return made

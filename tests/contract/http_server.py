@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -70,9 +71,9 @@ class Answering:
             writer.close()
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[Answering]:
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Answering]:
         """Serve until the block ends."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield self

@@ -93,7 +93,7 @@ def test_single_calls_requests_and_growth(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_flows_from_event_to_payout(tmp_path: Path) -> None:
-    wanted = ["intake", "intake_gold", "saga", "request_http", "request_http_p99"]
+    wanted = ["intake", "intake_indexed", "intake_gold", "saga", "request_http", "request_http_p99"]
     code, report, _ = measured(tmp_path, *wanted)
     rows = rows_of(report)
     assert (code, set(rows)) == (0, set(wanted)), report["checks"]

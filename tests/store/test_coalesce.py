@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import psycopg
 import pytest
@@ -43,7 +44,7 @@ class Recorder:
             raise self.error
         return [10 * command for command in commands]
 
-    def merging(self, **limits: int) -> Coalescer[int, int]:
+    def merging(self, **limits: Any) -> Coalescer[int, int]:
         return Coalescer(self, **{"batch_limit": 100, "queue_limit": 100, **limits})
 
 
@@ -54,6 +55,15 @@ async def submit_all(merging: Coalescer[int, int], numbers: Sequence[int]) -> li
 
 
 # ------------------------------------------------------------------------------------ in memory
+
+
+async def test_in_turns_a_batch_leaves_half_of_the_callers_to_the_next():
+    run = Recorder()
+    merging = run.merging(in_turns=True)
+    assert await asyncio.gather(*(merging.submit(n) for n in range(40))) == list(range(0, 400, 10))
+    assert await asyncio.gather(*(merging.submit(n) for n in range(8))) == list(range(0, 80, 10))
+    assert [number for batch in run.batches for number in batch] == [*range(40), *range(8)]
+    assert [len(batch) for batch in run.batches] == [20, 20, 8]
 
 
 async def test_calls_that_come_turn_by_turn_are_one_batch():
@@ -302,6 +312,7 @@ async def test_a_large_batch_takes_a_permit(world: World):
     held: list[int] = []
 
     async def count(tx: CellTx, names: Sequence[int]) -> list[int | Failed]:
+        await tx.value("SELECT 1")  # what was sent before is carried out
         with psycopg.connect(world.owner_dsn, autocommit=True) as other:
             free = other.execute("SELECT count(*) FROM cell_1.permit").fetchone()
             rows = other.execute(

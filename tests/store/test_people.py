@@ -253,7 +253,7 @@ async def test_a_key_is_verified_and_its_use_noted_once_a_day(earning: Earning):
     assert (found.environment_id, found.scopes) == (ENVIRONMENT, {"events:write", "read"})
     assert issued.key.startswith(found.prefix)
     with pytest.raises(Forbidden, match="scope-missing"):
-        found.require("operate")
+        found.principal.require("operate")
     await credentials.verify(dbs, issued.key)
     [(used, stored)] = owner_rows(
         earning.world, "SELECT last_used_on, secret_hash FROM control.credential"

@@ -28,21 +28,21 @@ from paymaster.reconcile.run_store import Run
 ACCOUNTS = [BANK, WALLET]
 
 
-async def _run(desk: Office, account: RailAccount = BANK, on: object = DAY) -> Run:
+async def run_day(desk: Office, account: RailAccount = BANK, on: object = DAY) -> Run:
     return await day.run_account(
         desk.world.dbs, 1, ACTOR, new_trace_id(), account, on, timedelta(hours=12)
     )
 
 
-async def _close(
+async def close_on_day(
     desk: Office, accounts: list[RailAccount] = ACCOUNTS, on: object = DAY
 ) -> DayClose:
-    return await day.close_day(desk.world.dbs, 1, desk.signer, ACTOR, new_trace_id(), accounts, on)
+    return await day.close_day(desk.world.dbs, 1, desk.signers, ACTOR, new_trace_id(), accounts, on)
 
 
 async def _blockers(desk: Office, accounts: list[RailAccount] = ACCOUNTS) -> dict[str, str]:
     with pytest.raises(Unprocessable) as refused:
-        await _close(desk, accounts)
+        await close_on_day(desk, accounts)
     assert refused.value.slug == "day-not-ready"
     return {problem.pointer: problem.detail for problem in refused.value.problems}
 
@@ -51,19 +51,19 @@ async def test_the_balance_proof_of_a_day(postgres: PostgresServer) -> None:
     async with office(postgres) as desk:
         one, two = await desk.payouts(["10.00", "20.00"])
         with pytest.raises(Unprocessable) as missing:
-            await _run(desk)
+            await run_day(desk)
         assert missing.value.slug == "statement-missing"
         await desk.store(sheet("100.00", paid(one), line("U", "-1.00", fee="0.50")))
-        first = await _run(desk)
+        first = await run_day(desk)
         assert (first.ledger, first.outstanding, first.difference) == (10_000, -1_150, 0)
         await desk.store(sheet("88.50", paid(two), day=later(1)))
-        assert (await _run(desk)).difference == 0
+        assert (await run_day(desk)).difference == 0
         await desk.settle()
-        second = await _run(desk)
+        second = await run_day(desk)
         assert (second.opening, second.closing, second.ledger) == (10_000, 8_850, 8_850)
         assert (second.outstanding, second.difference) == (0, 0)
         assert (second.lines, second.matched, second.breaks) == (2, 1, 1)
-        assert (await _run(desk, on=later(1))).difference == 0
+        assert (await run_day(desk, on=later(1))).difference == 0
         runs = await desk.world.read(lambda tx: run_store.listing(tx, BANK.id, DAY, None, 10))
         assert (runs[0], runs[2], len(runs)) == (second, first, 3)
 
@@ -82,13 +82,13 @@ async def test_cash_that_moves_without_a_statement_is_a_difference(
             await desk.world.run(lambda tx: post(tx, [entry]))
 
         await move(cash, equity)
-        found = await _run(desk)
+        found = await run_day(desk)
         assert (found.closing, found.ledger, found.difference) == (10_000, 10_100, -100)
         assert await desk.kinds() == ["balance-differs"]
         differences = await desk.world.read(day.prove_cell)
         assert [each.check for each in differences] == ["cash"]
         await move(equity, cash)
-        assert (await _run(desk)).difference == 0
+        assert (await run_day(desk)).difference == 0
         assert await desk.breaks() == []
 
 
@@ -105,7 +105,7 @@ async def test_what_never_came_is_a_break_until_it_comes(postgres: PostgresServe
         desk.world.clock.advance(timedelta(days=2))
         await desk.store(sheet("100.00", paid(back), day=later(1)))
         await desk.settle()
-        await _run(desk, on=later(1))
+        await run_day(desk, on=later(1))
         assert sorted(await desk.breaks()) == [
             ("missing-at-provider", late.attempt),
             ("return-missing-at-provider", back.attempt),
@@ -122,7 +122,7 @@ async def test_what_is_not_overdue_any_more_is_cleared(postgres: PostgresServer)
         await desk.payout("10.00", state="paid")
         desk.world.clock.advance(timedelta(days=2))
         await desk.store(sheet("0.00", day=later(1)))
-        await _run(desk, on=later(1))
+        await run_day(desk, on=later(1))
         assert await desk.kinds() == ["missing-at-provider"]
         await day.run_account(
             desk.world.dbs, 1, ACTOR, new_trace_id(), BANK, later(1), timedelta(days=30)
@@ -143,8 +143,8 @@ async def test_a_day_is_refused_with_every_blocker_and_then_closed(
         assert "not been proven" in refused["/rail_accounts/bank"]
         await desk.match()
         await desk.deliver(only=1)
-        await _run(desk)
-        await _run(desk, WALLET)
+        await run_day(desk)
+        await run_day(desk, WALLET)
         refused = await _blockers(desk)
         assert refused["/rail_accounts/bank"] == "1 lines are not decided yet."
         assert "10.00 EUR" in refused["/intercell/1-3"]
@@ -153,12 +153,12 @@ async def test_a_day_is_refused_with_every_blocker_and_then_closed(
         refused = await _blockers(desk)
         assert set(refused) == {"/rail_accounts/bank", broken}
         await _resolve_all(desk)
-        await _run(desk)
-        closed = await _close(desk)
-        assert await _close(desk) == closed
-        await _assert_signed(desk, closed)
+        await run_day(desk)
+        closed = await close_on_day(desk)
+        assert await close_on_day(desk) == closed
+        await assert_signed(desk, closed)
         for cell in desk.cells:
-            assert await _closed_through(desk, cell) == DAY
+            assert await closed_through(desk, cell) == DAY
         totals = closed.totals["cells"]
         assert totals["1"]["accounts"]["cash"] == {"EUR": "89.00"}
         assert totals["3"]["accounts"]["intercell"] == {"EUR": "10.00"}
@@ -181,11 +181,11 @@ async def _open_ids(desk: Office) -> list[tuple[int]]:
     )
 
 
-async def _closed_through(desk: Office, cell: int) -> object:
+async def closed_through(desk: Office, cell: int) -> object:
     return await desk.world.read(lambda tx: tx.value("SELECT closed_through FROM head"), cell)
 
 
-async def _assert_signed(desk: Office, closed: DayClose) -> None:
+async def assert_signed(desk: Office, closed: DayClose) -> None:
     (public,) = desk.signer.public_keys("day-close")
     assert close.verify(closed, public)
     assert not close.verify(replace(closed, closed_seq=closed.closed_seq + 1), public)
@@ -200,8 +200,8 @@ async def test_a_closed_day_takes_nothing_more_and_days_form_a_chain(
     async with office(postgres) as desk:
         desk.world.clock.advance(timedelta(days=1))
         await desk.store(sheet("0.00"))
-        await _run(desk)
-        first = await _close(desk, [BANK])
+        await run_day(desk)
+        first = await close_on_day(desk, [BANK])
         funded = line("I", "5.00", kind=LineKind.INCOMING, remittance=FUNDING, day=DAY)
         await desk.store(sheet("0.00", funded, day=later(1)))
         await desk.settle()
@@ -209,14 +209,14 @@ async def test_a_closed_day_takes_nothing_more_and_days_form_a_chain(
             lambda tx: tx.tuples("SELECT effective_day FROM entry WHERE kind = 'fund'")
         )
         assert days == [(later(1),)]
-        await _run(desk, on=later(1))
-        second = await _close(desk, [BANK], later(1))
+        await run_day(desk, on=later(1))
+        second = await close_on_day(desk, [BANK], later(1))
         assert second.totals["previous"] == first.digest.hex()
         with pytest.raises(Unprocessable) as passed:
-            await _close(desk, [BANK], later(-1))
+            await close_on_day(desk, [BANK], later(-1))
         assert passed.value.slug in {"day-passed", "day-not-ready"}
         with pytest.raises(Unprocessable) as early:
-            await _close(desk, [], later(2))
+            await close_on_day(desk, [], later(2))
         assert "not over" in early.value.problems[0].detail
         await desk.assert_proven()
         with psycopg.connect(desk.world.owner_dsn, autocommit=True) as owner:
@@ -228,12 +228,12 @@ async def test_a_closed_day_takes_nothing_more_and_days_form_a_chain(
 async def test_closing_goes_on_after_a_crash_between_the_cells(postgres: PostgresServer) -> None:
     async with office(postgres, cells=2) as desk:
         await desk.store(sheet("0.00"))
-        await _run(desk)
+        await run_day(desk)
         await desk.world.run(lambda tx: close.freeze(tx, DAY), 2)
-        assert await _closed_through(desk, 1) is None
-        closed = await _close(desk, [BANK])
-        assert await _closed_through(desk, 1) == DAY
-        await _assert_signed(desk, closed)
+        assert await closed_through(desk, 1) is None
+        closed = await close_on_day(desk, [BANK])
+        assert await closed_through(desk, 1) == DAY
+        await assert_signed(desk, closed)
 
 
 async def test_a_cell_whose_books_do_not_prove_keeps_the_day_open(
@@ -242,7 +242,7 @@ async def test_a_cell_whose_books_do_not_prove_keeps_the_day_open(
     async with office(postgres, cells=2) as desk:
         await desk.payout("10.00", cell=2, state="paid")
         await desk.store(sheet("0.00"))
-        await _run(desk)
+        await run_day(desk)
         with psycopg.connect(desk.world.owner_dsn, autocommit=True) as owner:
             owner.execute("UPDATE cell_2.account SET balance = balance + 1 WHERE kind = 'clearing'")
         refused = await _blockers(desk, [BANK])
@@ -252,13 +252,13 @@ async def test_a_cell_whose_books_do_not_prove_keeps_the_day_open(
 async def test_a_statement_after_the_last_run_keeps_the_day_open(postgres: PostgresServer) -> None:
     async with office(postgres) as desk:
         await desk.store(sheet("0.00"))
-        await _run(desk)
+        await run_day(desk)
         await desk.store(sheet("0.00", line("F", "-1.00", kind=LineKind.FEE), name="S-more"))
         await desk.settle()
         refused = await _blockers(desk, [BANK])
         assert "run it again" in refused["/rail_accounts/bank"]
-        assert (await _run(desk)).closing == -100
-        await _close(desk, [BANK])
+        assert (await run_day(desk)).closing == -100
+        await close_on_day(desk, [BANK])
 
 
 async def test_prove_names_what_was_altered(postgres: PostgresServer) -> None:
@@ -297,8 +297,8 @@ async def test_prove_names_a_day_that_was_opened_or_closed_past_the_rights(
 ) -> None:
     async with office(postgres) as desk:
         await desk.store(sheet("5.00"))
-        await _run(desk)
-        await _close(desk, [BANK])
+        await run_day(desk)
+        await close_on_day(desk, [BANK])
         for closed in ("NULL", "closed_through - 1", "closed_through + 1", "'2030-01-01'"):
             damage = f"UPDATE head SET closed_through = {closed}"
             assert "closed-through" in await _found_after(desk, damage), closed
@@ -320,8 +320,8 @@ async def _found_after(desk: Office, damage: str) -> set[str]:
 async def test_prove_names_what_was_booked_into_a_closed_day(postgres: PostgresServer) -> None:
     async with office(postgres) as desk:
         await desk.store(sheet("5.00"))
-        await _run(desk)
-        await _close(desk, [BANK])
+        await run_day(desk)
+        await close_on_day(desk, [BANK])
         await desk.payout("1.00")
         damage = "UPDATE entry SET effective_day = '2026-11-19' WHERE kind = 'gift'"
         assert await _found_after(desk, damage) == {"closed-day"}
@@ -382,7 +382,7 @@ async def test_several_statements_of_one_day_are_one_chain(postgres: PostgresSer
         await desk.store(sheet("100.00", paid(one), name="morning"))
         await desk.store(sheet("90.00", paid(two), name="evening"))
         await desk.settle()
-        found = await _run(desk)
+        found = await run_day(desk)
         assert (found.opening, found.closing, found.difference) == (10_000, 7_000, 0)
         assert found.lines == 2
         assert await desk.breaks() == []

@@ -247,13 +247,17 @@ class Losing:
         del self._server.transaction
 
     @asynccontextmanager
-    async def transaction(self, schema: str, begin: LiteralString) -> AsyncGenerator[Any]:
-        async with self._transaction(schema, begin) as connection:
+    async def transaction(
+        self, schema: str, begin: LiteralString, clock: Any = None, *, sent: bool = False
+    ) -> AsyncGenerator[Any]:
+        async with self._transaction(schema, begin, clock, sent=sent) as connection:
             yield connection
             if self.before:
                 self.before -= 1
                 # The server ends the session: what was sent after this is not carried out.
-                await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+                put = connection.sending.put if sent else connection.execute
+                ended = put("SELECT pg_terminate_backend(pg_backend_pid())")
+                await (ended.rows() if sent else ended)
         if self.after:
             self.after -= 1
             raise psycopg.OperationalError("the connection was lost after COMMIT took effect")

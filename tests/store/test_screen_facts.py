@@ -101,6 +101,27 @@ async def test_a_destination_is_counted_whoever_uses_it(world: World):
     assert facts.destination.fingerprint == mark.hex()
 
 
+async def test_a_destination_is_counted_while_its_fingerprints_are_renewed(world: World):
+    """Two rows of one account, one under the old key and one under the new."""
+    day = Window(Scope.DESTINATION, 86400)
+    old, new = os.urandom(16), os.urandom(16)
+    first = await new_earner(world, fingerprint=old)
+    second = await new_earner(world, fingerprint=new)
+    await requested(world, first, "3.00")
+    asked = await requested(world, second, "4.00")
+    one = Claimed(asked, second.destination_id, 1, 0)
+
+    async def seen(prints: dict[int, list[bytes]]) -> tuple[int, int]:
+        facts = (await world.read(lambda tx: gather(tx, [one], frozenset([day]), {}, prints)))[
+            asked
+        ]
+        assert facts.destination is not None
+        return facts.figures[0].count, facts.destination.users
+
+    assert await seen({}) == (0, 1)
+    assert await seen({second.destination_id: [new, old]}) == (1, 2)
+
+
 async def test_users_elsewhere_with_the_same_destination_count_too(world: World):
     earner = await new_earner(world)
     one = await requested(world, earner, "1.00")

@@ -26,6 +26,7 @@ from paymaster.roles.gauges import measure
 from paymaster.roles.sealing import Sealer
 from paymaster.secrets.local import Ed25519Signer
 from paymaster.secrets.port import SecretVersion
+from paymaster.secrets.signers import Signers
 
 SHORT = {"timestamp with time zone": "timestamptz"}
 
@@ -281,7 +282,7 @@ async def test_an_exported_head_is_signed_and_fits_only_as_it_is(world: World) -
     head = await world.read(lambda tx: seal.head(tx, "cell:1"))
     assert head is not None
     signer = Ed25519Signer(OneKey())
-    text = seal_head.export([head], START, signer)
+    text = await seal_head.export([head], START, Signers(signer))
     read = seal_head.read(text)
     assert read.of("cell:1") == head
     assert read.of("cell:2") is None
@@ -291,7 +292,7 @@ async def test_an_exported_head_is_signed_and_fits_only_as_it_is(world: World) -
     assert not seal_head.read(json.dumps(changed)).signed_by(
         signer.public_keys(seal_head.SIGNING_KEY)
     )
-    bare = seal_head.read(seal_head.export([head], START, None))
+    bare = seal_head.read(await seal_head.export([head], START, None))
     assert not bare.signed_by(signer.public_keys(seal_head.SIGNING_KEY))
     report = await seal_verify.verify(world.cell, read.of("cell:1"))
     assert not report.findings
@@ -335,6 +336,7 @@ def test_a_format_is_never_changed() -> None:
     """Blocks that were sealed in it could not be verified any more: make a new format."""
     assert {number: _described(tables) for number, tables in seal_format.FORMATS.items()} == {
         1: "e0f58e1ea7e2e96a",
+        2: "cc621ac6154fae2b",
     }
 
 

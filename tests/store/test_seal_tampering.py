@@ -266,7 +266,7 @@ async def test_an_altered_or_removed_seal_is_found(two_blocks: World, kind: str)
         connection.execute("CREATE TEMP TABLE saved AS SELECT * FROM seal")
         for change in (
             "block = 9",
-            "format = 2",
+            "format = format + 1",
             "first_seq = first_seq + 1",
             "last_seq = last_seq + 1",
             "tables = tables || '{audit}'",

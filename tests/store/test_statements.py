@@ -13,7 +13,7 @@ from psycopg import errors
 from tests.world import PostgresServer, make_world
 
 SOURCES = Path(__file__).resolve().parents[2] / "src" / "paymaster"
-CALLS = {"fetch", "maybe", "tuples", "value", "execute", "copy"}
+CALLS = {"ask", "fetch", "maybe", "only", "tuples", "value", "execute", "send", "copy"}
 VERB = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|COPY)\b")
 COPY_OUT = re.compile(r"\s*COPY\s*\((.*)\)\s*TO STDOUT.*", re.DOTALL)
 

@@ -6,38 +6,62 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from paymaster import __version__
 from paymaster.api import (
+    approvals,
+    audit,
     campaigns,
     days,
     destinations,
+    environment_clock,
     events,
     exports,
+    factors,
     health,
     hooks,
     hot_withdrawals,
+    issuers,
+    keys,
+    kyc,
+    me,
     money,
     rails,
     reconciliation,
     screening,
+    staff,
+    staff_login,
+    stepup,
     tasks,
+    tokens,
     traces,
     transfers,
     users,
+    webhook_events,
+    webhooks,
     withdrawals,
 )
+from paymaster.api.callers import Callers
+from paymaster.api.gate import Gate
+from paymaster.api.guesses import KeyGuesses
 from paymaster.api.hot import Hot, Inbox
 from paymaster.api.hot_routes import Address, HotRoutes, Route
-from paymaster.api.limiter import Limiter
+from paymaster.api.limiter import Limiter, Limits, Shared
 from paymaster.api.middleware import Outermost
 from paymaster.api.openapi import document
 from paymaster.api.problems import install
 from paymaster.compose import Deps
+from paymaster.settings import Api
 
 ROUTERS: tuple[APIRouter, ...] = (
     users.router,
+    kyc.router,
+    tokens.of_users,
     destinations.router,
+    factors.router,
+    stepup.router,
     money.router,
     exports.router,
     campaigns.router,
@@ -50,6 +74,16 @@ ROUTERS: tuple[APIRouter, ...] = (
     days.router,
     screening.router,
     traces.router,
+    environment_clock.router,
+    webhooks.router,
+    webhook_events.router,
+    me.router,
+    staff.router,
+    approvals.router,
+    audit.router,
+    keys.router,
+    issuers.router,
+    tokens.router,
 )
 """The API in the order in which the document shows it."""
 
@@ -83,14 +117,36 @@ def make_app(
 
 def build_api(deps: Deps, hot_routes: Mapping[Address, Route] | None = None) -> Outermost:
     """The API of this process; `hot_routes` adds addresses that are answered in front of it."""
-    settings = deps.settings.api
+    settings, limits = deps.settings.api, deps.settings.limits
     app = make_app(ROUTERS, settings.errors_url, settings.public_url)
     app.state.deps = deps
     app.state.hot = hot = Hot(deps)
-    app.state.limiter = limiter = Limiter(deps.settings.limits.requests_per_minute)
+    app.state.callers = Callers(deps)
+    staff_login.install(app, deps)
+    app.state.guesses = guesses = KeyGuesses(deps.clock)
+    shared = Shared(deps.dbs, [guesses.share])
+    app.state.limits = Limits(
+        shared, key=limits.requests_per_minute, user=limits.user_requests_per_minute
+    )
     routes = {**HOT_ROUTES, **(hot_routes or {})}
     fronted = HotRoutes(app, routes, settings.errors_url)
-    return Outermost(fronted, deps, settings.body_limit_bytes, limiter.policy, hot.close)
+    strangers = Limiter[str]("address", limits.address_requests_per_minute, shared)
+    gate = Gate(settings, shared, strangers, guesses)
+    return Outermost(with_cors(fronted, settings), deps, gate, settings.body_limit_bytes, hot.close)
+
+
+def with_cors(app: ASGIApp, settings: Api) -> ASGIApp:
+    """Let pages of the listed origins call it; without a list browsers let none."""
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins,
+        allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+        allow_headers=("Authorization", "Content-Type", "Idempotency-Key", "traceparent"),
+        expose_headers=("RateLimit", "RateLimit-Policy", "Retry-After", "Trace-Id"),
+        max_age=600,
+    )
 
 
 def build_hooks(deps: Deps) -> Outermost:
@@ -98,7 +154,10 @@ def build_hooks(deps: Deps) -> Outermost:
     app = make_app((hooks.router,), deps.settings.api.errors_url)
     app.state.deps = deps
     app.state.inbox = inbox = Inbox(deps)
-    return Outermost(app, deps, deps.settings.hooks.body_limit_bytes, closing=inbox.close)
+    settings, shared = deps.settings.hooks, Shared(deps.dbs)
+    callers = Limiter[str]("hook", deps.settings.limits.hook_requests_per_minute, shared)
+    gate = Gate(settings, shared, callers, None)
+    return Outermost(app, deps, gate, settings.body_limit_bytes, inbox.close)
 
 
 def openapi_document() -> dict[str, Any]:

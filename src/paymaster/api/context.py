@@ -10,16 +10,20 @@ from typing import Annotated, TypeVar, cast
 from fastapi import Depends, Header, Request
 from starlette.requests import HTTPConnection
 
+from paymaster.api.callers import Callers
 from paymaster.api.cursors import Cursors
 from paymaster.api.hot import Hot, Look, Seen
+from paymaster.api.staff_session import by_cookie
+from paymaster.api.staff_trace import reason_of
 from paymaster.compose import Deps
 from paymaster.db.cells import Environment
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
+from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import NotFound, Refusal, Unauthenticated
 from paymaster.kernel.ids import Ref, parse_text_id, text_id
-from paymaster.people import users
-from paymaster.people.credentials import Credential
+from paymaster.people import oidc_token, users
+from paymaster.people.principal import Principal
 from paymaster.people.users import require_ref
 
 T = TypeVar("T")
@@ -34,15 +38,16 @@ class Call:
 
     deps: Deps
     hot: Hot
-    credential: Credential
+    principal: Principal
     environment: Environment
     trace_id: str
     origin: str | None
+    reason: str | None = None
 
     @property
     def actor(self) -> Actor:
-        """The key, and the address it came from."""
-        return Actor(self.credential.actor, self.origin)
+        """The caller, the address it came from, and why, where the route takes no reason."""
+        return Actor(self.principal.actor, self.origin, self.environment.id, self.reason)
 
     @property
     def treasury(self) -> CellDb:
@@ -54,6 +59,11 @@ class Call:
         """All cells of the environment."""
         dbs = self.deps.dbs
         return [dbs.cell(cell.number) for cell in dbs.cells(self.environment.id)]
+
+    @property
+    def clock(self) -> Clock:
+        """The environment's clock."""
+        return self.deps.dbs.clock_of(self.environment.id)
 
     @property
     def cursors(self) -> Cursors:
@@ -87,8 +97,24 @@ class Call:
         """The text id of a row of the directory."""
         return text_id(prefix, self.treasury.number, number)
 
+    @property
+    def mine(self) -> int | None:
+        """The id of the earner who calls, in his cell; None for everybody else."""
+        user = self.principal.user
+        return None if user is None else user.id
+
     async def user(self, name: str) -> Ref:
-        """A user by our id (`us_...`) or by the app's own. Raises NotFound `user-unknown`."""
+        """A user by our id (`us_...`) or by the app's own. Raises NotFound `user-unknown`.
+
+        An earner finds himself only, also as `me`; all others are unknown to him, whether they
+        exist or not.
+        """
+        own = self.principal.user
+        if own is not None:
+            if name in ("me", text_id("us", own.cell, own.id)):
+                return own
+            found = await users.find(self.deps.dbs, self.environment.id, _storable(name))
+            return require_ref(found if found == own else None)
         found = await users.find(self.deps.dbs, self.environment.id, _storable(name))
         if found is None and name.startswith("us_"):
             found = self.ref("us", name)
@@ -145,44 +171,76 @@ def headers_of(request: HTTPConnection) -> Mapping[bytes, bytes]:
 
 
 async def authenticate(request: Request) -> Call:
-    """Read and verify the key of a request. Raises Unauthenticated `unauthenticated`.
+    """Find out who sent a request. Raises Unauthenticated `unauthenticated`, and what looks raise.
 
     Nothing is cached: a key that is revoked is refused by the next request.
     """
-    key = key_of(request)
-    return admitted(request, await hot_of(request).look(Look(key)))
+    if b"authorization" not in headers_of(request):
+        person = await by_cookie(request)
+        if person is not None:
+            return call_of(request, person)
+    text = bearer_of(request)
+    if not oidc_token.looks_like(text):
+        return admitted(request, await hot_of(request).look(Look(text)))
+    callers = cast("Callers", request.app.state.callers)
+    principal = await callers.of_token(text, origin_of(request), trace_of(request))
+    return call_of(request, principal)
+
+
+def bearer_of(request: HTTPConnection) -> str:
+    """What came in `Authorization: Bearer`. Raises Unauthenticated `unauthenticated`."""
+    given = headers_of(request).get(b"authorization", b"").decode("latin-1")
+    scheme, _, text = given.partition(" ")
+    if scheme.lower() != "bearer" or not text.strip():
+        raise Unauthenticated("unauthenticated", "Send `Authorization: Bearer <API key or token>`.")
+    return text.strip()
 
 
 def key_of(request: HTTPConnection) -> str:
     """The API key that came with a request. Raises Unauthenticated `unauthenticated`."""
-    given = headers_of(request).get(b"authorization", b"").decode("latin-1")
-    scheme, _, key = given.partition(" ")
-    if scheme.lower() != "bearer" or not key:
-        raise Unauthenticated("unauthenticated", "Send `Authorization: Bearer <API key>`.")
-    return key.strip()
+    text = bearer_of(request)
+    if oidc_token.looks_like(text):
+        raise Unauthenticated("unauthenticated", "This is a token, not an API key.")
+    return text
 
 
-def admitted(request: HTTPConnection, seen: Seen) -> Call:
+def origin_of(request: HTTPConnection) -> str | None:
+    """The address that a request came from."""
+    return request.client.host if request.client else None
+
+
+def admitted(request: Request, seen: Seen) -> Call:
     """The call of a request whose key was verified."""
+    return call_of(request, seen.principal)
+
+
+def call_of(request: Request, principal: Principal) -> Call:
+    """The call of a request whose caller is known."""
     deps = deps_of(request)
-    request.state.actor = seen.credential.actor
+    request.state.actor = principal.actor
     return Call(
         deps,
         hot_of(request),
-        seen.credential,
-        deps.dbs.environment(seen.credential.environment_id),
+        principal,
+        deps.dbs.environment(principal.environment_id),
         trace_of(request),
-        request.client.host if request.client else None,
+        origin_of(request),
+        reason_of(request) if principal.kind == "staff" else None,
     )
 
 
-def scope(name: str) -> Callable[[Request], Awaitable[Call]]:
-    """The dependency of a route: a valid key that has this scope. `Door` checks it."""
+def scope(name: str, *, own: bool = False) -> Callable[[Request], Awaitable[Call]]:
+    """The dependency of a route: a caller who has this scope. `Door` checks it.
+
+    `own` admits earners as well, to what is theirs: the route finds out by `Call.user` or
+    `Call.mine`.
+    """
 
     async def check(request: Request) -> Call:
         return cast("Call", request.state.call)
 
     check.__paymaster_scope__ = name  # type: ignore[attr-defined]
+    check.__paymaster_own__ = own  # type: ignore[attr-defined]
     return check
 
 
@@ -192,6 +250,11 @@ Campaigns = Annotated[Call, Depends(scope("campaigns"))]
 Events = Annotated[Call, Depends(scope("events:write"))]
 Withdrawals = Annotated[Call, Depends(scope("withdrawals"))]
 Operates = Annotated[Call, Depends(scope("operate"))]
+Staff = Annotated[Call, Depends(scope("staff"))]
+OwnUsers = Annotated[Call, Depends(scope("users", own=True))]
+OwnReads = Annotated[Call, Depends(scope("read", own=True))]
+OwnEvents = Annotated[Call, Depends(scope("events:write", own=True))]
+OwnWithdrawals = Annotated[Call, Depends(scope("withdrawals", own=True))]
 
 
 _VISIBLE = re.compile(r"[!-~]{1,128}\Z", re.ASCII)

@@ -53,7 +53,7 @@ async def close_day(
     row = await days.close_day(
         call.deps.dbs,
         call.environment.id,
-        call.deps.secrets.ed25519,
+        call.deps.secrets.signers,
         call.actor,
         call.trace_id,
         [account.rail for account in known.values() if account.active],

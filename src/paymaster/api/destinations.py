@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field, StringConstraints
 
-from paymaster.api.context import Reads, Users
+from paymaster.api.context import Call, OwnReads, OwnUsers
 from paymaster.api.door import Door
+from paymaster.api.factors import StepUpId
 from paymaster.api.models import Body, Reply, Text, listing
 from paymaster.api.shapes import DestinationOut, Page
+from paymaster.api.stepup import by
 from paymaster.api.users import UserPath
+from paymaster.kernel.errors import NotFound
 from paymaster.people import destinations
+from paymaster.people.factors import policy
+from paymaster.people.factors.binding import Purpose
+from paymaster.people.factors.proof import Shown
+from paymaster.people.views import DestinationView
 
 router = APIRouter(route_class=Door, tags=["destinations"])
 DestinationPath = Annotated[str, Path(max_length=40, description="`de_...`")]
@@ -28,6 +35,7 @@ class AddDestination(Body):
         dict[Text, Annotated[Text, StringConstraints(max_length=500)]],
         Field(max_length=20, examples=[{"iban": "DE89370400440532013000", "holder": "A. Example"}]),
     ]
+    step_up: StepUpId | None = None
 
 
 @router.post(
@@ -36,12 +44,16 @@ class AddDestination(Body):
     status_code=201,
     responses={200: {"model": DestinationOut, "description": "It was there already."}},
 )
-async def add_destination(call: Users, user: UserPath, body: AddDestination) -> Reply:
+async def add_destination(call: OwnUsers, user: UserPath, body: AddDestination) -> Reply:
     """Add a destination; the same one again answers with the one that is there.
 
     Details are checked, then kept sealed and shown masked only. Money may go there when
-    `usable_at` has come.
+    `usable_at` has come. Where the policy asks for it, a new one needs `step_up`.
     """
+    environment = call.environment.id
+    required = await call.look(
+        lambda tx: policy.required(tx, environment, Purpose.DESTINATION, by(call), body.currency)
+    )
     view = await destinations.register(
         call.deps.dbs,
         call.deps.secrets.sealer,
@@ -52,21 +64,22 @@ async def add_destination(call: Users, user: UserPath, body: AddDestination) -> 
         body.currency,
         body.details,
         cooling=timedelta(seconds=call.deps.settings.limits.destination_cooling_seconds),
+        shown=Shown(required, body.step_up),
     )
-    return Reply(view.wire(), 201 if view.created else 200)
+    return Reply(_shown(call, view), 201 if view.created else 200)
 
 
 @router.get("/v1/users/{user}/destinations", response_model=Page[DestinationOut])
-async def list_destinations(call: Reads, user: UserPath) -> Reply:
+async def list_destinations(call: OwnReads, user: UserPath) -> Reply:
     """All destinations of a user, oldest first, closed ones too."""
     ref = await call.user(user)
     found = await call.cell(ref.cell).read(lambda tx: destinations.listing(tx, ref.id))
-    return listing([view.wire() for view in found])
+    return listing([_shown(call, view) for view in found])
 
 
 @router.delete("/v1/destinations/{destination}", response_model=DestinationOut)
 async def close_destination(
-    call: Users,
+    call: OwnUsers,
     destination: DestinationPath,
     reason: Annotated[
         Text, Query(min_length=1, max_length=500, description="Kept in the audit.")
@@ -74,5 +87,15 @@ async def close_destination(
 ) -> Reply:
     """Close a destination for good. Withdrawals under way to it go to a person."""
     ref = call.ref("de", destination)
-    view = await call.write(call.cell(ref.cell), lambda tx: destinations.close(tx, ref.id, reason))
-    return Reply(view.wire())
+    own = call.principal.user
+    if own is not None and own.cell != ref.cell:
+        raise NotFound("destination-unknown", "There is no such destination.")
+    view = await call.write(
+        call.cell(ref.cell), lambda tx: destinations.close(tx, ref.id, reason, user_id=call.mine)
+    )
+    return Reply(_shown(call, view))
+
+
+def _shown(call: Call, view: DestinationView) -> dict[str, Any]:
+    """What staff wrote about it is not for the earner."""
+    return view.wire() if call.mine is None else {**view.wire(), "closed_reason": None}

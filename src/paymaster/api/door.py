@@ -16,7 +16,8 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from paymaster.api.context import authenticate
-from paymaster.api.limiter import Limiter
+from paymaster.api.limiter import Limits
+from paymaster.api.staff_trace import traced
 from paymaster.kernel.errors import Problem, Refusal
 
 SLASH = "\ue000"
@@ -39,16 +40,16 @@ class Door(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's handler."""
         inner = super().get_route_handler()
-        scope = scope_of(self)
+        scope, own = scope_of(self), is_own(self)
         names = frozenset(_query_names(self.dependant))
         taken, encodings = _body_types(self)
 
         async def handle(request: Request) -> Response:
             try:
-                await _let_in(request, scope)
+                await _let_in(request, scope, own=own)
                 _check_address(request, names)
                 await _check_body(request, taken, encodings)
-                return await inner(request)
+                return await traced(request, inner, self.path)
             except ClientDisconnect:
                 return Response(status_code=400)
             except RequestValidationError as error:
@@ -67,6 +68,11 @@ def scope_of(route: APIRoute) -> str | None:
         if name is not None:
             return cast("str", name)
     return None
+
+
+def is_own(route: APIRoute) -> bool:
+    """Whether an earner may ask for what is his."""
+    return any(getattr(part.call, "__paymaster_own__", False) for part in _walk(route.dependant))
 
 
 def _walk(dependant: Dependant) -> Iterator[Dependant]:
@@ -89,17 +95,18 @@ def _body_types(route: APIRoute) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (_JSON if route.body_field is not None else ()), ()
 
 
-async def _let_in(request: Request, scope: str | None) -> None:
+async def _let_in(request: Request, scope: str | None, *, own: bool) -> None:
     params = request.scope.get("path_params", {})
     for name, value in params.items():
         params[name] = value.replace(SLASH, "/") if isinstance(value, str) else value
     if scope is None:
         return
     call = await authenticate(request)
-    call.credential.require(scope)
+    if not (own and call.principal.user is not None):
+        call.principal.require(scope)
     request.state.call = call
-    limiter: Limiter = request.app.state.limiter
-    request.state.rate_limit = limiter.take(call.credential.id)
+    limits: Limits = request.app.state.limits
+    await limits.admit(request.scope["state"], call.principal)
 
 
 def _check_address(request: Request, names: frozenset[str]) -> None:

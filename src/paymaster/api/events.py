@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
 
-from paymaster.api.context import Call, Events, Operates, Reads
+from paymaster.api import guarded
+from paymaster.api.context import Call, Events, Operates, OwnReads, Reads
 from paymaster.api.door import Door
+from paymaster.api.guarded import Ready
 from paymaster.api.models import Reasoned, Reply, Text, listing
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.shapes import DeadLetterOut, IntakeOut, Page, RewardOut
+from paymaster.api.shapes_staff import WAITING
 from paymaster.api.users import UserPath
-from paymaster.db.tx import CellRead
+from paymaster.db import audit
+from paymaster.db.tx import CellRead, CellTx
 from paymaster.earn import dead_letter, mapping, reversal
 from paymaster.earn.dead_letter import DeadLetter
 from paymaster.earn.event import Status
 from paymaster.earn.ingest import ingest
 from paymaster.earn.intake import Limits, Parsed, TooLarge, inflate, parse
+from paymaster.earn.machine import REWARD, RewardEvent
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
 
 router = APIRouter(route_class=Door, tags=["events"])
 DEAD_LETTERS, REWARDS = "/v1/dead-letters", "/v1/users/{user}/rewards"
@@ -137,7 +144,7 @@ def _read(call: Call, request: Request, body: bytes, source: str, fields: str | 
     limits = Limits(
         body_bytes=settings.api.body_limit_bytes, events=settings.limits.event_batch_items
     )
-    now = call.deps.clock.now()
+    now = call.clock.now()
     gzip = request.headers.get("content-encoding", "").strip().lower() == "gzip"
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _DELIMITERS:
@@ -185,7 +192,7 @@ def _mapping(fields: str | None) -> dict[str, Any]:
 
 
 @router.get(DEAD_LETTERS, response_model=Page[DeadLetterOut])
-async def list_dead_letters(call: Operates, page: Paged) -> Reply:
+async def list_dead_letters(call: Reads, page: Paged) -> Reply:
     """Events that were not taken in, newest first, over all cells."""
     position = page.after(call, DEAD_LETTERS, {})
     before = cast("int", position[0]) if position else None
@@ -219,7 +226,7 @@ async def list_dead_letters(call: Operates, page: Paged) -> Reply:
 
 
 @router.get(REWARDS, response_model=Page[RewardOut])
-async def list_rewards(call: Reads, user: UserPath, page: Paged) -> Reply:
+async def list_rewards(call: OwnReads, user: UserPath, page: Paged) -> Reply:
     """A user's rewards, newest first."""
     ref = await call.user(user)
     filters = {"cell": ref.cell, "user": ref.id}
@@ -232,11 +239,25 @@ async def list_rewards(call: Reads, user: UserPath, page: Paged) -> Reply:
     return listing([view.wire() for view in found], next_cursor(call, REWARDS, filters, last))
 
 
-@router.post("/v1/rewards/{reward}/reverse", response_model=RewardOut)
-async def reverse_reward(call: Operates, reward: RewardPath, body: Reasoned) -> Reply:
+async def _reversal(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
+    ref = call.ref("rw", subject)
+
+    async def amount(tx: CellTx) -> Money | None:
+        found = await reversal.get(tx, ref.id)
+        return found.amount if REWARD.allows(found.state, RewardEvent.REVERSE) else None
+
+    async def run(tx: CellTx) -> Mapping[str, Any]:
+        view = await reversal.reverse_one(tx, ref.id, body["reason"])
+        await audit.record(tx, [audit.Act("reward.reverse", view.id, body["reason"])])
+        return view.wire()
+
+    return Ready(call.cell(ref.cell), amount, run)
+
+
+REVERSE = guarded.Act("reward.reverse", _reversal)
+
+
+@router.post("/v1/rewards/{reward}/reverse", response_model=RewardOut, responses=WAITING)
+async def reverse_reward(call: Operates, reward: RewardPath, body: Reasoned) -> Response:
     """Take a reward back, also after it was withdrawn: then the user owes it."""
-    ref = call.ref("rw", reward)
-    view = await call.write(
-        call.cell(ref.cell), lambda tx: reversal.reverse_one(tx, ref.id, body.reason)
-    )
-    return Reply(view.wire())
+    return await guarded.guarded(call, REVERSE, reward, {"reason": body.reason})

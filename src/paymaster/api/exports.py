@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from paymaster.api.context import Reads
+from paymaster.api.context import OwnReads
 from paymaster.api.door import Door
 from paymaster.api.money import Currency, Kind, Since, Until
 from paymaster.api.users import UserPath
@@ -30,7 +30,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 
 @router.get("/v1/users/{user}/statement/export", response_class=Response, responses=_ANSWER)
 async def export_statement(
-    call: Reads,
+    call: OwnReads,
     user: UserPath,
     currency: Currency,
     file: Annotated[Literal["csv", "pdf"], Query(alias="format")] = "csv",

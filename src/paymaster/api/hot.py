@@ -25,6 +25,8 @@ from paymaster.kernel.ids import Ref
 from paymaster.observe import trace_id_of
 from paymaster.people import credentials
 from paymaster.people.credentials import Caller, Credential
+from paymaster.people.factors.policy import NONE, Policy
+from paymaster.people.principal import Principal
 from paymaster.screen import activate
 from paymaster.screen.defaults import default_rule_set
 from paymaster.settle import webhook
@@ -38,7 +40,7 @@ ACTOR = Actor("role:api")
 """Whose the merged transactions are; acts in them are their callers'."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """Asks who a key is and, where named, for a user and the limits of withdrawals."""
 
@@ -46,19 +48,27 @@ class Look:
     user: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seen:
-    """`ref` is None when the user was not asked for, or has no such name with the app."""
+    """`ref` is None when the user was not asked for, or has no such name with the app.
+
+    `steps` says which withdrawals need a second factor.
+    """
 
     credential: Credential
+    principal: Principal
     ref: Ref | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
+    steps: Policy = NONE
 
 
-def _merging(deps: Deps, run: Run[C, Out]) -> Coalescer[C, Out]:
+def _merging(deps: Deps, run: Run[C, Out], *, in_turns: bool = False) -> Coalescer[C, Out]:
     limits = deps.settings.database
     return Coalescer(
-        run, batch_limit=limits.merge_batch_items, queue_limit=limits.merge_queue_items
+        run,
+        batch_limit=limits.merge_batch_items,
+        queue_limit=limits.merge_queue_items,
+        in_turns=in_turns,
     )
 
 
@@ -76,7 +86,7 @@ class _PerCell(Generic[C, Out]):
         found = self._cells.get(cell)
         if found is None:
             run = in_cell(self._deps.dbs.cell(cell), self._actor, self._use_case)
-            found = self._cells[cell] = _merging(self._deps, run)
+            found = self._cells[cell] = _merging(self._deps, run, in_turns=True)
         return await found.submit(command)
 
     async def close(self) -> None:
@@ -138,11 +148,7 @@ class Hot:
 
         A version of the rules never changes, so that its limits are read once.
         """
-        return await self._limits_of(tx, environment_id, await activate.version(tx, environment_id))
-
-    async def _limits_of(
-        self, tx: ControlRead, environment_id: int, version: int | None
-    ) -> Mapping[str, Limits]:
+        version = await activate.version(tx, environment_id)
         known = self._limits.get(environment_id)
         if known is None or known[0] != version:
             rules = await activate.current(tx, environment_id) or default_rule_set()
@@ -150,36 +156,45 @@ class Hot:
         return known[1]
 
     async def _look(self, asked: Sequence[Look]) -> list[Seen | Failed]:
-        found = await self._deps.dbs.control.read(partial(self._seen, asked))
-        used = {one.credential.id: one.credential for one in found if isinstance(one, Seen)}
-        for credential in used.values():
-            await credentials.note_use(self._deps.dbs, credential)
-        return found
-
-    async def _seen(self, asked: Sequence[Look], tx: ControlRead) -> list[Seen | Failed]:
         named: dict[str, set[str]] = {}
         for one in asked:
             names = named.setdefault(one.key, set())
             if one.user is not None:
                 names.add(one.user)
-        known = await credentials.callers(tx, named)
-        versions = {
-            caller.credential.environment_id: caller.rules_version
+        control = self._deps.dbs.control
+        known = await control.read(partial(credentials.callers, named=named), merged=True)
+        callers = [caller for caller in known.values() if isinstance(caller, Caller)]
+        for caller in callers:
+            await credentials.note_use(self._deps.dbs, caller.credential)
+        limits = {
+            caller.credential.environment_id: await self._limits_now(caller)
             for key, caller in known.items()
             if named[key] and isinstance(caller, Caller)
         }
-        limits = {env: await self._limits_of(tx, env, made) for env, made in versions.items()}
+        principals = {caller.credential.id: caller.credential.principal for caller in callers}
         found: list[Seen | Failed] = []
         for one in asked:
             caller = known[one.key]
             if isinstance(caller, Unauthenticated):
                 found.append(Failed(caller))
-            elif one.user is None:
-                found.append(Seen(caller.credential))
+                continue
+            credential = caller.credential
+            principal = principals[credential.id]
+            if one.user is None:
+                found.append(Seen(credential, principal))
             else:
-                here = limits[caller.credential.environment_id]
-                found.append(Seen(caller.credential, caller.refs.get(one.user), here))
+                here = limits[credential.environment_id]
+                ref = caller.refs.get(one.user)
+                found.append(Seen(credential, principal, ref, here, caller.steps))
         return found
+
+    async def _limits_now(self, caller: Caller) -> Mapping[str, Limits]:
+        """The limits of the version that is in force where a caller asks."""
+        environment_id = caller.credential.environment_id
+        known = self._limits.get(environment_id)
+        if known is not None and known[0] == caller.rules_version:
+            return known[1]
+        return await self._deps.dbs.control.read(lambda tx: self.limits(tx, environment_id))
 
     async def _claim(self, keys: Sequence[StoredKey]) -> list[Failed | None]:
         async def work(tx: ControlTx) -> list[Failed | None]:

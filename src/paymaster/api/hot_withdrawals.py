@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from paymaster.api.context import admitted, headers_of, hot_of, key_of, usable_key
-from paymaster.api.hot import Look
-from paymaster.api.limiter import Limiter
+from paymaster.api.hot import Look, Seen
+from paymaster.api.limiter import Limits
 from paymaster.api.withdrawals import asked
-from paymaster.kernel.errors import Unauthenticated
+from paymaster.kernel.errors import Refusal, Unauthenticated
 from paymaster.kernel.money import Money
+from paymaster.people.factors.binding import Purpose
 
 LARGEST_BODY_BYTES = 4096
 """Longer bodies take the documented route, which verifies the key before it reads a body."""
@@ -52,6 +53,17 @@ def is_plain(request: Request) -> bool:
     )
 
 
+def _needs_more(seen: Seen, amount: _Amount) -> bool:
+    """Whether a second factor may be asked for: the documented route says of what, and why."""
+    if not seen.steps.rules:
+        return False
+    try:
+        money = Money.parse(amount.amount, amount.currency)
+    except Refusal:
+        return False
+    return seen.steps.requires(Purpose.WITHDRAWAL, "servers", money.currency, money.minor)
+
+
 async def ask(request: Request) -> Response | None:
     """Answer a plain request; None when it must take the documented route.
 
@@ -67,12 +79,12 @@ async def ask(request: Request) -> Response | None:
     if "\0" in body.user or "\0" in body.destination or not body.user.isprintable():
         return None
     seen = await hot_of(request).look(Look(key, body.user))
-    if seen.ref is None:
+    if seen.ref is None or _needs_more(seen, body.amount):
         return None
     call = admitted(request, seen)
-    call.credential.require("withdrawals")
-    limiter: Limiter = request.app.state.limiter
-    request.state.rate_limit = limiter.take(call.credential.id)
+    call.principal.require("withdrawals")
+    limits: Limits = request.app.state.limits
+    await limits.admit(request.scope["state"], call.principal)
     amount = Money.parse(body.amount.amount, body.amount.currency)
     caller_key = headers_of(request)[b"idempotency-key"].decode("latin-1")
     return await asked(call, caller_key, sent, seen.ref, seen.limits, body.destination, amount)

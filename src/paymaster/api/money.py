@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Query
 
-from paymaster.api.context import Reads
+from paymaster.api.context import OwnReads
 from paymaster.api.door import Door
 from paymaster.api.models import Moment, Reply, wire
 from paymaster.api.paging import Paged, next_cursor
@@ -33,7 +33,7 @@ STATEMENT = "/v1/users/{user}/statement"
 
 
 @router.get("/v1/users/{user}/balances", response_model=BalancesOut)
-async def get_balances(call: Reads, user: UserPath) -> Reply:
+async def get_balances(call: OwnReads, user: UserPath) -> Reply:
     """Everything a user has, by currency, from one snapshot.
 
     `withdrawable` is nothing while something is owed (`debt`).
@@ -73,7 +73,7 @@ async def get_balances(call: Reads, user: UserPath) -> Reply:
 
 @router.get(STATEMENT, response_model=StatementOut)
 async def get_statement(
-    call: Reads,
+    call: OwnReads,
     user: UserPath,
     currency: Currency,
     page: Paged,
@@ -129,7 +129,7 @@ async def get_statement(
 
 @router.get("/v1/users/{user}/balance-at", response_model=BalanceAtOut)
 async def get_balance_at(
-    call: Reads,
+    call: OwnReads,
     user: UserPath,
     currency: Currency,
     at: Annotated[Moment, Query()],

@@ -9,9 +9,11 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from paymaster.api.door import scope_of
+from paymaster.api.door import is_own, scope_of
 from paymaster.api.problems import MEDIA_TYPE
 from paymaster.api.shapes import ProblemOut
+from paymaster.api.staff_session import COOKIE
+from paymaster.api.tokens import TOKEN
 from paymaster.people.credentials import SCOPES
 
 _METHODS = frozenset({"get", "put", "post", "delete"})
@@ -55,31 +57,59 @@ def _made(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
     schemas["ProblemOut"] = problem
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    scopes = {
-        (method.lower(), route.path): scope
+    routes = {
+        (method.lower(), route.path): route
         for route in api_routes(routers)
-        if (scope := scope_of(route)) is not None
         for method in route.methods or ()
     }
-    components["securitySchemes"] = {
-        "key": {
-            "type": "http",
-            "scheme": "bearer",
-            "description": "An API key. Scopes: "
-            + "; ".join(f"`{name}`: {meaning}" for name, meaning in SCOPES.items())
-            + ".",
-        }
-    }
+    components["securitySchemes"] = _schemes()
     for path, item in made["paths"].items():
         for method in _METHODS & item.keys():
-            _complete(item[method], scopes.get((method, path)))
+            route = routes.get((method, path))
+            scope = None if route is None else scope_of(route)
+            _complete(item[method], scope, own=route is not None and is_own(route))
     return made
 
 
-def _complete(operation: dict[str, Any], scope: str | None) -> None:
+def _schemes() -> dict[str, Any]:
+    """How a caller shows who it is."""
+    return {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key of one of the app's servers. Scopes: "
+            + "; ".join(f"`{name}`: {meaning}" for name, meaning in SCOPES.items())
+            + ".",
+        },
+        "oauth": {
+            "type": "oauth2",
+            "description": "A short-lived token in place of the key: `client_id` is its prefix.",
+            "flows": {"clientCredentials": {"tokenUrl": TOKEN, "scopes": SCOPES}},
+        },
+        "user": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "An earner: a token of an issuer that the environment trusts, or one "
+            "that `POST /v1/users/{user}/tokens` gave. He reaches what is his and nothing else; "
+            "in a path he is `me`, his own external id or his `us_...`.",
+        },
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": COOKIE,
+            "description": "A person of the staff who has logged in. What changes something needs "
+            "the CSRF token of the session as well.",
+        },
+    }
+
+
+def _complete(operation: dict[str, Any], scope: str | None, *, own: bool) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
     responses["default"] = _ANY
     if scope is not None:
-        operation["security"] = [{"key": []}]
+        user: list[dict[str, list[str]]] = [{"user": []}] if own else []
+        operation["security"] = [{"key": []}, {"oauth": [scope]}, {"session": []}, *user]
         operation["x-scope"] = scope
+        operation["x-own"] = own

@@ -153,6 +153,8 @@ def response_to(request: Request, error: Exception, errors_url: str) -> Response
     """The problem that answers a request; what goes wrong on our side is logged."""
     trace_id: object = getattr(request.state, "trace_id", None) or current_trace_id()
     known = trace_id if isinstance(trace_id, str) else None
+    if isinstance(error, PaymasterError):
+        request.state.refused = error.slug
     if _is_ours_to_repair(error):
         _log.error("request_failed", trace_id=known, exc_info=error)
     made = problem_of(error, errors_url=errors_url, trace_id=known)
@@ -187,7 +189,9 @@ def _answer(error: Exception) -> _Answer:
 def _ours(error: PaymasterError) -> _Answer:
     headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Busy) else {}
     if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
+        # RFC 6750, section 3: a client that holds a bad token is told to get another.
+        is_token = error.slug.startswith("token-")
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if is_token else "Bearer"
     return _Answer(
         error.status,
         error.slug,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import Field, StringConstraints
 
-from paymaster.api.context import Call, Operates
+from paymaster.api.context import Call, Operates, Reads
 from paymaster.api.door import Door
 from paymaster.api.models import Body, MaybeReasoned, Reason, Reply, Text, listing, wire
 from paymaster.api.shapes import Page
@@ -93,14 +93,14 @@ async def put_rail_account(call: Operates, name: AccountPath, body: PutRailAccou
 
 
 @router.get("/v1/rail-accounts", response_model=Page[RailAccountOut])
-async def list_rail_accounts(call: Operates) -> Reply:
+async def list_rail_accounts(call: Reads) -> Reply:
     """All accounts, by name."""
     found = await accounts.load(call.deps.dbs, call.environment.id)
     return listing([shown(call, account) for account in found.values()])
 
 
 @router.get("/v1/rail-accounts/{name}", response_model=RailAccountOut)
-async def get_rail_account(call: Operates, name: AccountPath) -> Reply:
+async def get_rail_account(call: Reads, name: AccountPath) -> Reply:
     """An account."""
     return Reply(shown(call, await find(call, name)))
 
@@ -134,7 +134,7 @@ async def close_window(
 
 
 @router.get("/v1/funds", response_model=FundsOut)
-async def get_funds(call: Operates) -> Reply:
+async def get_funds(call: Reads) -> Reply:
     """What the books say lies in each account, is on its way out, and cannot be explained yet."""
     known = await accounts.load(call.deps.dbs, call.environment.id)
 

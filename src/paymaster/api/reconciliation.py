@@ -8,14 +8,18 @@ from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Path, Query
 from pydantic import StringConstraints
+from starlette.responses import Response
 
-from paymaster.api.context import Call, Operates
+from paymaster.api import guarded
+from paymaster.api.context import Call, Operates, Reads
 from paymaster.api.door import Door
+from paymaster.api.guarded import Ready
 from paymaster.api.models import Body, Day, Name, Reason, Reply, Text, listing, wire
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.rails import find
 from paymaster.api.shapes import Page
 from paymaster.api.shapes_operate import BreakOut, LineOut, RunOut, StatementOut, SummaryOut
+from paymaster.api.shapes_staff import WAITING
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.dispatch import accounts
 from paymaster.earn import campaign as campaigns
@@ -116,7 +120,7 @@ async def ask_run(call: Operates, body: AskRun) -> Reply:
 
 @router.get(RUNS, response_model=Page[RunOut])
 async def list_runs(
-    call: Operates,
+    call: Reads,
     page: Paged,
     rail_account: AccountName | None = None,
     day: DayQuery | None = None,
@@ -140,7 +144,7 @@ def _break(call: Call, names: Mapping[int, str], row: Break) -> dict[str, Any]:
     def money(minor: int | None) -> dict[str, str] | None:
         return None if minor is None else wire(Money(minor, row.asset))
 
-    today = business_day(call.deps.clock.now(), call.environment.time_zone)
+    today = business_day(call.clock.now(), call.environment.time_zone)
     return {
         "id": call.control_text("br", row.id),
         "rail_account": names.get(row.rail_account_id, ""),
@@ -163,7 +167,7 @@ def _break(call: Call, names: Mapping[int, str], row: Break) -> dict[str, Any]:
 
 @router.get(BREAKS, response_model=Page[BreakOut])
 async def list_breaks(
-    call: Operates,
+    call: Reads,
     page: Paged,
     state: Annotated[Literal["open", "resolved"], Query()] = "open",
     rail_account: AccountName | None = None,
@@ -196,15 +200,28 @@ async def list_breaks(
     return listing(data, next_cursor(call, BREAKS, filters, last))
 
 
-@router.post(f"{BREAKS}/{{break_id}}/resolve", response_model=BreakOut)
-async def resolve_break(call: Operates, break_id: BreakPath, body: Resolve) -> Reply:
+async def _resolution(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
+    number = call.control_id("br", subject)
+    asked = body["target"]
+    target = await _target(call, None if asked is None else Explanation(**asked))
+    names = await _names(call)
+
+    async def amount(tx: CellTx) -> Money | None:
+        return await resolve.at_stake(tx, number)
+
+    async def run(tx: CellTx) -> Mapping[str, Any]:
+        return _break(call, names, await resolve.resolve(tx, number, body["reason"], target))
+
+    return Ready(call.treasury, amount, run)
+
+
+RESOLVE = guarded.Act("break.resolve", _resolution)
+
+
+@router.post(f"{BREAKS}/{{break_id}}/resolve", response_model=BreakOut, responses=WAITING)
+async def resolve_break(call: Operates, break_id: BreakPath, body: Resolve) -> Response:
     """End a break with a reason, and with an entry when its money lies in suspense."""
-    number = call.control_id("br", break_id)
-    target = await _target(call, body.target)
-    row = await call.write(
-        call.treasury, lambda tx: resolve.resolve(tx, number, body.reason, target)
-    )
-    return Reply(_break(call, await _names(call), row))
+    return await guarded.guarded(call, RESOLVE, break_id, body.model_dump(mode="json"))
 
 
 async def _target(call: Call, asked: Explanation | None) -> Target | None:
@@ -225,26 +242,37 @@ async def assign_break(call: Operates, break_id: BreakPath, body: Assign) -> Rep
     return Reply(_break(call, await _names(call), row))
 
 
-@router.post(f"{BASE}/lines/{{line}}/retry", status_code=204)
-async def retry_line(call: Operates, line: LinePath, body: Retry) -> None:
-    """Let the matching look at a line in doubt once more."""
-    ref = Ref(call.treasury.number, call.control_id("sl", line))
+async def _again(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
+    ref = Ref(call.treasury.number, call.control_id("sl", subject))
 
-    async def work(tx: CellTx) -> None:
+    async def amount(tx: CellTx) -> Money | None:
+        return await resolve.line_money(tx, ref.id)
+
+    async def run(tx: CellTx) -> Mapping[str, Any]:
         await resolve.retry(
             tx,
             ref,
-            body.reason,
-            reference=body.reference,
-            accept_difference=body.accept_difference,
+            body["reason"],
+            reference=body["reference"],
+            accept_difference=body["accept_difference"],
         )
+        return {}
 
-    await call.write(call.treasury, work)
+    return Ready(call.treasury, amount, run)
+
+
+RETRY = guarded.Act("line.retry", _again, status=204)
+
+
+@router.post(f"{BASE}/lines/{{line}}/retry", status_code=204, responses=WAITING)
+async def retry_line(call: Operates, line: LinePath, body: Retry) -> Response:
+    """Let the matching look at a line in doubt once more."""
+    return await guarded.guarded(call, RETRY, line, body.model_dump(mode="json"))
 
 
 @router.get(STATEMENTS, response_model=Page[StatementOut])
 async def list_statements(
-    call: Operates,
+    call: Reads,
     page: Paged,
     rail_account: AccountName | None = None,
     day: DayQuery | None = None,
@@ -282,7 +310,7 @@ async def list_statements(
 
 @router.get(LINES, response_model=Page[LineOut])
 async def list_lines(
-    call: Operates,
+    call: Reads,
     statement: StatementPath,
     page: Paged,
     state: Annotated[Literal["open", "asked", "matched", "break"] | None, Query()] = None,
@@ -319,7 +347,7 @@ async def list_lines(
 
 
 @router.get(f"{BASE}/summary", response_model=SummaryOut)
-async def get_summary(call: Operates) -> Reply:
+async def get_summary(call: Reads) -> Reply:
     """How many lines and breaks are open, with the age and the money in doubt."""
 
     async def work(tx: CellRead) -> tuple[int, list[Ageing]]:

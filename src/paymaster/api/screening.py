@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from paymaster.api.context import Operates
+from paymaster.api.context import Operates, Reads
 from paymaster.api.door import Door
 from paymaster.api.models import Body, Reply, Text
 from paymaster.api.shapes_operate import RuleSetOut
@@ -31,7 +31,7 @@ class PutRules(Body):
 
 
 @router.get("/v1/screening/rules", response_model=RuleSetOut)
-async def get_rules(call: Operates) -> Reply:
+async def get_rules(call: Reads) -> Reply:
     """The rules in force; the default ones where none were ever set."""
     found = await call.look(lambda tx: activate.current(tx, call.environment.id))
     return Reply((found or default_rule_set()).data())

@@ -8,13 +8,17 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from fastapi import APIRouter, Path, Request
 from pydantic import Field, StringConstraints
+from starlette.responses import Response
 
+from paymaster.api import guarded
 from paymaster.api.campaigns import CampaignPath
-from paymaster.api.context import Call, Campaigns, Events, Operates, Reads
+from paymaster.api.context import Call, Campaigns, Events, Operates, OwnEvents, OwnReads, Reads
 from paymaster.api.door import Door
+from paymaster.api.guarded import Ready
 from paymaster.api.models import Amount, Body, Moment, Name, Reason, Reply, Text, listing
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.shapes import GoldOut, Page, SubmittedOut, TaskOut, UserTaskOut
+from paymaster.api.shapes_staff import WAITING
 from paymaster.api.users import UserPath
 from paymaster.db.tx import CellTx, ControlTx
 from paymaster.earn import catalogue, intake, task, user_task
@@ -23,10 +27,11 @@ from paymaster.earn.event import Status
 from paymaster.earn.ingest import ingest
 from paymaster.earn.machine import OfferState
 from paymaster.earn.task import PutTask as Command
-from paymaster.earn.user_task import Decided, Decision
+from paymaster.earn.user_task import Decision
 from paymaster.kernel.clock import parse_rfc3339
 from paymaster.kernel.errors import NotFound, Problem, Refusal, Unprocessable
-from paymaster.kernel.ids import parse_text_id
+from paymaster.kernel.ids import parse_text_id, text_id
+from paymaster.kernel.money import Money
 from paymaster.people import users
 
 router = APIRouter(route_class=Door, tags=["tasks"])
@@ -196,7 +201,7 @@ def _gold(body: bytes, content_type: str) -> Mapping[str, str]:
 
 
 @router.get("/v1/users/{user}/tasks", response_model=Page[UserTaskOut])
-async def list_user_tasks(call: Reads, user: UserPath) -> Reply:
+async def list_user_tasks(call: OwnReads, user: UserPath) -> Reply:
     """What of all that is on offer the user may do now."""
     ref = await call.user(user)
     live = await call.look(lambda tx: catalogue.live(tx, call.environment.id, tx.now))
@@ -215,7 +220,7 @@ async def _offer(call: Call, text: str) -> Offer:
 
 
 @router.post("/v1/users/{user}/tasks/{task_id}/start", response_model=UserTaskOut)
-async def start_task(call: Events, user: UserPath, task_id: TaskIdPath) -> Reply:
+async def start_task(call: OwnEvents, user: UserPath, task_id: TaskIdPath) -> Reply:
     """The user begins a task; again changes nothing."""
     ref, offer = await call.user(user), await _offer(call, task_id)
     found = await call.write(
@@ -259,7 +264,7 @@ async def submit_task(call: Events, user: UserPath, task_id: TaskIdPath, body: S
         call.actor,
         call.trace_id,
         "submit",
-        intake.parse(msgspec.json.encode([event]), "submit", call.deps.clock.now()),
+        intake.parse(msgspec.json.encode([event]), "submit", call.clock.now()),
     )
     [outcome] = report.outcomes
     if outcome.status is Status.REJECTED:
@@ -267,16 +272,35 @@ async def submit_task(call: Events, user: UserPath, task_id: TaskIdPath, body: S
     return Reply({"status": outcome.status.value, "reward": outcome.reward_id})
 
 
-@router.post("/v1/users/{user}/tasks/{task_id}/decide", response_model=UserTaskOut)
-async def decide_task(call: Operates, user: UserPath, task_id: TaskIdPath, body: Decide) -> Reply:
+async def _decision(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
+    user, _, task_id = subject.partition("/")
+    ref, offer = call.ref("us", user), await _offer(call, task_id)
+    decision = Decision(ref.id, offer, body["approve"], body["reason"])
+
+    async def amount(tx: CellTx) -> Money | None:  # noqa: ARG001 - it is what the task offers
+        return offer.reward if decision.approve else None
+
+    async def run(tx: CellTx) -> Mapping[str, Any]:
+        [decided] = await user_task.decide(tx, [decision])
+        if decided.slug is not None:
+            raise Unprocessable(
+                decided.slug, "There is no work of the user that waits for a decision."
+            )
+        return user_task.UserTask(offer, decided.state).wire()
+
+    return Ready(call.cell(ref.cell), amount, run)
+
+
+DECIDE = guarded.Act("task.decide", _decision)
+
+
+@router.post(
+    "/v1/users/{user}/tasks/{task_id}/decide", response_model=UserTaskOut, responses=WAITING
+)
+async def decide_task(
+    call: Operates, user: UserPath, task_id: TaskIdPath, body: Decide
+) -> Response:
     """Approve or reject work that was handed in; approved work is rewarded at once."""
-    ref, offer = await call.user(user), await _offer(call, task_id)
-
-    async def work(tx: CellTx) -> Decided:
-        [decided] = await user_task.decide(tx, [Decision(ref.id, offer, body.approve, body.reason)])
-        return decided
-
-    decided = await call.write(call.cell(ref.cell), work)
-    if decided.slug is not None:
-        raise Unprocessable(decided.slug, "There is no work of the user that waits for a decision.")
-    return Reply(user_task.UserTask(offer, decided.state).wire())
+    ref = await call.user(user)
+    subject = f"{text_id('us', ref.cell, ref.id)}/{task_id}"
+    return await guarded.guarded(call, DECIDE, subject, body.model_dump(mode="json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -9,14 +10,17 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field, StringConstraints
 from starlette.responses import Response
 
-from paymaster.api.context import Call, Key, Operates
+from paymaster.api import guarded
+from paymaster.api.context import Call, Key, Operates, Reads
 from paymaster.api.door import Door
+from paymaster.api.guarded import Ready
 from paymaster.api.idempotent import replied
 from paymaster.api.models import Amount, Body, Reason, Reasoned, Reply, Text, listing, wire
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.problems import problem_of
 from paymaster.api.shapes import Page
 from paymaster.api.shapes_operate import TransferOut
+from paymaster.api.shapes_staff import ApprovalOut
 from paymaster.db import idempotency
 from paymaster.db.idempotency import Answer
 from paymaster.db.idempotency import Key as StoredKey
@@ -27,6 +31,8 @@ from paymaster.dispatch.transfer import Order
 from paymaster.dispatch.transfer_store import Transfer
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Unprocessable
+from paymaster.kernel.money import Money
+from paymaster.people.four_eyes import Waiting
 
 router = APIRouter(route_class=Door, tags=["transfers"])
 LIST = "/v1/transfers"
@@ -44,32 +50,59 @@ class AskTransfer(Body):
     reason: Reason
 
 
-@router.post(LIST, status_code=202, response_model=TransferOut)
+async def _requested(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:  # noqa: ARG001
+    known = await accounts.load(call.deps.dbs, call.environment.id)
+    numbers = {account.rail.name: account.id for account in known.values()}
+    money = Money.parse(body["amount"]["amount"], body["amount"]["currency"])
+    order = Order(numbers.get(body["from"], 0), numbers.get(body["to"], 0), money, body["reason"])
+
+    async def amount(tx: CellTx) -> Money | None:  # noqa: ARG001 - of another act it is in the rows
+        return money if transfer.fault(order, known, call.deps.rails) is None else None
+
+    async def run(tx: CellTx) -> Mapping[str, Any]:
+        [made] = await transfer.request(tx, known, call.deps.rails, [order])
+        if made.transfer_id is None:
+            raise Unprocessable(made.slug or "", made.detail or "")
+        return _shown(call, known, await transfer.find(tx, made.transfer_id))
+
+    return Ready(call.treasury, amount, run)
+
+
+REQUEST_ACT = guarded.Act("transfer.request", _requested, status=202)
+
+
+@router.post(
+    LIST,
+    status_code=202,
+    response_model=TransferOut,
+    responses={202: {"model": TransferOut | ApprovalOut, "description": "Asked for, or waiting."}},
+)
 async def ask_transfer(call: Operates, request: Request, key: Key, body: AskTransfer) -> Response:
     """Move money from one of our accounts to another, by a payment of our own.
 
-    It leaves with the source account's next window, and counts when statements show it.
+    It leaves with the source account's next window, and counts when statements show it. Above the
+    limit for it the answer is an approval that waits for a second person.
     """
-    amount = body.amount.money()
-    known = await accounts.load(call.deps.dbs, call.environment.id)
-    numbers = {account.rail.name: account.id for account in known.values()}
-    order = Order(numbers.get(body.source, 0), numbers.get(body.target, 0), amount, body.reason)
-    stored = StoredKey.of(call.credential.id, REQUEST, key, await request.body())
+    asked = body.model_dump(mode="json", by_alias=True)
+    asked["amount"] = wire(body.amount.money())
+    ready, limits = await _requested(call, "", asked), await guarded.limits_of(call)
+    stored = StoredKey.of(call.principal.caller_id, REQUEST, key, await request.body())
+    subject = f"{body.source}>{body.target}/{stored.key_hash.hex()[:12]}"
 
     async def work(tx: CellTx) -> Answer:
         before = await idempotency.begin(tx, stored)
         if before is not None:
             return before
-        [made] = await transfer.request(tx, known, call.deps.rails, [order])
-        if made.transfer_id is None:
-            error = Unprocessable(made.slug or "", made.detail or "")
+        try:
+            done = await guarded.perform(call, tx, limits, REQUEST_ACT, ready, subject, asked)
+        except Unprocessable as error:
             problem = problem_of(
                 error, errors_url=call.deps.settings.api.errors_url, trace_id=call.trace_id
             )
             answer = Answer(problem.status, problem.body)
         else:
-            row = await transfer.find(tx, made.transfer_id)
-            answer = Answer(202, msgspec.json.encode(_shown(call, known, row)))
+            told = done.wire() if isinstance(done, Waiting) else done
+            answer = Answer(guarded.WAITS, msgspec.json.encode(told))
         await idempotency.finish(tx, stored, answer)
         return answer
 
@@ -91,7 +124,7 @@ def _shown(call: Call, known: dict[int, PayoutAccount], row: Transfer) -> dict[s
 
 
 @router.get("/v1/transfers/{transfer_id}", response_model=TransferOut)
-async def get_transfer(call: Operates, transfer_id: TransferPath) -> Reply:
+async def get_transfer(call: Reads, transfer_id: TransferPath) -> Reply:
     """A transfer."""
     number = call.control_id("tr", transfer_id)
     known = await accounts.load(call.deps.dbs, call.environment.id)
@@ -100,7 +133,7 @@ async def get_transfer(call: Operates, transfer_id: TransferPath) -> Reply:
 
 
 @router.get(LIST, response_model=Page[TransferOut])
-async def list_transfers(call: Operates, page: Paged) -> Reply:
+async def list_transfers(call: Reads, page: Paged) -> Reply:
     """Transfers, newest first."""
     position = page.after(call, LIST, {})
     before = cast("int", position[0]) if position else None

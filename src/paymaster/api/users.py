@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import Field
 
-from paymaster.api.context import Reads, Users
+from paymaster.api.context import OwnReads, Users
 from paymaster.api.door import Door
 from paymaster.api.models import Body, Reason, Reply, Text
 from paymaster.api.shapes import UserOut
@@ -34,7 +34,8 @@ class PutUser(Body):
     profile: Annotated[
         dict[Text, Any] | None,
         Field(
-            description="Replaces the profile: country, city, language, birth_year, devices.",
+            description="Replaces the profile: country, city, language, birth_year, devices, "
+            "email, email_notices.",
             examples=[{"country": "DE", "language": "de"}],
         ),
     ] = None
@@ -74,10 +75,10 @@ def _profile(value: dict[str, Any] | None, year: int) -> Profile | None:
 
 
 @router.get("/v1/users/{user}", response_model=UserOut)
-async def get_user(call: Reads, user: UserPath) -> Reply:
+async def get_user(call: OwnReads, user: UserPath) -> Reply:
     """A user, by the app's own id or by ours."""
     ref = await call.user(user)
     view = await call.cell(ref.cell).read(
         lambda tx: users.get(tx, call.deps.secrets.sealer, ref.id)
     )
-    return Reply(view.wire())
+    return Reply(view.wire() if call.mine is None else view.wire_own())

@@ -8,8 +8,11 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from paymaster.api.context import Call, Key, Operates, Reads, Withdrawals
+from paymaster.api import guarded
+from paymaster.api.context import Call, Key, Operates, OwnReads, OwnWithdrawals
 from paymaster.api.door import Door
+from paymaster.api.factors import StepUpId
+from paymaster.api.guarded import Make, Ready
 from paymaster.api.idempotent import claim, replied
 from paymaster.api.models import (
     Amount,
@@ -24,13 +27,19 @@ from paymaster.api.models import (
 from paymaster.api.paging import Page as PageAsked
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.shapes import Page, RequestedOut, StoryOut, WithdrawalOut
+from paymaster.api.shapes_staff import WAITING
+from paymaster.api.stepup import by
 from paymaster.db.idempotency import Key as StoredKey
-from paymaster.db.tx import CellTx
+from paymaster.db.tx import CellTx, ControlRead
 from paymaster.kernel.errors import NotFound, Refusal
 from paymaster.kernel.ids import Ref, parse_text_id
 from paymaster.kernel.money import Money
+from paymaster.people.factors import policy
+from paymaster.people.factors.binding import Purpose
+from paymaster.people.factors.policy import Policy
+from paymaster.people.factors.proof import Shown
 from paymaster.withdraw import moves, view
-from paymaster.withdraw.machine import State
+from paymaster.withdraw.machine import WITHDRAWAL, Event, State
 from paymaster.withdraw.request import Limits, RequestWithdrawal
 from paymaster.withdraw.request_keyed import Keyed
 
@@ -46,11 +55,12 @@ class AskWithdrawal(Body):
     user: ExternalId
     destination: Text
     amount: Amount
+    step_up: StepUpId | None = None
 
 
 @router.post(LIST, status_code=202, response_model=RequestedOut)
 async def ask_withdrawal(
-    call: Withdrawals, request_: Request, key: Key, body: AskWithdrawal
+    call: OwnWithdrawals, request_: Request, key: Key, body: AskWithdrawal
 ) -> Response:
     """Ask for a withdrawal: everything is checked and the money set aside at once.
 
@@ -58,9 +68,16 @@ async def ask_withdrawal(
     """
     amount = body.amount.money()
     ref = await call.user(body.user)
-    limits = await call.look(lambda tx: call.hot.limits(tx, call.environment.id))
+
+    async def rules(tx: ControlRead) -> tuple[Mapping[str, Limits], Policy]:
+        environment = call.environment.id
+        return await call.hot.limits(tx, environment), await policy.current(tx, environment)
+
+    limits, steps = await call.look(rules)
+    required = steps.requires(Purpose.WITHDRAWAL, by(call), amount.currency, amount.minor)
+    shown = Shown(required, body.step_up)
     sent = await request_.body()
-    return await asked(call, key, sent, ref, limits, body.destination, amount)
+    return await asked(call, key, sent, ref, limits, body.destination, amount, shown)
 
 
 async def asked(
@@ -71,10 +88,14 @@ async def asked(
     limits: Mapping[str, Limits],
     destination: str,
     amount: Money,
+    shown: Shown | None = None,
 ) -> Response:
-    """Carry out a request that reads well; `sent` are the bytes of its body."""
+    """Carry out a request that reads well; `sent` are the bytes of its body.
+
+    `shown` None is for those that need no second factor and came without one.
+    """
     cell = call.cell(ref.cell).number
-    stored = StoredKey.of(call.credential.id, REQUEST, key, sent)
+    stored = StoredKey.of(call.principal.caller_id, REQUEST, key, sent)
     await claim(call, stored)
     command = RequestWithdrawal(
         ref.id,
@@ -82,6 +103,7 @@ async def asked(
         amount,
         actor=call.actor,
         trace_id=call.trace_id,
+        shown=shown if shown is not None and shown.matters else None,
     )
     return replied(await call.hot.request(cell, Keyed(stored, command, limits)))
 
@@ -96,21 +118,42 @@ def _destination(text: str, cell: int) -> int:
 
 
 @router.get("/v1/withdrawals/{withdrawal}", response_model=StoryOut)
-async def get_withdrawal(call: Reads, withdrawal: WithdrawalPath) -> Reply:
-    """One withdrawal with its whole story: moves, attempts, verdicts, entries, acts."""
+async def get_withdrawal(call: OwnReads, withdrawal: WithdrawalPath) -> Reply:
+    """One withdrawal with its whole story: moves, attempts, verdicts, entries, acts.
+
+    An earner sees the moves only, without who made them and why.
+    """
+    ref = _ref(call, withdrawal)
+    story = await call.cell(ref.cell).read(lambda tx: view.story(tx, ref.id, user_id=call.mine))
+    return Reply(story.wire() if call.mine is None else story.wire_own())
+
+
+def _ref(call: Call, withdrawal: str) -> Ref:
+    """Where a withdrawal is. For an earner there are none outside his cell."""
     ref = call.ref("wd", withdrawal)
-    story = await call.cell(ref.cell).read(lambda tx: view.story(tx, ref.id))
-    return Reply(story.wire())
+    own = call.principal.user
+    if own is not None and own.cell != ref.cell:
+        raise NotFound("not-found", "There is no such withdrawal.")
+    return ref
+
+
+def _shown(call: Call, one: view.Summary) -> dict[str, Any]:
+    return one.wire() if call.mine is None else one.wire_own()
 
 
 @router.get(LIST, response_model=Page[WithdrawalOut])
 async def list_withdrawals(
-    call: Reads,
+    call: OwnReads,
     page: Paged,
     user: Annotated[Text | None, Query(max_length=128)] = None,
     state: Annotated[State | None, Query()] = None,
 ) -> Reply:
-    """Withdrawals, newest first: of a user, or in a state, or all. Not of a user and a state."""
+    """Withdrawals, newest first: of a user, or in a state, or all. Not of a user and a state.
+
+    An earner gets his own.
+    """
+    if call.mine is not None:
+        user = user or "me"
     if user is not None and state is not None:
         raise Refusal("filters-exclusive", "Filter by user or by state, not by both.")
     if user is not None:
@@ -135,45 +178,76 @@ async def _of_user(call: Call, page: PageAsked, user: str) -> Reply:
         lambda tx: view.of_user(tx, ref.id, before=before, limit=page.limit)
     )
     last = (found[-1].ref.id,) if len(found) == page.limit else None
-    return listing([one.wire() for one in found], next_cursor(call, LIST, filters, last))
+    return listing([_shown(call, one) for one in found], next_cursor(call, LIST, filters, last))
 
 
 Act = Callable[[CellTx, int], Awaitable[Any]]
 
 
 async def _act(call: Call, withdrawal: str, act: Act) -> Reply:
-    ref = call.ref("wd", withdrawal)
+    ref = _ref(call, withdrawal)
 
     async def work(tx: CellTx) -> dict[str, Any]:
         await act(tx, ref.id)
-        return (await view.one(tx, ref.id)).wire()
+        return _shown(call, await view.one(tx, ref.id))
 
     return Reply(await call.write(call.cell(ref.cell), work))
 
 
 @router.post("/v1/withdrawals/{withdrawal}/cancel", response_model=WithdrawalOut)
 async def cancel_withdrawal(
-    call: Withdrawals, withdrawal: WithdrawalPath, body: MaybeReasoned | None = None
+    call: OwnWithdrawals, withdrawal: WithdrawalPath, body: MaybeReasoned | None = None
 ) -> Reply:
     """Take it back before it is sent; the money is available again."""
 
     async def act(tx: CellTx, number: int) -> None:
-        owner = (await view.one(tx, number)).row.user_id
+        owner = (await view.one(tx, number, user_id=call.mine)).row.user_id
         await moves.cancel(tx, owner, number, body.reason if body else None)
 
     return await _act(call, withdrawal, act)
 
 
-@router.post("/v1/withdrawals/{withdrawal}/approve", response_model=WithdrawalOut)
-async def approve_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Reply:
+Decision = Callable[[CellTx, int, str], Awaitable[Any]]
+
+
+def _decision(event: Event, decide: Decision) -> Make:
+    """How the act is made ready. What may not happen as things stand is told why at once."""
+
+    async def make(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
+        ref = call.ref("wd", subject)
+
+        async def amount(tx: CellTx) -> Money | None:
+            found = await view.one(tx, ref.id)
+            return found.amount if WITHDRAWAL.allows(found.row.state, event) else None
+
+        async def run(tx: CellTx) -> Mapping[str, Any]:
+            await decide(tx, ref.id, body["reason"])
+            return (await view.one(tx, ref.id)).wire()
+
+        return Ready(call.cell(ref.cell), amount, run)
+
+    return make
+
+
+APPROVE = guarded.Act("withdrawal.approve", _decision(Event.APPROVE, moves.approve))
+DENY = guarded.Act("withdrawal.deny", _decision(Event.DENY, moves.deny))
+REVERSE = guarded.Act("withdrawal.reverse", _decision(Event.RETURN, moves.reverse))
+
+
+@router.post(
+    "/v1/withdrawals/{withdrawal}/approve", response_model=WithdrawalOut, responses=WAITING
+)
+async def approve_withdrawal(
+    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
+) -> Response:
     """Let one in review go to the rail."""
-    return await _act(call, withdrawal, lambda tx, one: moves.approve(tx, one, body.reason))
+    return await guarded.guarded(call, APPROVE, withdrawal, {"reason": body.reason})
 
 
-@router.post("/v1/withdrawals/{withdrawal}/deny", response_model=WithdrawalOut)
-async def deny_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Reply:
+@router.post("/v1/withdrawals/{withdrawal}/deny", response_model=WithdrawalOut, responses=WAITING)
+async def deny_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Response:
     """Refuse it before it is sent; the money is available again."""
-    return await _act(call, withdrawal, lambda tx, one: moves.deny(tx, one, body.reason))
+    return await guarded.guarded(call, DENY, withdrawal, {"reason": body.reason})
 
 
 @router.post("/v1/withdrawals/{withdrawal}/hold", response_model=WithdrawalOut)
@@ -188,7 +262,11 @@ async def release_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: R
     return await _act(call, withdrawal, lambda tx, one: moves.release(tx, one, body.reason))
 
 
-@router.post("/v1/withdrawals/{withdrawal}/reverse", response_model=WithdrawalOut)
-async def reverse_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Reply:
+@router.post(
+    "/v1/withdrawals/{withdrawal}/reverse", response_model=WithdrawalOut, responses=WAITING
+)
+async def reverse_withdrawal(
+    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
+) -> Response:
     """Book a paid one as come back, on the evidence named in the reason."""
-    return await _act(call, withdrawal, lambda tx, one: moves.reverse(tx, one, body.reason))
+    return await guarded.guarded(call, REVERSE, withdrawal, {"reason": body.reason})

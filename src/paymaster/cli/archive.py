@@ -11,15 +11,15 @@ from typing import Annotated
 
 import typer
 
+from paymaster.cli.opening import existing
 from paymaster.db.cells import Databases
 from paymaster.db.servers import owner_dsns
 from paymaster.db.tx import Actor
-from paymaster.installation import start_embedded
 from paymaster.kernel.clock import WallClock
 from paymaster.kernel.errors import Refusal
 from paymaster.ledger import archive, archive_file
 from paymaster.ledger.archive_file import Manifest
-from paymaster.settings import Settings, load_settings
+from paymaster.settings import Settings
 
 app = typer.Typer(help="Whole months of the books leave for files.")
 _ACTOR = Actor("cli:archive")
@@ -72,9 +72,11 @@ def archive_months(
         return
     if not reason:
         raise Refusal("reason-missing", "Say with --reason why months are archived.")
-    settings, month = load_settings(), _month(before)
-    start_embedded(settings)
-    to.mkdir(parents=True, exist_ok=True)
+    month, settings = _month(before), existing()
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal("file-unwritable", f"{to} cannot be made: {error.strerror}.") from None
     made = asyncio.run(_archive(settings, month, to, cell, reason))
     typer.echo(f"{len(made)} months archived")
 

@@ -1,11 +1,10 @@
-"""`paymaster audit`: the hash chain."""
+"""`paymaster audit`: the audit trail, and the hash chain over everything recorded."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -15,31 +14,24 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from paymaster.compose import Deps, build
+from paymaster.cli.audit_list import list_acts
+from paymaster.cli.opening import open_deps
+from paymaster.compose import Deps
 from paymaster.db import seal, seal_head, seal_verify
 from paymaster.db.seal import Head, Place
 from paymaster.db.seal_head import Exported
 from paymaster.db.seal_verify import Report
-from paymaster.installation import start_embedded
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Refusal
 from paymaster.roles.sealing import Sealer
-from paymaster.settings import load_settings
 
-app = typer.Typer(help="The hash chain over everything recorded.", no_args_is_help=True)
+app = typer.Typer(help="Who did what; the hash chain over it.", no_args_is_help=True)
+app.command("list")(list_acts)
 
 _GRACE = timedelta(seconds=1)
 """So that a lease nobody prolongs has run out before we give up."""
 
 Cell = Annotated[int | None, typer.Option(help="Only this cell; 0 for the directory.")]
-
-
-@asynccontextmanager
-async def _opened() -> AsyncGenerator[Deps]:
-    settings = load_settings()
-    await asyncio.to_thread(start_embedded, settings)
-    async with build(settings) as deps:
-        yield deps
 
 
 def _places(deps: Deps, cell: int | None) -> list[Place]:
@@ -59,7 +51,7 @@ def verify(
     ] = None,
     public_key: Annotated[
         str | None,
-        typer.Option(help="Ed25519 key in hex that signed it. Default: that of the secret store."),
+        typer.Option(help="Public key in hex that signed it. Default: that of the secret store."),
     ] = None,
     no_signature: Annotated[
         bool, typer.Option("--no-signature", help="Take a head that is not signed as well.")
@@ -74,10 +66,10 @@ def verify(
     exported = None if head is None else _read(head)
 
     async def work() -> list[Report]:
-        async with _opened() as deps:
+        async with open_deps() as deps:
             places = _places(deps, cell)
             if exported is not None:
-                _check_signature(deps, exported, public_key, unsigned=no_signature)
+                await _check_signature(deps, exported, public_key, unsigned=no_signature)
                 await _check_chains(deps, exported)
             return [await _verify(place, exported, quiet=as_json) for place in places]
 
@@ -142,7 +134,7 @@ def seal_now() -> None:
     """
 
     async def work() -> None:
-        async with _opened() as deps:
+        async with open_deps() as deps:
             for place in _places(deps, None):
                 length = timedelta(seconds=deps.settings.roles.lease_seconds)
                 sealer = Sealer(place, lease_length=length, interval=timedelta())
@@ -163,13 +155,13 @@ def head(
         Path | None, typer.Option(help="File to write. Default: standard output.")
     ] = None,
     sign: Annotated[bool, typer.Option(help="Sign it with the key of --key.")] = True,
-    key: Annotated[str, typer.Option(help="Name of the Ed25519 key.")] = seal_head.SIGNING_KEY,
+    key: Annotated[str, typer.Option(help="Name of the key.")] = seal_head.SIGNING_KEY,
 ) -> None:
     """Export the heads of all chains, to be kept where no operator of the database can write."""
     seal_head.checked_key(key)
 
     async def work() -> str:
-        async with _opened() as deps:
+        async with open_deps() as deps:
             # Before the first look: a chain that begins meanwhile is younger than the head.
             now = deps.clock.now()
             found: list[Head] = []
@@ -179,8 +171,8 @@ def head(
                 found += [] if newest is None else [newest]
             if not found:
                 raise Refusal("audit-head-empty", "Nothing is sealed yet: run `audit seal` first.")
-            signer = deps.secrets.ed25519 if sign else None
-            return seal_head.export(found, now, signer, key)
+            signer = deps.secrets.signers if sign else None
+            return await seal_head.export(found, now, signer, key)
 
     document = asyncio.run(work())
     if out is None:
@@ -195,14 +187,14 @@ def head(
 
 @app.command("public-key")
 def public_key(
-    key: Annotated[str, typer.Option(help="Name of the Ed25519 key.")] = seal_head.SIGNING_KEY,
+    key: Annotated[str, typer.Option(help="Name of the key.")] = seal_head.SIGNING_KEY,
 ) -> None:
     """Print the public keys that verify exported heads, newest first, in hex."""
     seal_head.checked_key(key)
 
     async def work() -> list[bytes]:
-        async with _opened() as deps:
-            return deps.secrets.ed25519.public_keys(key)
+        async with open_deps() as deps:
+            return list(await deps.secrets.signers.public_keys(key))
 
     for one in asyncio.run(work()):
         typer.echo(one.hex())
@@ -216,7 +208,7 @@ def _read(file: Path) -> Exported:
     return seal_head.read(text)
 
 
-def _check_signature(
+async def _check_signature(
     deps: Deps, exported: Exported, public_key: str | None, *, unsigned: bool
 ) -> None:
     """Raises Refusal `audit-head-signature` when it is signed by another key.
@@ -237,9 +229,11 @@ def _check_signature(
         try:
             keys = [bytes.fromhex(public_key)]
         except ValueError:
-            raise Refusal("audit-head-signature", "A public key is 64 hex digits.") from None
+            raise Refusal(
+                "audit-head-signature", "A public key is hex, as `audit public-key` prints it."
+            ) from None
     else:
-        keys = deps.secrets.ed25519.public_keys(seal_head.checked_key(exported.key_id))
+        keys = await deps.secrets.signers.public_keys(seal_head.checked_key(exported.key_id))
     if not exported.signed_by(keys):
         raise Refusal("audit-head-signature", "The head is not signed by that key.")
 

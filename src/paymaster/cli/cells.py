@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
+from paymaster.cli.opening import existing, open_deps
 from paymaster.compose import build
-from paymaster.installation import NewCell, start_embedded
+from paymaster.installation import NewCell
 from paymaster.installation import add_cell as add
 from paymaster.kernel.clock import WallClock
 from paymaster.kernel.errors import Refusal
-from paymaster.settings import load_settings
 
 app = typer.Typer(help="Cells: where users and their money live.", no_args_is_help=True)
 
 
 async def _listing() -> list[dict[str, object]]:
-    async with build(load_settings()) as deps:
+    async with open_deps() as deps:
         found: list[dict[str, object]] = []
         for cell in deps.dbs.cells():
             environment = deps.dbs.environment(cell.environment_id)
@@ -50,8 +50,7 @@ def add_cell(
     server: Annotated[str, typer.Option(help="Name of the server that shall hold it.")] = "main",
 ) -> None:
     """Add a cell to an environment; new users go to it as well. Restart the roles afterwards."""
-    settings, clock = load_settings(), WallClock()
-    start_embedded(settings)
+    settings, clock = existing(), WallClock()
 
     async def environment_id() -> int:
         async with build(settings) as deps:

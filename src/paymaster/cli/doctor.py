@@ -6,12 +6,14 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from paymaster.cli import doctor_secrets
 from paymaster.compose import Deps, build
 from paymaster.db import ready
 from paymaster.db.embedded import EmbeddedPostgresError, find_binaries
@@ -19,10 +21,23 @@ from paymaster.db.migrate import latest_version
 from paymaster.db.servers import embedded
 from paymaster.db.tx import ReadTx
 from paymaster.dispatch import accounts
+from paymaster.kernel.clock import WallClock
 from paymaster.kernel.errors import PaymasterError
+from paymaster.roles import certificates
+from paymaster.roles.process import ROLES
 from paymaster.settings import Settings, explain, load_settings
 
 Finding = tuple[str, bool, str]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was seen of secrets, and of values under them."""
+
+    secrets: list[doctor_secrets.Secret] = field(default_factory=list[doctor_secrets.Secret])
+    sealed: list[doctor_secrets.SealedCount] = field(
+        default_factory=list[doctor_secrets.SealedCount]
+    )
 
 
 def doctor(
@@ -31,8 +46,10 @@ def doctor(
     """Check the installation; exit code 1 when something is missing."""
     settings = load_settings()
     findings = [_python(), _binaries(settings), *_servers(settings)]
+    seen = Seen()
     if all(ok for _, ok, _ in findings):
-        findings += asyncio.run(_inside(settings))
+        findings += asyncio.run(_inside(settings, seen))
+    findings += certificates.findings(settings, ROLES, WallClock().now())
     healthy = all(ok for _, ok, _ in findings)
     if as_json:
         shown = {
@@ -42,20 +59,22 @@ def doctor(
                 for name, value, origin in explain(settings)
             ],
             "findings": [{"check": c, "ok": ok, "detail": d} for c, ok, d in findings],
+            "secrets": [one.wire() for one in seen.secrets],
+            "sealed": [one.wire() for one in seen.sealed],
         }
         typer.echo(json.dumps(shown))
     else:
-        _show(settings, findings)
+        _show(settings, findings, seen)
     if not healthy:
         raise typer.Exit(1)
 
 
-def _show(settings: Settings, findings: list[Finding]) -> None:
+def _show(settings: Settings, findings: list[Finding], seen: Seen) -> None:
     console = Console()
     table = Table("setting", "value", "from")
     for name, value, origin in explain(settings):
         table.add_row(name, value, origin)
-    console.print(table)
+    console.print(table, *doctor_secrets.tables(seen.secrets, seen.sealed))
     checks = Table("check", "", "")
     for name, ok, detail in findings:
         checks.add_row(name, "[green]ok[/]" if ok else "[red]missing[/]", detail)
@@ -83,12 +102,21 @@ def _servers(settings: Settings) -> list[Finding]:
     ]
 
 
-async def _inside(settings: Settings) -> list[Finding]:
+async def _inside(settings: Settings, seen: Seen) -> list[Finding]:
+    found: list[Finding] = []
     try:
         async with build(settings) as deps:
-            return [*await _schemas(deps), *_keys(deps), *await _rails(deps), await _ready(deps)]
+            found += await _schemas(deps)
+            if not all(ok for _, ok, _ in found):
+                return found
+            found += _keys(deps)
+            seen.secrets += await doctor_secrets.secrets_in_use(deps, deps.clock.now())
+            if all(ok for _, ok, _ in found):
+                seen.sealed += await doctor_secrets.sealed_counts(deps)
+            found += doctor_secrets.findings(seen.secrets, seen.sealed)
+            return [*found, *await _rails(deps), await _ready(deps)]
     except PaymasterError as error:
-        return [("database", False, str(error))]
+        return [*found, ("installation", False, str(error))]
 
 
 async def _schemas(deps: Deps) -> list[Finding]:

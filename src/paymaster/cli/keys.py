@@ -10,14 +10,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from paymaster.cli.opening import existing
 from paymaster.compose import Deps, build
 from paymaster.db.cells import Environment
 from paymaster.db.tx import Actor, ControlTx
-from paymaster.installation import start_embedded
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import new_trace_id
-from paymaster.people import credentials
-from paymaster.settings import load_settings
+from paymaster.people import credentials, staff
 
 T = TypeVar("T")
 app = typer.Typer(help="API keys. A key is shown once, when it is made.", no_args_is_help=True)
@@ -26,15 +25,15 @@ Tenant = Annotated[str, typer.Option(help="Name of the app or legal entity.")]
 Mode = Annotated[str, typer.Option(help="live or test")]
 
 
-def _run(tenant: str, mode: str, work: Callable[[ControlTx, Environment], Awaitable[T]]) -> T:
-    settings = load_settings()
-    start_embedded(settings)
+def run_in(tenant: str, mode: str, work: Callable[[ControlTx, Environment], Awaitable[T]]) -> T:
+    """A transaction in the directory, in the name of the command line."""
+    settings = existing()
 
     async def inside() -> T:
         async with build(settings) as deps:
             environment = environment_of(deps, tenant, mode)
             return await deps.dbs.control.run(
-                Actor("cli"), new_trace_id(), lambda tx: work(tx, environment)
+                Actor("cli", None, environment.id), new_trace_id(), lambda tx: work(tx, environment)
             )
 
     return asyncio.run(inside())
@@ -58,32 +57,37 @@ def issue(
     mode: Mode = "test",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help=f"Repeat for more; default all of: {', '.join(credentials.SCOPES)}."),
+        typer.Option(
+            help=f"Repeat for more, of: {', '.join(credentials.SCOPES)}. "
+            "Default: all but audit and staff."
+        ),
+    ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option(help="The person it belongs to: address or pe_...; four eyes count persons."),
+    ] = None,
+    expires_in_days: Annotated[
+        int | None, typer.Option(min=1, max=3650, help="Default: it does not expire.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make a key and print it: it cannot be shown again."""
-    scopes = scope or list(credentials.SCOPES)
-    made = _run(tenant, mode, lambda tx, e: credentials.issue(tx, e.id, name, scopes))
+    scopes = scope or list(credentials.DEFAULT_SCOPES)
+
+    async def make(tx: ControlTx, environment: Environment) -> credentials.Issued:
+        person = None if owner is None else await staff.find(tx, environment, owner)
+        ends = None if expires_in_days is None else tx.now + timedelta(days=expires_in_days)
+        return await credentials.issue(tx, environment.id, name, scopes, ends, person)
+
+    made = run_in(tenant, mode, make)
     typer.echo(json.dumps({"key": made.key, "scopes": scopes}) if as_json else made.key)
 
 
 @app.command("list")
 def list_keys(tenant: Tenant = "default", mode: Mode = "test") -> None:
     """The keys of an environment, one JSON object a line; never the keys themselves."""
-    for view in _run(tenant, mode, lambda tx, e: credentials.listing(tx, e.id)):
-        typer.echo(
-            json.dumps(
-                {
-                    "prefix": view.prefix,
-                    "name": view.name,
-                    "scopes": list(view.scopes),
-                    "expires_at": view.expires_at and view.expires_at.isoformat(),
-                    "revoked_at": view.revoked_at and view.revoked_at.isoformat(),
-                    "last_used_on": view.last_used_on and view.last_used_on.isoformat(),
-                }
-            )
-        )
+    for view in run_in(tenant, mode, lambda tx, e: credentials.listing(tx, e.id)):
+        typer.echo(json.dumps(view.wire()))
 
 
 @app.command("revoke")
@@ -94,7 +98,7 @@ def revoke(
     mode: Mode = "test",
 ) -> None:
     """End a key at once."""
-    _run(tenant, mode, lambda tx, e: credentials.revoke(tx, e.id, prefix, reason))
+    run_in(tenant, mode, lambda tx, e: credentials.revoke(tx, e.id, prefix, reason))
     typer.echo(f"{prefix} is revoked")
 
 
@@ -107,5 +111,5 @@ def rotate(
 ) -> None:
     """A new key with the same scopes; the old one ends after the overlap."""
     overlap = timedelta(hours=overlap_hours)
-    made = _run(tenant, mode, lambda tx, e: credentials.rotate(tx, e.id, prefix, overlap))
+    made = run_in(tenant, mode, lambda tx, e: credentials.rotate(tx, e.id, prefix, overlap))
     typer.echo(made.key)

@@ -39,15 +39,14 @@ def prove(
 
 
 async def _prove(number: int | None, *, full: bool) -> list[dict[str, Any]]:
-    from paymaster.compose import build
+    from paymaster.cli.opening import open_deps
     from paymaster.db.tx import Actor
     from paymaster.kernel.clock import monotonic_seconds
     from paymaster.kernel.ids import new_trace_id
     from paymaster.proof import prove_kept
-    from paymaster.settings import load_settings
 
     found: list[dict[str, Any]] = []
-    async with build(load_settings()) as deps:
+    async with open_deps() as deps:
         numbers = [number] if number is not None else [c.number for c in deps.dbs.cells()]
         with _progress() as progress:
             for each in numbers:

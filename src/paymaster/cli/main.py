@@ -14,13 +14,20 @@ from paymaster.cli import (
     audit,
     bench,
     cells,
+    certificates,
+    clock,
     doctor,
     imports,
+    issuers,
     keys,
     ledger,
+    listen,
+    lockouts,
     relay,
     run,
     screen,
+    secrets,
+    staff,
 )
 from paymaster.cli.demo import command as demo_command
 from paymaster.kernel.errors import PaymasterError
@@ -40,15 +47,22 @@ app.command("stop-database")(run.stop_database)
 app.command("demo")(demo_command.demo)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
+app.command("listen")(listen.listen)
 app.command("openapi")(run.openapi)
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
+app.add_typer(issuers.app, name="issuers")
 app.add_typer(cells.app, name="cells")
+app.add_typer(clock.app, name="clock")
+app.add_typer(certificates.app, name="certificates")
+app.add_typer(lockouts.app, name="lockouts")
 app.add_typer(imports.app, name="import")
 ledger.app.add_typer(archive.app, name="archive")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(relay.app, name="relay")
 app.add_typer(screen.app, name="screen")
+app.add_typer(secrets.app, name="secrets")
+app.add_typer(staff.app, name="staff")
 
 
 @app.callback()

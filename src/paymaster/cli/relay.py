@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from paymaster.compose import build
+from paymaster.cli.opening import open_deps
 from paymaster.db import aside, audit
 from paymaster.db.tx import Actor, CellTx
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import NotFound
 from paymaster.kernel.ids import new_trace_id, parse_text_id, text_id
-from paymaster.settings import load_settings
 
 app = typer.Typer(help="Commands between cells.", no_args_is_help=True)
 _ACTOR = Actor("cli:relay")
@@ -22,7 +21,7 @@ _MOST = 10_000
 
 
 async def _listing() -> list[dict[str, object]]:
-    async with build(load_settings()) as deps:
+    async with open_deps() as deps:
         return [
             {
                 "id": text_id("cm", cell.number, one.message_id),
@@ -67,7 +66,7 @@ def retry(
     ref = parse_text_id("cm", command)
 
     async def work() -> int:
-        async with build(load_settings()) as deps:
+        async with open_deps() as deps:
             return await deps.dbs.cell(ref.cell).run(
                 _ACTOR, new_trace_id(), lambda tx: try_again(tx, ref.id, reason)
             )

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from paymaster.compose import build
+from paymaster.cli.opening import open_deps
 from paymaster.kernel.errors import NotFound
 from paymaster.kernel.ids import parse_text_id
 from paymaster.screen import decide
-from paymaster.settings import load_settings
 
 app = typer.Typer(help="Screening.", no_args_is_help=True)
 
@@ -29,7 +28,7 @@ def replay(
     """Reach the stored verdicts again from their stored facts and rules; fail if one differs."""
 
     async def work() -> list[dict[str, object]]:
-        async with build(load_settings()) as deps:
+        async with open_deps() as deps:
             ref = parse_text_id("wd", withdrawal)
             stored = await deps.dbs.cell(ref.cell).read(
                 lambda tx: decide.stored_verdicts(tx, ref.id)

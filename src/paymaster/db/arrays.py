@@ -26,7 +26,7 @@ _MARK = "\x01"
 
 
 def _plain(items: Sequence[Any]) -> str:
-    return ",".join(["NULL" if item is None else str(item) for item in items])
+    return str(items)[1:-1].replace("None", "NULL")
 
 
 def _quoted(items: Sequence[str | None]) -> str:
@@ -80,16 +80,39 @@ class ArrayDumper(ListDumper):
 
     def dump(self, obj: list[Any]) -> Buffer | None:
         """The array's text."""
-        kinds = set(map(type, obj))
-        kinds.discard(_NOTHING)
-        if len(kinds) == 1:
-            write = _WRITERS.get(kinds.pop())
-            if write is not None and not _special(obj, write):
-                text = write(obj)
-                if "\0" in text:
-                    raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-                return f"{{{text}}}".encode()
-        return super().dump(obj)
+        found = written(obj)
+        return super().dump(obj) if found is None else found[0]
+
+
+_ARRAYS: dict[type, int] = {
+    int: 1016,
+    bool: 1000,
+    str: 0,
+    bytes: 1001,
+    datetime: 1185,
+    date: 1182,
+    Jsonb: 3807,
+}
+"""PostgreSQL's numbers of the types of arrays, from its catalogue; 0 leaves it to the server."""
+
+
+def written(items: list[Any]) -> tuple[bytes, int] | None:
+    """An array's text and its type, without asking the driver; None for what is not known here.
+
+    Raises DataError for a text with NUL in it.
+    """
+    kinds = set(map(type, items))
+    kinds.discard(_NOTHING)
+    if len(kinds) != 1:
+        return None
+    [kind] = kinds
+    write = _WRITERS.get(kind)
+    if write is None or _special(items, write):
+        return None
+    text = write(items)
+    if "\0" in text:
+        raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+    return f"{{{text}}}".encode(), _ARRAYS[kind]
 
 
 def _special(items: Sequence[Any], write: Callable[[Sequence[Any]], str]) -> bool:

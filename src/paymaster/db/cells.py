@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from paymaster.db.pool import CellDb, ControlDb, Server
 from paymaster.db.tx import ControlRead
-from paymaster.kernel.clock import Clock
+from paymaster.kernel.clock import AheadClock, Clock
 from paymaster.kernel.errors import Broken, NotFound
 
 CONTROL_SCHEMA = "control"
@@ -62,6 +62,7 @@ class Databases:
         self._cells: dict[int, Cell] = {}
         self._environments: dict[int, Environment] = {}
         self._open: dict[int, CellDb] = {}
+        self._ahead: dict[int, AheadClock] = {}
 
     async def open(self) -> None:
         """Open the pools and read the directory of cells."""
@@ -124,9 +125,16 @@ class Databases:
             if server is None:
                 raise Broken("server-missing", f"Cell {number} is on unknown server {row.server!r}")
             zone = self.environment(row.environment_id).time_zone
-            found = CellDb(server, row.schema_name, self.clock, number, zone)
+            clock = self.clock_of(row.environment_id)
+            found = CellDb(server, row.schema_name, clock, number, zone)
             self._open[number] = found
         return found
+
+    def clock_of(self, environment_id: int) -> Clock:
+        """The clock of an environment: a test one may run ahead of the machine's."""
+        if self.environment(environment_id).mode != "test":
+            return self.clock
+        return self._ahead.setdefault(environment_id, AheadClock(self.clock))
 
     def environment_of(self, number: int) -> Environment:
         """The environment that a cell belongs to."""

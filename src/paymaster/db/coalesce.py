@@ -28,6 +28,9 @@ Out = TypeVar("Out")
 BATCH_SIZED = 16
 """From this many commands on, a merged transaction takes one of the cell's two permits."""
 
+HALVED_FROM = 32
+"""From this many callers on, a batch `in_turns` leaves half of them to the next."""
+
 LOCK_FAULTS = 10
 """Locks not free in time that one batch is halved for: as many as a thousand commands need."""
 
@@ -63,16 +66,26 @@ class Coalescer(Generic[C, Out]):
     """Merges the calls of one process.
 
     `batch_limit` is the most commands in one batch, `queue_limit` the most that wait for one, and
-    `in_flight` how many batches run at once.
+    `in_flight` how many batches run at once. With `in_turns` a batch takes half of all callers at
+    most: while the database works for one half, this process works for the other, where all of
+    them in one batch would leave one of the two idle all the time.
     """
 
     def __init__(
-        self, run: Run[C, Out], *, batch_limit: int, queue_limit: int, in_flight: int = 1
+        self,
+        run: Run[C, Out],
+        *,
+        batch_limit: int,
+        queue_limit: int,
+        in_flight: int = 1,
+        in_turns: bool = False,
     ) -> None:
         self._run = run
         self._batch_limit = batch_limit
         self._queue_limit = queue_limit
         self._in_flight = in_flight
+        self._in_turns = in_turns
+        self._callers = 0
         self._queue: deque[_Call[C, Out]] = deque()
         self._left = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,6 +112,7 @@ class Coalescer(Generic[C, Out]):
             raise Busy("queue-full", "Too many requests wait already; send the same again later.")
         call: _Call[C, Out] = _Call(command, asyncio.get_running_loop().create_future())
         self._queue.append(call)
+        self._callers += 1
         if self._working < self._in_flight:
             # Counted here, not by the tasks: one that has found nothing left takes no more, though
             # it is done only a turn of the loop later. The context is its own, no caller's.
@@ -113,6 +127,8 @@ class Coalescer(Generic[C, Out]):
                 call.left = True
                 self._left += 1
             raise
+        finally:
+            self._callers -= 1
 
     async def close(self) -> None:
         """Take no more commands; return when those that wait are answered.
@@ -141,14 +157,21 @@ class Coalescer(Generic[C, Out]):
         the first of them alone would cost as much as taking them all.
         """
         seen = 0
-        while seen < len(self._queue) < self._batch_limit:
+        while seen < len(self._queue) < self._most():
             seen = len(self._queue)
             await asyncio.sleep(0)
         return self._take()
 
+    def _most(self) -> int:
+        """Commands that the next batch may take."""
+        if self._in_turns and self._callers >= HALVED_FROM:
+            return min(self._batch_limit, self._callers // 2)
+        return self._batch_limit
+
     def _take(self) -> list[_Call[C, Out]]:
         batch: list[_Call[C, Out]] = []
-        while self._queue and len(batch) < self._batch_limit:
+        most = self._most()
+        while self._queue and len(batch) < most:
             call = self._next()
             if not call.answer.done():
                 batch.append(call)

@@ -1,8 +1,10 @@
 """Callers' keys: the same key and body gets the first answer again, byte for byte.
 
-The row is inserted in the transaction of the effect, before it. A concurrent duplicate waits on
-the unique key until the first has committed, then replays. Decisions are stored; what may turn out
-differently next time (400, 401, 429, 503) is not, because it raises and rolls back.
+The row is inserted in the transaction of the effect: before it (`begin`, `finish`), where a
+concurrent duplicate waits on the unique key until the first has committed, then replays; or, of a
+batch, with its answer after it (`look`, `keep`), where duplicates wait on a lock. Decisions are
+stored; what may turn out differently next time (400, 401, 429, 503) is not, because it raises and
+rolls back.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
+import psycopg
 from psycopg import errors
 
-from paymaster.db.tx import Writes
+from paymaster.db.tx import Asked, Writes
 from paymaster.kernel.errors import Conflict, PaymasterError, Unprocessable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Key:
     """A caller's key: who used it, where, for which body."""
 
@@ -42,7 +46,7 @@ class Key:
         return self.credential_id, self.route, self.key_hash
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What the first caller was told."""
 
@@ -150,12 +154,91 @@ async def begin_many(tx: Writes, keys: Sequence[Key]) -> list[Stored | None]:
     return [None if key.name() in fresh else used.get(key.name(), gone) for key in keys]
 
 
-async def _stored(tx: Writes, keys: Sequence[Key]) -> dict[tuple[int, str, bytes], Stored]:
-    rows = await tx.tuples(
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Keys that were asked for; no other transaction uses them until this one has ended."""
+
+    _keys: Sequence[Key]
+    _answer: Asked
+
+    async def stored(self) -> list[Stored | None]:
+        """For each key None when this is its first use, otherwise what is known of it.
+
+        Raises Conflict `in-progress` when one of them was in use for too long.
         """
-        SELECT i.credential_id, i.route, i.key_hash, i.body_hash, i.status, i.answer
+        rows = await self._answer.rows()
+        known = {(row[0], row[1], bytes(row[2])): Stored(*row[3:]) for row in rows}
+        return [known.get(key.name()) for key in self._keys]
+
+
+async def look(tx: Writes, keys: Sequence[Key]) -> Look:
+    """Wait until nobody else uses these keys, then read what is known of them.
+
+    No two of them are the same. Whoever uses this stores the answers with `keep`. The wait is on
+    locks of their own, taken in one order, so that two transactions do not deadlock.
+    """
+    await tx.ask(
+        "SELECT count(pg_advisory_xact_lock(k)) FROM unnest(%s::bigint[]) AS k",
+        (sorted([_lock_of(key) for key in keys]),),
+        _in_progress,
+    )
+    return Look(keys, await _ask_stored(tx, keys))
+
+
+def _lock_of(key: Key) -> int:
+    """64 bits; should two keys ever share them, one waits for the other."""
+    number = int.from_bytes(key.key_hash[:8], signed=True)
+    return number ^ key.credential_id ^ _route_bits(key.route)
+
+
+@lru_cache(maxsize=64)
+def _route_bits(route: str) -> int:
+    return int.from_bytes(hashlib.sha256(route.encode()).digest()[:7])
+
+
+def _in_progress(error: psycopg.Error) -> Exception | None:
+    if isinstance(error, errors.LockNotAvailable):
+        return Conflict("in-progress", "The first request with this key is still running.")
+    return None
+
+
+async def keep(tx: Writes, answers: Sequence[tuple[Key, Answer]]) -> None:
+    """Store answers under keys that `look` found to be new."""
+    await tx.send(
+        """
+        INSERT INTO idempotency (credential_id, route, key_hash, body_hash, status, answer,
+            created_at)
+        SELECT c, r, k, b, s, a, %s
+        FROM unnest(%s::bigint[], %s::text[], %s::bytea[], %s::bytea[], %s::smallint[],
+            %s::bytea[]) AS u (c, r, k, b, s, a)
+        """,
+        (
+            tx.now,
+            [key.credential_id for key, _ in answers],
+            [key.route for key, _ in answers],
+            [key.key_hash for key, _ in answers],
+            [key.body_hash for key, _ in answers],
+            [answer.status for _, answer in answers],
+            [answer.answer for _, answer in answers],
+        ),
+    )
+
+
+async def _stored(tx: Writes, keys: Sequence[Key]) -> dict[tuple[int, str, bytes], Stored]:
+    rows = await (await _ask_stored(tx, keys)).rows()
+    return {(row[0], row[1], bytes(row[2])): Stored(*row[3:]) for row in rows}
+
+
+async def _ask_stored(tx: Writes, keys: Sequence[Key]) -> Asked:
+    # Each by itself: as a join it was planned, while the table was small, as a walk through it all.
+    return await tx.ask(
+        """
+        SELECT u.c, u.r, u.k, i.body_hash, i.status, i.answer
         FROM unnest(%s::bigint[], %s::text[], %s::bytea[]) AS u (c, r, k)
-            JOIN idempotency i ON i.credential_id = u.c AND i.route = u.r AND i.key_hash = u.k
+            CROSS JOIN LATERAL (
+                SELECT o.body_hash, o.status, o.answer FROM idempotency o
+                WHERE o.credential_id = u.c AND o.route = u.r AND o.key_hash = u.k LIMIT 1
+            ) AS i
         """,
         (
             [key.credential_id for key in keys],
@@ -163,7 +246,6 @@ async def _stored(tx: Writes, keys: Sequence[Key]) -> dict[tuple[int, str, bytes
             [key.key_hash for key in keys],
         ),
     )
-    return {(row[0], row[1], bytes(row[2])): Stored(*row[3:]) for row in rows}
 
 
 def reused() -> Unprocessable:

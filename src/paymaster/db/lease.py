@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import psycopg
 from psycopg import errors
 
 from paymaster.db.tx import Writes
@@ -72,15 +73,24 @@ async def permit(tx: Writes) -> None:
     Raises Busy `database-slow` when neither has ended within 10 seconds, however short this
     transaction's patience with other locks is: waiting here is no command's fault.
     """
-    free = await tx.value(
-        "SELECT number FROM permit ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED"
+    number = tx.commit_id % 2 + 1
+    await tx.ask(
+        """
+        WITH free AS (
+            SELECT number FROM permit ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED
+        ), awaited AS (
+            SELECT number FROM permit WHERE number = %s AND NOT EXISTS (SELECT FROM free)
+                AND set_config('lock_timeout', '10s', true) <> '' FOR UPDATE
+        )
+        SELECT number FROM free
+        UNION ALL SELECT number FROM awaited WHERE set_config('lock_timeout', %s, true) <> ''
+        """,
+        (number, tx.patience),
+        _not_free,
     )
-    if free is None:
-        number = tx.commit_id % 2 + 1
-        patience = await tx.value("SELECT current_setting('lock_timeout')")
-        await tx.execute("SELECT set_config('lock_timeout', '10s', true)")
-        try:
-            await tx.execute("SELECT 1 FROM permit WHERE number = %s FOR UPDATE", (number,))
-        except errors.LockNotAvailable as error:
-            raise Busy("database-slow", "Batch writers hold the cell; retry.") from error
-        await tx.execute("SELECT set_config('lock_timeout', %s, true)", (patience,))
+
+
+def _not_free(error: psycopg.Error) -> Exception | None:
+    if isinstance(error, errors.LockNotAvailable):
+        return Busy("database-slow", "Batch writers hold the cell; retry.")
+    return None

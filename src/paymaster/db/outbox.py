@@ -9,7 +9,7 @@ from typing import Any
 from paymaster.db.tx import ReadTx, Writes, json
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """`key` orders (a user, a campaign); `target_cell` is set on commands to another cell.
 
@@ -41,7 +41,7 @@ async def put(tx: Writes, messages: Sequence[Message]) -> None:
     if not messages:
         return
     first = tx.append(len(messages))
-    await tx.execute(
+    await tx.send(
         """
         INSERT INTO outbox (commit_id, ordinal, message_id, topic, key, target_cell, payload,
             trace_id, created_at)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
@@ -20,9 +21,18 @@ from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from paymaster.db import arrays
-from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
+from paymaster.db.sending import Sending
+from paymaster.db.tx import (
+    MERGED_PATIENCE,
+    PATIENCE,
+    Actor,
+    CellRead,
+    CellTx,
+    ControlRead,
+    ControlTx,
+)
 from paymaster.db.worker import WorkerIds
-from paymaster.kernel.clock import Clock
+from paymaster.kernel.clock import AheadClock, Clock
 from paymaster.kernel.errors import Broken, Busy
 from paymaster.kernel.guard import TRANSACTION_OPEN
 
@@ -30,7 +40,21 @@ T = TypeVar("T")
 
 _TRIES = 5
 _LOST = (psycopg.OperationalError, PoolTimeout)
-_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
+_AGAIN = (
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.InvalidSqlStatementName,
+)
+"""The last: the server was told to forget what is prepared. It is prepared anew."""
+
+
+class Connection(AsyncConnection[Any]):
+    """A connection with what is prepared on it for statements that are sent together."""
+
+    @cached_property
+    def sending(self) -> Sending:
+        """Sends statements of a transaction together."""
+        return Sending(self)
 
 
 class Server:
@@ -42,8 +66,9 @@ class Server:
 
     def __init__(self, name: str, dsn: str, *, connections: int, statement_seconds: int) -> None:
         self.name = name
-        self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
+            connection_class=Connection,
             min_size=1,
             max_size=connections,
             open=False,
@@ -55,7 +80,7 @@ class Server:
                 "autocommit": True,
                 "application_name": f"paymaster-{os.getpid()}",
                 "options": f"-c statement_timeout={statement_seconds * 1000}"
-                " -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000"
+                f" -c lock_timeout={PATIENCE} -c idle_in_transaction_session_timeout=60000"
                 " -c timezone=UTC -c plan_cache_mode=force_generic_plan",
             },
         )
@@ -70,17 +95,33 @@ class Server:
 
     @asynccontextmanager
     async def transaction(
-        self, schema: str, begin: LiteralString
-    ) -> AsyncGenerator[AsyncConnection[Any]]:
-        """A connection inside BEGIN ... COMMIT with the schema on its search path."""
+        self,
+        schema: str,
+        begin: LiteralString,
+        clock: AheadClock | None = None,
+        *,
+        sent: bool = False,
+    ) -> AsyncGenerator[Connection]:
+        """A connection inside BEGIN ... COMMIT with the schema on its search path.
+
+        With `sent` its statements go through `sending`, and BEGIN and COMMIT with them.
+
+        The clock of a test environment learns on the way how far it is ahead. When that is new,
+        what was prepared for the transaction is of another time: raises _ClockMovedError, with
+        `sent` by the first answer that is read.
+        """
         if TRANSACTION_OPEN.get():
             raise Broken("transaction-nested", "A transaction was opened inside another one.")
         async with self._pool.connection() as connection:
             token = TRANSACTION_OPEN.set(True)
             try:
+                if sent:
+                    async with _sent(connection.sending, schema, begin, clock):
+                        yield connection
+                    return
                 statement = f'{begin}; SET LOCAL search_path TO "{schema}"'
-                await connection.execute(cast("LiteralString", statement))
                 try:
+                    await _begin(connection, statement, clock)
                     yield connection
                 except BaseException:
                     await _roll_back(connection)
@@ -90,15 +131,64 @@ class Server:
                 TRANSACTION_OPEN.reset(token)
 
 
-def _posted_meanwhile(error: psycopg.Error) -> bool:
-    """Another transaction has just posted an entry of this id: run again, that one is seen then."""
-    return re.fullmatch(r"entry_p\d+_pkey\d*", error.diag.constraint_name or "") is not None
+class _ClockMovedError(Exception):
+    """The clock of a test environment was put forward meanwhile."""
 
 
-async def _roll_back(connection: AsyncConnection[Any]) -> None:
+async def _begin(
+    connection: AsyncConnection[Any], statement: str, clock: AheadClock | None
+) -> None:
+    if clock is None:
+        await connection.execute(cast("LiteralString", statement))
+        return
+    statement += "; SELECT ahead_seconds FROM test_clock"
+    cursor = await connection.execute(cast("LiteralString", statement))
+    while cursor.nextset():
+        pass
+    row = await cursor.fetchone()
+    if row is not None and clock.learn(row[0]):
+        raise _ClockMovedError
+
+
+@asynccontextmanager
+async def _sent(
+    sending: Sending, schema: str, begin: LiteralString, clock: AheadClock | None
+) -> AsyncGenerator[None]:
+    """The same for statements that are sent together."""
+
+    def moved(rows: Sequence[tuple[Any, ...]]) -> Exception | None:
+        return _ClockMovedError() if any(clock and clock.learn(row[0]) for row in rows) else None
+
+    sending.begin()
+    try:
+        sending.put(begin)
+        sending.put(_SENT, (f'"{schema}"', MERGED_PATIENCE))
+        if clock is not None:
+            sending.put("SELECT ahead_seconds FROM test_clock", seen=moved)
+        yield
+        await sending.commit()
+    except BaseException:
+        await sending.abandon()
+        raise
+
+
+def _met_another(error: psycopg.Error) -> bool:
+    """Another transaction has just made what is made here: run again, that one is seen then.
+
+    That is an entry of this id, an account, or a caller's key.
+    """
+    return re.fullmatch(_MET, error.diag.constraint_name or "") is not None
+
+
+_MET = r"entry_p\d+_pkey\d*|account_kind_owner_id_asset_key|idempotency_pkey"
+
+
+async def _roll_back(connection: Connection) -> None:
     """Roll back; a connection that cannot is closed, which is a rollback too."""
     try:
         await connection.execute("ROLLBACK")
+        # Upon which the driver has the server forget everything that is prepared.
+        connection.sending.forget()
     except psycopg.Error:
         await connection.close()
     except asyncio.CancelledError:
@@ -107,7 +197,7 @@ async def _roll_back(connection: AsyncConnection[Any]) -> None:
 
 
 class Schema:
-    """One schema: where it is and who makes its ids."""
+    """One schema: where it is and who makes its ids. `clock` is that of its environment."""
 
     def __init__(self, server: Server, name: str, clock: Clock) -> None:
         if not name.replace("_", "").isalnum():
@@ -115,14 +205,19 @@ class Schema:
         self.server = server
         self.name = name
         self.clock = clock
+        self._ahead = clock if isinstance(clock, AheadClock) else None
         self.workers = WorkerIds(server, name, clock)
 
     async def _retried(self, once: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(_TRIES):
             try:
                 return await once()
+            except (_ClockMovedError, Broken) as error:
+                # Ids of a lease that a clock put forward has left behind are not made either.
+                if isinstance(error, Broken) and (error.slug != "id-lease" or not self._ahead):
+                    raise
             except (*_AGAIN, errors.UniqueViolation) as error:
-                if not isinstance(error, _AGAIN) and not _posted_meanwhile(error):
+                if not isinstance(error, _AGAIN) and not _met_another(error):
                     raise
                 if attempt == _TRIES - 1:
                     raise Busy("database-contention", "Too many writers met; retry.") from error
@@ -154,12 +249,13 @@ class Schema:
 class ControlDb(Schema):
     """The directory."""
 
-    async def read(self, work: Callable[[ControlRead], Awaitable[T]]) -> T:
-        """Run `work` on one snapshot."""
+    async def read(self, work: Callable[[ControlRead], Awaitable[T]], *, merged: bool = False) -> T:
+        """Run `work` on one snapshot; the statements of a `merged` one are sent together."""
 
         async def once() -> T:
-            async with self.server.transaction(self.name, _SNAPSHOT) as connection:
-                return await work(ControlRead(connection, self.clock.now()))
+            async with self.server.transaction(self.name, _SNAPSHOT, sent=merged) as connection:
+                sending = connection.sending if merged else None
+                return await work(ControlRead(connection, self.clock.now(), sending))
 
         return await self._retried(once)
 
@@ -175,9 +271,9 @@ class ControlDb(Schema):
 
         async def once() -> T:
             make = await self.workers.maker()
-            begin = _MERGED if merged else _WRITE
-            async with self.server.transaction(self.name, begin) as connection:
-                tx = ControlTx(connection, self.clock.now(), actor, trace_id, make)
+            async with self.server.transaction(self.name, _WRITE, sent=merged) as connection:
+                sending = connection.sending if merged else None
+                tx = ControlTx(connection, self.clock.now(), actor, trace_id, make, sending)
                 result = await work(tx)
                 await tx.seal()
             return result
@@ -199,7 +295,7 @@ class CellDb(Schema):
         """Run `work` on one snapshot."""
 
         async def once() -> T:
-            async with self.server.transaction(self.name, _SNAPSHOT) as connection:
+            async with self.server.transaction(self.name, _SNAPSHOT, self._ahead) as connection:
                 tx = CellRead(connection, self.clock.now(), self.number, self.time_zone)
                 return await work(tx)
 
@@ -215,15 +311,17 @@ class CellDb(Schema):
     ) -> T:
         """Run `work` in a transaction and commit it. `work` may be run more than once.
 
-        A `merged` one, in which several callers wait, waits less long for a lock, and finds the
-        rows of an array's keys one by one: while a table is small the planner likes to read all of
-        it for a batch, and may keep to that plan when the table has grown.
+        A `merged` one, in which several callers wait, sends its statements together, waits less
+        long for a lock, and finds the rows of an array's keys one by one: while a table is small
+        the planner likes to read all of it for a batch, and may keep to that plan when the table
+        has grown.
         """
 
         async def once() -> T:
             make = await self.workers.maker()
-            begin = _MERGED if merged else _WRITE
-            async with self.server.transaction(self.name, begin) as connection:
+            async with self.server.transaction(
+                self.name, _WRITE, self._ahead, sent=merged
+            ) as connection:
                 tx = CellTx(
                     connection,
                     self.clock.now(),
@@ -232,6 +330,7 @@ class CellDb(Schema):
                     make,
                     self.number,
                     self.time_zone,
+                    connection.sending if merged else None,
                 )
                 result = await work(tx)
                 await tx.seal()
@@ -242,8 +341,8 @@ class CellDb(Schema):
 
 _SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE: LiteralString = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_MERGED: LiteralString = (
-    _WRITE
-    + "; SET LOCAL lock_timeout TO '2s'; SET LOCAL enable_hashjoin TO off"
-    + "; SET LOCAL enable_mergejoin TO off"
-)
+_SENT: LiteralString = """
+    SELECT set_config('search_path', %s, true), set_config('lock_timeout', %s, true),
+        set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+        set_config('enable_seqscan', 'off', true)
+"""

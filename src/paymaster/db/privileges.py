@@ -10,14 +10,15 @@ from __future__ import annotations
 APPEND_ONLY = frozenset({
     "commit", "trace_commit", "outbox", "audit", "entry", "posting", "account_mark", "late_leg",
     "legal_move",
-    "event", "answer", "progress", "dead_letter", "slice_wait", "task_move", "reward_move",
+    "event", "answer", "dead_letter", "slice_wait", "task_move", "reward_move",
     "withdrawal_move", "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run",
     "day_close", "proof", "environment", "cell", "rule_set", "registry", "directory", "seal",
+    "login_used", "issuer_audience", "kyc_record",
 })  # fmt: skip
 """Tables whose rows never change."""
 
-READ_ONLY = frozenset({"schema_version", "archive"})
-"""Tables that only the owner writes: migrations, archiving."""
+READ_ONLY = frozenset({"schema_version", "archive", "progress"})
+"""Tables that only the owner writes: migrations, archiving; or nobody any more."""
 
 UPDATABLE: dict[str, tuple[str, ...]] = {
     "head": ("seq", "recorded_at", "closed_through"),
@@ -26,15 +27,29 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "permit": ("number",),  # needed for FOR UPDATE; the number is never changed
     "cursor": ("seq",),
     "aside": ("tries", "slug", "detail", "due_at", "done_at"),
-    "inbox": ("due_at", "tries", "lease_token", "done_at", "result"),
+    "inbox": ("due_at", "tries", "lease_token", "done_at", "result", "sealed"),
+    "rewrap": ("key_id", "since", "started_at", "after_key", "changed", "missed", "done_at"),
+    "sealed_key": ("wrapped", "kek_id"),
+    "day_draft": ("day",),  # needed for FOR UPDATE; the day is never changed
     "idempotency": ("status", "answer"),
     # cells
+    "test_clock": ("ahead_seconds",),
     "account": ("balance", "postings", "last_posting_id", "closed_at"),
     "hold": ("remaining", "state", "version"),
     "app_user": ("status", "status_reason", "version"),
     "data_key": ("wrapped", "kek_id"),
     "pii": ("sealed", "updated_at"),
-    "destination": ("state", "closed_reason", "usable_at", "version"),
+    "destination": ("state", "closed_reason", "usable_at", "version", "fingerprint"),
+    "factor": (
+        "state", "sealed", "credential_hash", "counter", "challenge", "expires_at", "confirmed_at",
+        "last_used_at", "version",
+    ),
+    "recovery_code": ("used_at",),
+    "step_up": (
+        "state", "passkeys", "method", "factor_id", "used_for", "expires_at", "verified_at",
+        "used_at", "version",
+    ),
+    "factor_guard": ("cooling_until", "version"),
     "task_state": ("state", "number", "rewards", "expires_at", "updated_at", "version"),
     "reward": ("state", "remaining", "due_at", "lease_token", "version"),
     "slice": ("granted", "state", "answered_at"),
@@ -43,23 +58,51 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "withdrawal": (
         "state", "number", "rail_account_id", "reason", "due_at", "tries", "lease_token", "version",
     ),
-    "batch": ("state", "tries", "due_at", "lease_token", "sent_at", "detail", "version"),
+    "batch": (
+        "state", "tries", "due_at", "lease_token", "sent_at", "detail", "version", "sealed",
+    ),
     "attempt": (
         "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",
         "booked_on", "booked_line", "returned_on", "returned_line", "version",
     ),
     "payout_window": ("due_at", "lease_token", "version"),
     "transfer": ("state", "number", "due_at", "lease_token", "version"),
-    "rail_file": ("state", "slug", "detail"),
+    "rail_file": ("state", "slug", "detail", "sealed"),
     "statement_line": (
         "state", "posted_id", "accepted", "matched", "given_reference", "due_at", "version",
+        "sealed",
     ),
     "break": (
         "found", "expected", "detail", "state", "owner", "resolution", "resolved_by",
         "resolved_at", "version",
     ),
+    "webhook_delivery": (
+        "state", "tries", "due_at", "lease_token", "status", "outcome", "duration_ms", "tried_at",
+        "created_at",
+    ),
+    "webhook_order": ("endpoint_id",),  # needed for FOR UPDATE; the id is never changed
+    "webhook_replay": ("at_seq", "queued", "done_at"),
+    "mail": ("state", "tries", "due_at", "lease_token", "outcome", "tried_at"),
     # control
+    "lockout": ("failures", "counted_from", "failed_at", "locks", "locked_until"),
+    "rate_bucket": ("per_minute", "left_milli", "filled_at"),
+    "webhook_endpoint": (
+        "url", "description", "types", "state", "disabled_reason", "failing_since", "version",
+    ),
+    "webhook_secret": ("sealed", "expires_at"),
+    "step_up_policy": ("above_minor", "applies_to", "changed_at"),
     "credential": ("expires_at", "revoked_at", "last_used_on"),
+    "issuer": ("enabled", "removed_at"),
+    "person": ("name", "state", "version"),
+    "person_identity": ("last_login_at",),
+    "person_role": ("role", "given_at"),
+    "identity_provider": (
+        "secret_name", "email_domains", "groups_claim", "group_roles", "state", "version",
+    ),
+    "staff_session": ("used_at", "ended_at", "ended_why"),
+    "break_glass": ("ended_at",),
+    "four_eyes_limit": ("minor", "version", "changed_at"),
+    "approval": ("state", "decider", "decider_id", "decided_at", "decision_reason"),
     "sponsor": ("name",),
     "campaign": (
         "name", "ends_at", "state", "when_exhausted", "vesting_seconds", "targeting", "version",
@@ -75,5 +118,12 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Columns that the application may change; all other columns stay as they were inserted."""
 
-DELETABLE = frozenset({"idempotency", "pii", "data_key", "slice_wait"})
-"""Tables from which rows may go: expired keys, personal data on erasure, asks that were served."""
+DELETABLE = frozenset({
+    "idempotency", "lockout", "pii", "data_key", "rate_bucket", "slice_wait", "person_identity",
+    "person_role", "login_used", "staff_session", "four_eyes_limit", "issuer_audience",
+    "factor", "recovery_code", "step_up", "step_up_policy",
+    "webhook_delivery", "webhook_replay", "webhook_secret", "mail", "day_draft",
+})  # fmt: skip
+"""Tables from which rows may go: expired keys, personal data on erasure, asks that were served,
+factors that were removed, step-ups long past, rules that were replaced, messages out and their
+secrets after their time, days that were signed."""

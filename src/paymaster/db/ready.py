@@ -16,15 +16,16 @@ async def faults(dbs: Databases) -> list[str]:
     found: list[str] = []
     try:
         for cell in dbs.cells():
-            names = await dbs.cell(cell.number).read(_partitions)
-            if partitions.months_ahead(names, dbs.clock.now()) < 1:
+            names = await dbs.cell(cell.number).read(partition_names)
+            if partitions.months_ahead(names, dbs.cell(cell.number).clock.now()) < 1:
                 found.append(f"cell {cell.number}: no partitions ahead, run `paymaster upgrade`")
     except PaymasterError as error:
         found.append(error.slug)
     return found
 
 
-async def _partitions(tx: CellRead) -> list[str]:
+async def partition_names(tx: CellRead) -> list[str]:
+    """The partitions of the cell."""
     rows = await tx.tuples(
         "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE c.relispartition AND n.nspname = current_schema()"

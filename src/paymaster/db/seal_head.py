@@ -17,8 +17,8 @@ import msgspec
 from paymaster.db.seal import Head
 from paymaster.kernel.errors import Refusal
 from paymaster.secrets.generated import LOCAL_KEYS
-from paymaster.secrets.local import verify_ed25519
-from paymaster.secrets.port import Signer
+from paymaster.secrets.local import verify_signature
+from paymaster.secrets.port import RemoteSigner
 
 VERSION = 1
 SIGNING_KEY = "audit-head"
@@ -60,10 +60,10 @@ class Exported:
         return self.signature is not None and self.key_id is not None
 
     def signed_by(self, public_keys: Sequence[bytes]) -> bool:
-        """Whether the owner of one of these raw Ed25519 public keys signed it."""
+        """Whether the owner of one of these public keys signed it; see `verify_signature`."""
         made = self.signature
         return made is not None and any(
-            verify_ed25519(key, self.message, made) for key in public_keys
+            verify_signature(key, self.message, made) for key in public_keys
         )
 
     def of(self, chain: str) -> Head | None:
@@ -71,12 +71,12 @@ class Exported:
         return next((head for head in self.heads if head.chain == chain), None)
 
 
-def export(
-    heads: Sequence[Head], now: datetime, signer: Signer | None, key_id: str = SIGNING_KEY
+async def export(
+    heads: Sequence[Head], now: datetime, signer: RemoteSigner | None, key_id: str = SIGNING_KEY
 ) -> str:
     """The document, as JSON; signed when there is a signer.
 
-    Raises Broken `secret-missing` or `secret-malformed`.
+    Raises what `RemoteSigner.sign` raises.
     """
     body: dict[str, Any] = {
         "version": VERSION,
@@ -95,7 +95,7 @@ def export(
     }
     if signer is not None:
         body["key_id"] = key_id
-        body["signature"] = signer.sign(key_id, message(body)).hex()
+        body["signature"] = (await signer.sign(key_id, message(body))).hex()
     return json.dumps(body, indent=2)
 
 

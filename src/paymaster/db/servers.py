@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
 from paymaster.db.cells import CONTROL_SERVER
 from paymaster.db.embedded import APP_ROLE, EmbeddedPostgres
 from paymaster.kernel.errors import Refusal
@@ -15,6 +17,8 @@ from paymaster.settings import Settings
 
 DATABASE = "paymaster"
 """Name of the database on embedded servers."""
+
+_VERIFIED = "verify-full"
 
 
 def embedded(settings: Settings) -> dict[str, EmbeddedPostgres]:
@@ -34,11 +38,15 @@ def _folder(root: Path, name: str) -> Path:
     return root / "servers" / name
 
 
-def app_dsns(settings: Settings) -> dict[str, str]:
-    """Where the application connects, by name of server. The embedded ones must run."""
+def app_dsns(settings: Settings, role: str = "cli") -> dict[str, str]:
+    """Where the application connects, by name of server. The embedded ones must run.
+
+    `role` is whose certificate is shown, where peers are verified. Raises Refusal `database-tls`.
+    """
     dsns = dict(settings.database.servers)
     if settings.database.url is not None:
         dsns[CONTROL_SERVER] = settings.database.url
+    dsns = {name: verified(dsn, settings, role) for name, dsn in dsns.items()}
     for name, server in embedded(settings).items():
         dsns[name] = server.app_dsn(DATABASE)
     return dsns
@@ -49,6 +57,7 @@ def owner_dsns(settings: Settings) -> dict[str, str]:
     dsns = dict(settings.database.server_owner_urls)
     if settings.database.owner_url is not None:
         dsns[CONTROL_SERVER] = settings.database.owner_url
+    dsns = {name: verified(dsn, settings, "owner") for name, dsn in dsns.items()}
     for name, server in embedded(settings).items():
         dsns[name] = server.owner_dsn(DATABASE)
     missing = {CONTROL_SERVER, *settings.database.servers} - dsns.keys()
@@ -59,6 +68,33 @@ def owner_dsns(settings: Settings) -> dict[str, str]:
             "database.server_owner_urls for migrations.",
         )
     return dsns
+
+
+def verified(dsn: str, settings: Settings, role: str) -> str:
+    """The address with TLS that verifies both sides, where peers are verified; else as it is.
+
+    A server on this machine's socket needs none. Raises Refusal `database-tls` for an address that
+    asks for less, `certificate-unusable`.
+    """
+    identity = settings.peers.identity(role)
+    parts = conninfo_to_dict(dsn)
+    host = str(parts.get("host") or parts.get("hostaddr") or "")
+    if identity is None or not host or host.startswith(("/", "@")):
+        return dsn
+    if parts.get("sslmode", _VERIFIED) != _VERIFIED:
+        raise Refusal(
+            "database-tls",
+            f"The address of the database on {host} has another sslmode than {_VERIFIED}, which "
+            "peers.ca asks for: leave it out.",
+        )
+    return make_conninfo(
+        dsn,
+        sslmode=_VERIFIED,
+        sslrootcert=str(identity.ca),
+        sslcert=str(identity.certificate),
+        sslkey=str(identity.key),
+        ssl_min_protocol_version="TLSv1.3",
+    )
 
 
 def app_role(settings: Settings) -> str:

@@ -52,7 +52,7 @@ async def link(tx: Writes, trace_ids: Iterable[str]) -> None:
     """Note the callers' traces whose work this transaction carries under its own trace."""
     others = sorted(set(trace_ids) - {tx.trace_id})
     if others:
-        await tx.execute(
+        await tx.send(
             "INSERT INTO trace_commit (trace_id, commit_id) SELECT t, %s FROM unnest(%s::text[]) t",
             (tx.commit_id, others),
         )

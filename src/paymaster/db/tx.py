@@ -8,23 +8,30 @@ in the order of commits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import islice
-from typing import Any, LiteralString, TypeVar
+from typing import Any, LiteralString, Protocol, TypeVar
 
+import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.types.json import Jsonb
 
 from paymaster.db.rows import rows_as
+from paymaster.db.sending import Failing, Params, Sending
 from paymaster.kernel.errors import Broken
+
+PATIENCE = "10s"
+"""How long a transaction waits for a lock."""
+
+MERGED_PATIENCE = "2s"
+"""How long one waits that several callers wait for."""
 
 _LINES_AT_ONCE = 250
 
 T = TypeVar("T")
-Params = Sequence[Any] | dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +48,75 @@ class Actor:
     reason: str | None = None
 
 
-class ReadTx:
-    """One snapshot of one schema. `now` is the moment at which it was opened."""
+class Asked(Protocol):
+    """The answer to a statement, which may not have come yet."""
 
-    def __init__(self, connection: AsyncConnection[Any], now: datetime) -> None:
+    async def rows(self) -> list[tuple[Any, ...]]:
+        """All rows."""
+        ...
+
+    async def touched(self) -> int:
+        """How many rows it touched."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer that has come."""
+
+    _rows: list[tuple[Any, ...]]
+    _touched: int
+
+    async def rows(self) -> list[tuple[Any, ...]]:
+        """All rows."""
+        return self._rows
+
+    async def touched(self) -> int:
+        """How many rows the statement touched."""
+        return self._touched
+
+
+class ReadTx:
+    """One snapshot of one schema. `now` is the moment at which it was opened.
+
+    With `sending` its statements are sent together: see `paymaster.db.sending`.
+    """
+
+    def __init__(
+        self, connection: AsyncConnection[Any], now: datetime, sending: Sending | None = None
+    ) -> None:
         self._connection = connection
+        self._sending = sending
         self.now = now
+
+    @property
+    def sent(self) -> bool:
+        """Whether statements are sent together: several callers wait for this transaction."""
+        return self._sending is not None
+
+    async def ask(
+        self, sql: LiteralString, params: Params = None, failing: Failing | None = None
+    ) -> Asked:
+        """Send a statement, to read its answer when it is needed.
+
+        `failing` says what it means when the statement itself fails. That is raised here or, where
+        statements are sent together, by the reading of this or a later answer.
+        """
+        if self._sending is not None:
+            return self._sending.put(sql, params, failing)
+        try:
+            cursor = await self._connection.execute(sql, params)
+        except psycopg.Error as error:
+            meaning = None if failing is None else failing(error)
+            if meaning is None:
+                raise
+            raise meaning from error
+        return Answered(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
 
     async def fetch(self, sql: LiteralString, params: Params, row: type[T]) -> list[T]:
         """All rows, each as a `row`."""
+        if self._sending is not None:
+            return await self._sending.put(sql, params).read_as(row)
         async with self._connection.cursor(row_factory=rows_as(row)) as cursor:
             await cursor.execute(sql, params)
             return await cursor.fetchall()
@@ -63,11 +130,27 @@ class ReadTx:
 
     async def tuples(self, sql: LiteralString, params: Params = None) -> list[tuple[Any, ...]]:
         """All rows as plain tuples, for aggregates and id lists."""
+        if self._sending is not None:
+            return await self._sending.put(sql, params).rows()
         cursor = await self._connection.execute(sql, params)
         return await cursor.fetchall()
 
+    async def only(self, sql: LiteralString, params: Params = None) -> list[tuple[Any, ...]]:
+        """As `tuples`, of the only statement of a transaction that reads.
+
+        Where statements are sent together the end of the transaction is sent with it.
+        """
+        if self._sending is None:
+            return await self.tuples(sql, params)
+        reply = self._sending.put(sql, params)
+        await self._sending.commit()
+        return await reply.rows()
+
     async def value(self, sql: LiteralString, params: Params = None) -> Any:
         """The first column of the first row, or None."""
+        if self._sending is not None:
+            rows = await self._sending.put(sql, params).rows()
+            return rows[0][0] if rows else None
         cursor = await self._connection.execute(sql, params)
         found = await cursor.fetchone()
         return found[0] if found else None
@@ -81,9 +164,14 @@ class CellRead(ReadTx):
     """Reads one cell. `time_zone` is the environment's, for business days."""
 
     def __init__(
-        self, connection: AsyncConnection[Any], now: datetime, cell: int, time_zone: str
+        self,
+        connection: AsyncConnection[Any],
+        now: datetime,
+        cell: int,
+        time_zone: str,
+        sending: Sending | None = None,
     ) -> None:
-        super().__init__(connection, now)
+        super().__init__(connection, now, sending)
         self.cell = cell
         self.time_zone = time_zone
 
@@ -98,8 +186,9 @@ class Writes(ReadTx):
         actor: Actor,
         trace_id: str,
         make_ids: Callable[[int], list[int]],
+        sending: Sending | None = None,
     ) -> None:
-        ReadTx.__init__(self, connection, now)
+        ReadTx.__init__(self, connection, now, sending)
         self.actor = actor
         self.trace_id = trace_id
         self._make_ids = make_ids
@@ -122,6 +211,11 @@ class Writes(ReadTx):
             self._commit_id = self.id()
         return self._commit_id
 
+    @property
+    def patience(self) -> str:
+        """How long statements of this transaction wait for a lock."""
+        return MERGED_PATIENCE if self.sent else PATIENCE
+
     def append(self, count: int = 1) -> int:
         """Take `count` places in the order of this transaction; returns the first ordinal."""
         first = self._appended
@@ -135,8 +229,21 @@ class Writes(ReadTx):
 
     async def execute(self, sql: LiteralString, params: Params = None) -> int:
         """Run a statement; the number of rows it touched."""
+        if self._sending is not None:
+            return await self._sending.put(sql, params).touched()
         cursor = await self._connection.execute(sql, params)
         return cursor.rowcount
+
+    async def send(self, sql: LiteralString, params: Params = None) -> None:
+        """Run a statement whose answer nobody needs.
+
+        Where statements are sent together it is not waited for: should it fail, that is raised with
+        the next answer, at the latest by the commit.
+        """
+        if self._sending is not None:
+            self._sending.put(sql, params)
+        else:
+            await self._connection.execute(sql, params)
 
     @property
     def server_version(self) -> int:
@@ -151,6 +258,14 @@ class Writes(ReadTx):
         self, sql: LiteralString, lines: Iterable[str], meanwhile: Callable[[], T]
     ) -> T:
         """As `copy`; `meanwhile` is called while the database is busy with the lines."""
+        if self._sending is None:
+            return await self._copy(sql, lines, meanwhile)
+        async with self._sending.paused():
+            return await self._copy(sql, lines, meanwhile)
+
+    async def _copy(
+        self, sql: LiteralString, lines: Iterable[str], meanwhile: Callable[[], T]
+    ) -> T:
         rest = iter(lines)
         async with self._connection.cursor() as cursor, cursor.copy(sql) as target:
             # In pieces: the database works on one while the next is made.
@@ -160,26 +275,29 @@ class Writes(ReadTx):
 
     def pipeline(self) -> AbstractAsyncContextManager[object]:
         """Statements inside are sent without waiting for each other's answers; no COPY there."""
-        return self._connection.pipeline()
+        return self._connection.pipeline() if self._sending is None else nullcontext()
 
     async def seal(self) -> None:
         """Take the place in the order of commits; the database calls it right before COMMIT.
 
-        Raises SerializationFailure, upon which the work is run again, when a day was closed after
-        this transaction had dated its entries.
+        Nothing is read back, so that COMMIT can follow at once: when a day was closed after this
+        transaction had dated its entries there is no place for it, which the database refuses.
+        Raises SerializationFailure then, there or at the commit, upon which the work is run again.
         """
         if not self._appended:
             return
-        cursor = await self._connection.execute(
+        dated = self._dated_after
+        await self.ask(
             """
             WITH moved AS (
                 UPDATE head SET seq = seq + %(n)s, recorded_at = greatest(recorded_at, %(now)s)
-                WHERE id = 1 RETURNING seq, recorded_at, closed_through
-            ), made AS (
-                INSERT INTO commit (id, first_seq, last_seq, recorded_at, actor, trace_id)
-                SELECT %(id)s, seq - %(n)s + 1, seq, recorded_at, %(actor)s, %(trace)s FROM moved
+                WHERE id = 1
+                    AND (NOT %(dated)s OR closed_through IS NOT DISTINCT FROM %(closed)s::date)
+                RETURNING seq, recorded_at
             )
-            SELECT closed_through FROM moved
+            INSERT INTO commit (id, first_seq, last_seq, recorded_at, actor, trace_id)
+            SELECT %(id)s, m.seq - %(n)s + 1, m.seq, m.recorded_at, %(actor)s, %(trace)s
+            FROM (SELECT) AS one LEFT JOIN moved m ON true
             """,
             {
                 "n": self._appended,
@@ -187,10 +305,18 @@ class Writes(ReadTx):
                 "id": self.commit_id,
                 "actor": self.actor.name,
                 "trace": self.trace_id,
+                "dated": dated is not None,
+                "closed": None if dated is None else dated[0],
             },
+            _closed_meanwhile,
         )
-        if self._dated_after is not None and await cursor.fetchone() != self._dated_after:
-            raise errors.SerializationFailure("a day was closed meanwhile")
+
+
+def _closed_meanwhile(error: psycopg.Error) -> Exception | None:
+    """A transaction that has no place in the order of commits."""
+    if isinstance(error, errors.NotNullViolation) and error.diag.table_name == "commit":
+        return errors.SerializationFailure("a day was closed meanwhile")
+    return None
 
 
 class ControlTx(Writes, ControlRead):
@@ -209,8 +335,9 @@ class CellTx(Writes, CellRead):
         make_ids: Callable[[int], list[int]],
         cell: int,
         time_zone: str,
+        sending: Sending | None = None,
     ) -> None:
-        Writes.__init__(self, connection, now, actor, trace_id, make_ids)
+        Writes.__init__(self, connection, now, actor, trace_id, make_ids, sending)
         self.cell = cell
         self.time_zone = time_zone
 

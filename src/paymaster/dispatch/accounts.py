@@ -126,10 +126,14 @@ async def add(
 ) -> PayoutAccount:
     """Take an account on, audited; the same one again changes nothing.
 
-    Raises Unprocessable `rail-account-invalid` with a problem for each fault, Conflict
-    `rail-account-exists` when another account has the name.
+    Raises Unprocessable `rail-account-invalid` with a problem for each fault (a rail that pretends,
+    in a live environment, is one), Conflict `rail-account-exists` when another account has the
+    name.
     """
     _refuse_faults(new, rails)
+    mode = await tx.value("SELECT mode FROM environment WHERE id = %s", (environment_id,))
+    if mode == "live" and rails[new.rail].caps.pretends:
+        raise _invalid([Problem("/rail", "There is no money behind this rail: it is for tests.")])
     created = await tx.execute(
         """
         INSERT INTO rail_account (id, environment_id, name, rail, currency, time_zone, settings,

@@ -199,6 +199,30 @@ DICTIONARY: dict[str, Failure] = {
             closes_destination=True,
         ),
         Failure(
+            "wallet_blocked",
+            Category.DESTINATION,
+            f"The wallet cannot receive money at the moment. {_OTHER_ACCOUNT}",
+            "Blocked wallet.",
+        ),
+        Failure(
+            "wallet_limit_exceeded",
+            Category.PAYEE,
+            f"The wallet has reached its limit. {_TRY_LATER}",
+            "The payee's limit at the provider is used up.",
+        ),
+        Failure(
+            "recipient_unverified",
+            Category.PAYEE,
+            "The wallet is not verified. Please finish that there; your money is back.",
+            "The payee has not completed the provider's identification.",
+        ),
+        Failure(
+            "returned_by_recipient",
+            Category.PAYEE,
+            f"The payment was sent back. {_OTHER_ACCOUNT}",
+            "The payee sent it back.",
+        ),
+        Failure(
             "currency_unsupported",
             Category.OURS,
             f"The payment could not be made. {_TRY_LATER}",

@@ -21,6 +21,7 @@ from paymaster.dispatch import failures, store, transfer
 from paymaster.dispatch.machine import ATTEMPT, AttemptEvent, AttemptState, TransferEvent
 from paymaster.dispatch.store import AttemptChange, AttemptRow
 from paymaster.dispatch.told import contradicted, moved_on
+from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.ids import text_id
 from paymaster.people import destinations
 from paymaster.rails.base import Outcome, Verdict
@@ -270,7 +271,7 @@ def _withdrawal_step(
 
 def _reason(outcome: Outcome, event: AttemptEvent) -> str | None:
     if event in {AttemptEvent.REJECT, AttemptEvent.RETURN}:
-        return outcome.code or outcome.detail or outcome.verdict.value
+        return outcome.code or impersonal(outcome.detail) or outcome.verdict.value
     return outcome.code if event is AttemptEvent.LOSE else None
 
 
@@ -309,7 +310,7 @@ def _change(
 ) -> AttemptChange:
     wait = _WAITS.get(target)
     due_at: datetime | None = tx.now + wait if wait is not None else None
-    detail = outcome.detail[:_MAX_DETAIL] if outcome.detail else None
+    detail = impersonal((outcome.detail or "")[:_MAX_DETAIL])
     return AttemptChange(
         id=row.id,
         state=target,

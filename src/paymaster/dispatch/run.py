@@ -142,7 +142,7 @@ class Dispatcher:
         self._refreshed = None
 
     def _now(self) -> datetime:
-        return self._dbs.clock.now()
+        return self._dbs.clock_of(self._environment_id).now()
 
     async def _run(self, db: CellDb, work: Callable[[CellTx], Awaitable[T]]) -> T:
         return await db.run(self._actor, new_trace_id(), work)
@@ -240,7 +240,7 @@ class Dispatcher:
         self, db: CellDb, account: PayoutAccount, rail: Rail, orders: Sequence[Order]
     ) -> None:
         """Send orders side by side; those that end together are written together."""
-        desk, lane, clock = self._desk, self._lanes[account.id], self._dbs.clock
+        desk, lane, clock = self._desk, self._lanes[account.id], db.clock
         began, left = monotonic_seconds(), len(orders)
         ended: list[send.Sent] = []
         some_ended = asyncio.Event()
@@ -312,7 +312,7 @@ class Dispatcher:
     async def _ask_all(
         self, db: CellDb, account: PayoutAccount, rail: Queries, asked: Sequence[Asked]
     ) -> None:
-        desk, lane, clock = self._desk, self._lanes[account.id], self._dbs.clock
+        desk, lane, clock = self._desk, self._lanes[account.id], db.clock
         try:
             told = await asyncio.gather(
                 *(resolve.ask(rail, account, each, desk.pace, clock) for each in asked)

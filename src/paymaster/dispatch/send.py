@@ -23,6 +23,7 @@ from paymaster.dispatch.batch_store import BatchChange
 from paymaster.dispatch.desk import Desk, Order, Pace
 from paymaster.dispatch.failures import waits_for_funds
 from paymaster.dispatch.machine import AttemptState
+from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import NeverSent, PaymasterError, RailRefused
 from paymaster.observe import get_logger
@@ -185,5 +186,5 @@ def _change(
 
 
 def _detail(sent: Sent) -> str | None:
-    said = ": ".join(part for part in (sent.code, sent.detail) if part)
+    said = ": ".join(part for part in (sent.code, impersonal(sent.detail)) if part)
     return said[:200] or None

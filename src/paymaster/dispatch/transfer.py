@@ -69,9 +69,9 @@ async def request(
     results: list[Requested] = []
     rows: list[store.NewRow] = []
     for order in orders:
-        fault = _fault(order, accounts, rails)
-        if fault is not None:
-            results.append(Requested(None, fault.slug, fault.detail))
+        found = fault(order, accounts, rails)
+        if found is not None:
+            results.append(Requested(None, found.slug, found.detail))
             continue
         transfer_id, out, into, back = tx.ids(4)
         rows.append(
@@ -105,9 +105,10 @@ async def request(
     return results
 
 
-def _fault(
+def fault(
     order: Order, accounts: Mapping[int, PayoutAccount], rails: Mapping[str, Rail]
 ) -> PaymasterError | None:
+    """Why an order cannot be carried out; None when it can. Slugs as of `request`."""
     source, target = accounts.get(order.from_account_id), accounts.get(order.to_account_id)
     if source is None or target is None:
         return NotFound("transfer-account-unknown", "There is no such rail account here.")

@@ -1,7 +1,7 @@
 """What a batch of events needs to know from the directory: users, tasks, gold answers.
 
-Read anew for every batch by a few set-based queries on one snapshot; nothing is kept, so a paused
-campaign or a new price counts for the next batch.
+Read anew for every part of a batch by a few set-based queries on one snapshot; nothing is kept but
+what never changes, so a paused campaign or a new price counts for the next batch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from paymaster.db.tx import ControlRead
 from paymaster.earn import verify
 from paymaster.earn.event import Event
 from paymaster.earn.machine import OfferState
+from paymaster.earn.places import Places
 from paymaster.earn.requirements import Requirements
 from paymaster.earn.store import offers
 from paymaster.earn.store.offers import CampaignRow, TaskRow
 from paymaster.kernel.errors import NotFound
 from paymaster.kernel.ids import Ref, parse_text_id, text_id
 from paymaster.kernel.money import Money
-from paymaster.people import users
 
 SLICE_REWARDS = 1000
 """How many rewards a slice of a budget is asked for, unless a setting says otherwise."""
@@ -127,11 +127,12 @@ async def load(
     tx: ControlRead,
     environment_id: int,
     events: Sequence[Event],
+    places: Places,
     *,
     slice_rewards: int = SLICE_REWARDS,
 ) -> Catalogue:
     """Look up what the events name; what does not exist is missing."""
-    places = await users.refs(tx, environment_id, {event.user for event in events})
+    refs = await places.find(tx, environment_id, [event.user for event in events])
     names = sorted({(e.campaign, e.task) for e in events if e.campaign is not None})
     numbers = _numbers({event.task for event in events if event.campaign is None})
     parents = {
@@ -150,7 +151,7 @@ async def load(
         offer.task_name: offer
         for offer in (await by_number(tx, environment_id, list(numbers.values()))).values()
     }
-    found = Catalogue(places, named, numbered, frozenset(parents), {}, slice_rewards)
+    found = Catalogue(refs, named, numbered, frozenset(parents), {}, slice_rewards)
     items = _items(found, events)
     if not items:
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paymaster.db.sealed import open_fixed
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.earn.event import Fault
 from paymaster.earn.store import events as store
@@ -44,4 +45,4 @@ async def opened(tx: CellRead, sealer: Sealer, number: int) -> bytes:
     sealed = await store.dead_letter_bytes(tx, number)
     if sealed is None:
         raise NotFound("dead-letter-unknown", "There is no such dead letter.")
-    return sealer.open_bytes(sealed, place(_TABLE, number))
+    return await open_fixed(tx, sealer, _TABLE, number, sealed, place(_TABLE, number))

@@ -24,6 +24,7 @@ from paymaster.earn.catalogue import SLICE_REWARDS, Catalogue
 from paymaster.earn.event import Event, EventOutcome, Fault, Status
 from paymaster.earn.grant import BudgetShort
 from paymaster.earn.intake import Parsed
+from paymaster.earn.places import places_in
 from paymaster.earn.record import FIRST, MAX_BATCH, record
 from paymaster.earn.turns import Overtaken, Turn
 from paymaster.secrets.sealing import Sealer
@@ -108,10 +109,11 @@ async def _in_turn(way: _Way, events: Sequence[Event]) -> list[EventOutcome]:
 async def _parts(way: _Way, events: Sequence[Event]) -> AsyncGenerator[_Part]:
     """Each event goes to the cell of its user; those of unknown users to the treasury's list."""
     treasury = way.dbs.treasury(way.environment_id).number
+    places = places_in(way.dbs)
     for some in split(events, MAX_BATCH):
         found = await way.dbs.control.read(
             lambda tx, some=some: catalogue.load(
-                tx, way.environment_id, some, slice_rewards=way.slice_rewards
+                tx, way.environment_id, some, places, slice_rewards=way.slice_rewards
             )
         )
         cells: dict[int, list[Event]] = {}
@@ -184,7 +186,7 @@ async def _record(way: _Way, part: _Part, turn: Turn) -> list[EventOutcome]:
             how = how._replace(careful=True)
 
 
-_OF_EVENTS = ("event", "answer", "progress", "dead_letter")
+_OF_EVENTS = ("event", "answer", "dead_letter")
 
 
 def _about_events(error: psycopg.Error) -> bool:

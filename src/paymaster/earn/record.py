@@ -4,10 +4,10 @@ Set-based throughout: the number of statements does not depend on the number of 
 it exactly once is a row in the same transaction as the effect: the event's, the answer's, the
 state's lock, the reward's.
 
-What is there already is looked up, what is new is written by COPY. Answers and progress are looked
-up under the lock of the user's task, so that nobody else can write the same. Only an event id may
-come from two sides at the same moment: then the database refuses the second batch, and it is taken
-in again, row by row where they meet.
+What is there already is looked up, what is new is written by COPY. Answers and what counts towards
+a pattern are looked up under the lock of the user's task, so that nobody else can write the same.
+Only an event id may come from two sides at the same moment: then the database refuses the second
+batch, and it is taken in again, row by row where they meet.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from paymaster.db.tx import CellTx
 from paymaster.earn import grant, verify
 from paymaster.earn.catalogue import Catalogue
 from paymaster.earn.dead_letter import bury
-from paymaster.earn.event import Event, EventOutcome, Fault, Status
+from paymaster.earn.event import Event, EventOutcome, Fault, Status, outcome_of
 from paymaster.earn.grant import Grant, Granted
 from paymaster.earn.machine import RewardState, TaskEvent
 from paymaster.earn.resolve import BEGUN, COUNTS, IGNORED, RIGHT, SUBMITTED, WRONG, Item, resolve
 from paymaster.earn.states import States
 from paymaster.earn.store import events as store
 from paymaster.earn.store import states as state_store
-from paymaster.earn.store.events import EventRow, ProgressRow, Span
+from paymaster.earn.store.events import EventRow, Span
 from paymaster.earn.store.states import Fresh, Pair
 from paymaster.earn.turns import Turn
 from paymaster.kernel.clock import business_day
@@ -88,13 +88,14 @@ async def record(
     digests = {key: item.event.digest for key, item in first.items()}
     fresh = await _dedupe(tx, first, digests)
     states = await _lock(tx, fresh)
+    before = await _before(tx, states, fresh)
     if fresh:
         fresh = await _keep(tx, fresh, digests, careful=how.careful)
     for item in again:
         _end_again(item, digests[item.key])
     turn = turn or Turn()
     turn.holds()
-    await _judge(tx, catalogue, states, fresh, how, turn)
+    await _judge(tx, catalogue, states, fresh, before, how, turn)
     done = [one if isinstance(one, EventOutcome) else one.outcome or _lost(one) for one in found]
     rejected = Status.REJECTED
     await bury(
@@ -219,18 +220,19 @@ async def _judge(
     catalogue: Catalogue,
     states: States,
     items: Sequence[Item],
+    before: Mapping[Pair, Sequence[verify.Step]],
     how: How,
     turn: Turn,
 ) -> None:
-    """State, progress, verification, rewards; ends every item."""
+    """State, verification, rewards; ends every item."""
     working = [item for item in items if item.shows is not IGNORED]
     _advance(states, working)
     earned = await _right_answers(tx, states, working)
-    earned += await _patterns(tx, states, working)
+    earned += _patterns(tx, states, working, before)
     recorded = Status.RECORDED
     for item in items:
         if item.outcome is None:
-            item.outcome = EventOutcome(item.event.line, item.key[1], recorded)
+            item.outcome = outcome_of((item.event.line, item.key[1], recorded, None, None, None))
     grants = [Grant(item.offer, item.user_id, occurrence, *item.key) for item, occurrence in earned]
     written = await grant.ahead(tx, grants) if how.ahead else None
     if written is None:
@@ -296,27 +298,43 @@ async def _right_answers(
     return earned
 
 
-async def _patterns(tx: CellTx, states: States, items: Sequence[Item]) -> list[tuple[Item, str]]:
+async def _before(
+    tx: CellTx, states: States, items: Sequence[Item]
+) -> dict[Pair, list[verify.Step]]:
+    """What users did towards their patterns before this batch, where it can matter."""
+    runs: dict[Pair, list[Item]] = {}
+    for item in items:
+        if item.shows is COUNTS and states.counts(item.pair):
+            runs.setdefault(item.pair, []).append(item)
+    if not runs:
+        return {}
+    found: dict[Pair, list[verify.Step]] = {}
+    spans = [_span(run) for run in runs.values()]
+    for task_id, user_id, occurred_at, kind in await store.counted(tx, spans, MAX_STEPS):
+        found.setdefault((user_id, task_id), []).append(verify.Step(occurred_at, kind))
+    return found
+
+
+def _patterns(
+    tx: CellTx,
+    states: States,
+    items: Sequence[Item],
+    before: Mapping[Pair, Sequence[verify.Step]],
+) -> list[tuple[Item, str]]:
     """The last new event of each pattern that is complete now, with its occurrence."""
     counting: dict[Pair, list[Item]] = {}
     for item in items:
         if item.shows is COUNTS and states.rewards(item.pair) == 0:
             counting.setdefault(item.pair, []).append(item)
-    if not counting:
-        return []
-    found = {pair: [_step(item) for item in run] for pair, run in counting.items()}
-    spans = [_span(run) for pair, run in counting.items() if not states.begins(pair)]
-    if spans:
-        for task_id, user_id, occurred_at, kind in await store.progress(tx, spans, MAX_STEPS):
-            found[user_id, task_id].append(verify.Step(occurred_at, kind))
-    await store.write_progress(tx, [_row(item) for run in counting.values() for item in run])
     day = partial(_day, tx.time_zone, {})
-    return [
-        (run[-1], verify.ONCE)
-        for pair, run in counting.items()
-        if isinstance(run[0].offer.rule, verify.Count)
-        and verify.complete(run[0].offer.rule, found[pair], day)
-    ]
+    earned: list[tuple[Item, str]] = []
+    for pair, run in counting.items():
+        rule, known = run[0].offer.rule, before.get(pair, ())
+        if not isinstance(rule, verify.Count) or len(known) + len(run) < rule.count:
+            continue
+        if verify.complete(rule, [*map(_step, run), *known], day):
+            earned.append((run[-1], verify.ONCE))
+    return earned
 
 
 def _day(zone: str, cache: dict[datetime, date], moment: datetime) -> date:
@@ -331,19 +349,15 @@ def _step(item: Item) -> verify.Step:
     return verify.Step(item.event.occurred_at, item.event.type)
 
 
-def _row(item: Item) -> ProgressRow:
-    event = item.event
-    offer = item.offer
-    return offer.id, item.user_id, event.occurred_at, event.source, event.event_id, event.type
-
-
 def _span(run: Sequence[Item]) -> Span:
     rule = run[0].offer.rule
-    times = [item.event.occurred_at for item in run]
     if not isinstance(rule, verify.Count):
         raise Broken("rule-kind", "Only counts are judged over time.")
-    first, last = verify.reach(rule, min(times), max(times))
     least = max(rule.count - len(run), 0)
+    if rule.within_seconds is None:
+        return Span(run[0].offer.id, run[0].user_id, None, None, least)
+    times = [item.event.occurred_at for item in run]
+    first, last = verify.reach(rule, min(times), max(times))
     return Span(run[0].offer.id, run[0].user_id, first, last, least)
 
 
@@ -354,7 +368,7 @@ def _rewarded(
         states.add_reward(item.pair)
         grant.tell(states, item.pair, made, once=not isinstance(item.offer.rule, verify.Gold))
         event = item.event
-        item.outcome = EventOutcome(event.line, event.event_id, *_STATUS[made.state], made.name)
+        item.outcome = outcome_of((event.line, event.event_id, *_STATUS[made.state], made.name))
 
 
 _STATUS: dict[RewardState, tuple[Status, str | None, str | None]] = {

@@ -66,8 +66,9 @@ def resolve(
     """
     namings: dict[tuple[str | None, str, str], _Naming] = {}
     found: list[Item | EventOutcome] = []
+    places, here = catalogue.users, tx.cell
     for event in events:
-        ref = catalogue.users.get(event.user)
+        ref = places.get(event.user)
         if ref is None:
             found.append(_rejected(event, "user-unknown", "There is no user of this external id."))
             continue
@@ -75,7 +76,8 @@ def resolve(
         naming = namings.get(name)
         if naming is None:
             naming = namings[name] = _naming(catalogue, event)
-        found.append(_against(catalogue, event, users.check_cell(tx, ref), naming))
+        user_id = ref.id if ref.cell == here else users.check_cell(tx, ref)
+        found.append(_against(catalogue, event, user_id, naming))
     return found
 
 

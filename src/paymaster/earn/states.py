@@ -43,8 +43,12 @@ class States:
         return cls({(row.user_id, row.task_id): row for row in rows})
 
     def begins(self, pair: Pair) -> bool:
-        """Whether the state was made here: the user has no answers and no progress yet."""
+        """Whether the state was made here: the user has no answers and no events yet."""
         return pair in self._made
+
+    def counts(self, pair: Pair) -> bool:
+        """Whether what the user did before can still make a pattern complete."""
+        return pair not in self._made and self._rows[pair].rewards == 0
 
     def rewards(self, pair: Pair) -> int:
         """How many rewards the user has had for the task."""

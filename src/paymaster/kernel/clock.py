@@ -41,6 +41,26 @@ class ManualClock:
         self._now += step
 
 
+class AheadClock:
+    """A clock that runs ahead of another one: that of a test environment."""
+
+    def __init__(self, base: Clock) -> None:
+        self._base = base
+        self._ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        """The moment there."""
+        return self._base.now() + self._ahead
+
+    def learn(self, ahead_seconds: int) -> bool:
+        """How far it is ahead by now; whether that is new. It never comes nearer again."""
+        ahead = timedelta(seconds=ahead_seconds)
+        if ahead <= self._ahead:
+            return False
+        self._ahead = ahead
+        return True
+
+
 def milliseconds(moment: datetime) -> int:
     """Milliseconds since 1970."""
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)

@@ -29,7 +29,10 @@ MAX_CELL = 32 * 32 - 1
 _WORKER_BITS, _SEQUENCE_BITS = 6, 16
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_VALUE = {letter: value for value, letter in enumerate(_ALPHABET)}
+_DIGITS = dict.fromkeys(range(128), "z") | {
+    ord(letter): "0123456789abcdefghijklmnopqrstuv"[value] for value, letter in enumerate(_ALPHABET)
+}
+"""Our letters as Python writes numbers of base 32; all others as what is no such digit."""
 _MAX_ID = 2**63 - 1
 
 
@@ -63,13 +66,13 @@ def _head(cell: int, high: int) -> str:
 
 def parse_reference(text: str) -> Ref | None:
     """Read a reference; None when it is not one of ours by its form."""
-    if len(text) != 15 or any(letter not in _VALUE for letter in text):
+    if len(text) != 15 or not text.isascii():
         return None
-    cell = number = 0
-    for letter in text[:2]:
-        cell = cell * 32 + _VALUE[letter]
-    for letter in text[2:]:
-        number = number * 32 + _VALUE[letter]
+    digits = text.translate(_DIGITS)
+    try:
+        cell, number = int(digits[:2], 32), int(digits[2:], 32)
+    except ValueError:
+        return None
     return Ref(cell, number) if number <= _MAX_ID else None
 
 

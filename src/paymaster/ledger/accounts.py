@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, LiteralString
 
-from paymaster.db.tx import CellTx
+from paymaster.db.tx import Answered, Asked, CellTx
 from paymaster.kernel.money import exponent
 from paymaster.ledger.chart import KINDS, Account
 from paymaster.ledger.decide import AccountRow
@@ -36,19 +36,54 @@ def _state(row: AccountRow) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The locked accounts as they were, and for each what its row holds by now."""
+    """The locked accounts as they were, and for each what its row holds by now.
+
+    Those in `new` have no row yet.
+    """
 
     rows: dict[Account, AccountRow] = field(default_factory=dict[Account, AccountRow])
     written: dict[int, State] = field(default_factory=dict[int, State])
-
-    def add(self, row: AccountRow) -> None:
-        """An account whose row was read."""
-        self.rows[row.account] = row
-        self.written[row.id] = _state(row)
+    new: list[AccountRow] = field(default_factory=list[AccountRow])
 
     def changed(self) -> list[AccountRow]:
         """Accounts whose row is not as it has been decided."""
-        return [row for row in self.rows.values() if self.written[row.id] != _state(row)]
+        written = self.written
+        return [
+            row
+            for row in self.rows.values()
+            if row.id in written and written[row.id] != _state(row)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """Accounts whose lock was asked for; `written` is whether their sums were written at once."""
+
+    _wanted: Sequence[Account]
+    _answer: Asked
+    _written: bool
+
+    async def taken(self) -> Taken:
+        """Those of them that exist."""
+        taken = Taken()
+        for (
+            place,
+            number,
+            balance,
+            floor,
+            ceiling,
+            count,
+            last,
+            closed,
+            *written,
+        ) in await self._answer.rows():
+            account = self._wanted[int(place) - 1]
+            row = AccountRow(number, account, balance, floor, ceiling, count, last, closed)
+            taken.rows[account] = row
+            taken.written[number] = (
+                (written[0], written[1], written[2]) if self._written else _state(row)
+            )
+        return taken
 
 
 @dataclass(slots=True)
@@ -61,22 +96,42 @@ class _Sums:
     last: int = 0
 
 
-async def take(tx: CellTx, entries: Sequence[Entry], posting_ids: Sequence[int]) -> Taken:
-    """Lock every account that the entries touch, opening those that do not exist yet."""
-    wanted = sorted({a for e in entries for p in e.postings for a in (p.source, p.destination)})
-    taken = Taken()
-    sums = None
+def touched(entries: Sequence[Entry]) -> list[Account]:
+    """The accounts of entries in the order in which everybody locks them."""
+    return sorted({a for e in entries for p in e.postings for a in (p.source, p.destination)})
+
+
+async def take(tx: CellTx, entries: Sequence[Entry], posting_ids: Sequence[int]) -> Taking:
+    """Ask for a lock on every account that the entries touch."""
+    wanted = touched(entries)
     if len(wanted) >= _MANY and tx.server_version >= _OLD_IN_RETURNING:
         sums = _sums(entries, posting_ids)
-    if sums is None:
-        await _lock(tx, taken, wanted)
-    else:
-        await _apply(tx, taken, [(account, sums[account]) for account in wanted])
-    missing = [account for account in wanted if account not in taken.rows]
-    if missing:
-        await _open(tx, missing)
-        await _lock(tx, taken, missing)
-    return taken
+        if sums is not None:
+            return await _apply(tx, [(account, sums[account]) for account in wanted])
+    return await lock(tx, wanted)
+
+
+def add_new(tx: CellTx, taken: Taken, entries: Sequence[Entry]) -> None:
+    """Add accounts of these entries that do not exist; `open_new` must follow, for all of them.
+
+    That they did not exist is part of what is decided, also where an entry is refused for it: when
+    another transaction opens one meanwhile, opening it here fails, and the work is run again.
+    """
+    rows = taken.rows
+    missing = sorted(
+        {
+            account
+            for entry in entries
+            for posting in entry.postings
+            for account in (posting.source, posting.destination)
+            if account not in rows
+        }
+    )
+    for account, number in zip(missing, tx.ids(len(missing)), strict=True):
+        kind = KINDS[account.kind]
+        row = AccountRow(number, account, 0, kind.floor, kind.ceiling, 0, None, closed=False)
+        rows[account] = row
+        taken.new.append(row)
 
 
 def _sums(entries: Sequence[Entry], posting_ids: Sequence[int]) -> dict[Account, _Sums] | None:
@@ -105,8 +160,9 @@ def _sums(entries: Sequence[Entry], posting_ids: Sequence[int]) -> dict[Account,
     return found if total < _LARGE else None
 
 
-async def _lock(tx: CellTx, taken: Taken, wanted: Sequence[Account]) -> None:
-    rows = await tx.tuples(
+async def lock(tx: CellTx, wanted: Sequence[Account]) -> Taking:
+    """Ask for a lock on accounts; `wanted` is sorted."""
+    asked = await tx.ask(
         """
         SELECT w.place, a.id, a.balance, a.floor, a.ceiling, a.postings, a.last_posting_id,
             a.closed_at IS NOT NULL
@@ -118,9 +174,7 @@ async def _lock(tx: CellTx, taken: Taken, wanted: Sequence[Account]) -> None:
         """,
         ([a.kind for a in wanted], [a.owner_id for a in wanted], [a.asset for a in wanted]),
     )
-    for place, number, balance, floor, ceiling, count, last, closed in rows:
-        account = wanted[int(place) - 1]
-        taken.add(AccountRow(number, account, balance, floor, ceiling, count, last, closed))
+    return Taking(wanted, asked, _written=False)
 
 
 _FITS: LiteralString = """
@@ -148,34 +202,32 @@ _APPLY: LiteralString = (
 )
 
 
-async def _apply(tx: CellTx, taken: Taken, wanted: Sequence[tuple[Account, _Sums]]) -> None:
+async def _apply(tx: CellTx, wanted: Sequence[tuple[Account, _Sums]]) -> Taking:
     """Write the sums; rows are visited in the order of `wanted`, through the index.
 
     Other plans would visit, and so lock, in the order of the table.
     """
+    params = (
+        [account.kind for account, _ in wanted],
+        [account.owner_id for account, _ in wanted],
+        [account.asset for account, _ in wanted],
+        [sums.out for _, sums in wanted],
+        [sums.into for _, sums in wanted],
+        [sums.postings for _, sums in wanted],
+        [sums.last for _, sums in wanted],
+    )
+    names = [account for account, _ in wanted]
+    if tx.sent:
+        return Taking(names, await tx.ask(_APPLY, params), _written=True)
     async with tx.pipeline():
         await _plan_freely(tx, "off")
-        rows = await tx.tuples(
-            _APPLY,
-            (
-                [account.kind for account, _ in wanted],
-                [account.owner_id for account, _ in wanted],
-                [account.asset for account, _ in wanted],
-                [asked.out for _, asked in wanted],
-                [asked.into for _, asked in wanted],
-                [asked.postings for _, asked in wanted],
-                [asked.last for _, asked in wanted],
-            ),
-        )
+        rows = await tx.tuples(_APPLY, params)
         await _plan_freely(tx, "on")
-    for place, number, balance, floor, ceiling, count, last, closed, *written in rows:
-        account = wanted[int(place) - 1][0]
-        row = AccountRow(number, account, balance, floor, ceiling, count, last, closed)
-        taken.rows[account] = row
-        taken.written[number] = (written[0], written[1], written[2])
+    return Taking(names, Answered(rows, len(rows)), _written=True)
 
 
 async def _plan_freely(tx: CellTx, free: Literal["on", "off"]) -> None:
+    """Statements that are sent together are planned so anyway."""
     await tx.execute(
         "SELECT set_config(name, %s, true)"
         " FROM unnest('{enable_hashjoin,enable_mergejoin,enable_seqscan}'::text[]) AS name",
@@ -183,31 +235,33 @@ async def _plan_freely(tx: CellTx, free: Literal["on", "off"]) -> None:
     )
 
 
-async def _open(tx: CellTx, missing: Sequence[Account]) -> None:
-    kinds = [KINDS[account.kind] for account in missing]
-    await tx.execute(
+async def open_new(tx: CellTx, rows: Sequence[AccountRow]) -> None:
+    """Write accounts that did not exist, as they are after the batch."""
+    await tx.send(
         """
-        INSERT INTO account (id, kind, owner_id, asset, scale, balance, floor, ceiling, postings)
-        SELECT i, k, o, s, e, 0, f, c, 0
-        FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::text[], %s::smallint[],
-            %s::bigint[], %s::bigint[]) AS u (i, k, o, s, e, f, c)
-        ON CONFLICT (kind, owner_id, asset) DO NOTHING
+        INSERT INTO account (id, kind, owner_id, asset, scale, balance, floor, ceiling, postings,
+            last_posting_id)
+        SELECT * FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::text[], %s::smallint[],
+            %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
         """,
         (
-            tx.ids(len(missing)),
-            [account.kind for account in missing],
-            [account.owner_id for account in missing],
-            [account.asset for account in missing],
-            [exponent(account.asset) for account in missing],
-            [kind.floor for kind in kinds],
-            [kind.ceiling for kind in kinds],
+            [row.id for row in rows],
+            [row.account.kind for row in rows],
+            [row.account.owner_id for row in rows],
+            [row.account.asset for row in rows],
+            [exponent(row.account.asset) for row in rows],
+            [row.balance for row in rows],
+            [row.floor for row in rows],
+            [row.ceiling for row in rows],
+            [row.postings for row in rows],
+            [row.last_posting_id for row in rows],
         ),
     )
 
 
 async def update(tx: CellTx, rows: Sequence[AccountRow]) -> None:
     """Write the changed accounts back: one UPDATE per account and batch, whatever hit it."""
-    await tx.execute(
+    await tx.send(
         """
         UPDATE account a SET balance = u.b, postings = u.n, last_posting_id = u.p
         FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS u (i, b, n, p)

@@ -74,6 +74,8 @@ def save_manifest(file: Path, manifest: Manifest) -> None:
 
 def load_manifest(file: Path) -> Manifest:
     """Read the manifest beside a file. Raises Refusal `archive-unreadable`."""
+    if not file.is_file():
+        raise Refusal("archive-unreadable", f"{file} is not a file.")
     try:
         return Manifest(**json.loads(manifest_path(file).read_text()))
     except (OSError, ValueError, TypeError) as error:

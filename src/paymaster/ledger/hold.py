@@ -19,13 +19,13 @@ from paymaster.ledger import store
 from paymaster.ledger.chart import Account
 from paymaster.ledger.decide import Draw, HoldRow
 from paymaster.ledger.entry import Entry, Mode, Posted, Verdict
-from paymaster.ledger.post import post_on
+from paymaster.ledger.post import Ready, post_on
 
 Final = Literal["captured", "released", "expired"]
 _MISSING = HoldRow(0, Account("held", 0, ""), 0, "missing")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reserve:
     """Set aside what `entry` moves: exactly one posting, available -> held of one user."""
 
@@ -46,15 +46,20 @@ class Settle:
     final: Final
 
 
-async def reserve(tx: CellTx, commands: Sequence[Reserve]) -> list[Posted]:
-    """Make holds; those whose verdict is POSTED exist afterwards."""
+async def reserve(
+    tx: CellTx, commands: Sequence[Reserve], asked: Ready | None = None
+) -> list[Posted]:
+    """Make holds; those whose verdict is POSTED exist afterwards.
+
+    `asked` is what `post.ready` has asked for their entries and maybe others.
+    """
     for command in commands:
         kinds = [(p.source.kind, p.destination.kind, p.mode) for p in command.entry.postings]
         if kinds != [("available", "held", Mode.EXACT)]:
             raise Broken(
                 "hold-entry", "A hold is made by one exact posting from available to held."
             )
-    results, accounts = await post_on(tx, [command.entry for command in commands])
+    results, accounts = await post_on(tx, [command.entry for command in commands], asked=asked)
     made = [c for c, r in zip(commands, results, strict=True) if r.verdict is Verdict.POSTED]
     if made:
         await store.insert_holds(

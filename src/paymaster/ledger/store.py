@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from paymaster.db.tx import CellTx, ReadTx
+from paymaster.db.tx import Asked, CellTx, ReadTx
 from paymaster.ledger.chart import Account
 from paymaster.ledger.decide import AccountRow, HoldRow
 
@@ -30,21 +30,25 @@ class Standing:
     """Digests of those entries that are posted already."""
 
 
-async def standing(tx: ReadTx, ids: Sequence[int]) -> Standing:
-    """What has been recorded, and which of these entries with it."""
-    rows = await tx.tuples(
+async def ask_standing(tx: ReadTx, ids: Sequence[int]) -> Asked:
+    """Ask for what has been recorded, and which of these entries with it; see `standing`."""
+    return await tx.ask(
         "SELECT id, digest, NULL::timestamptz, NULL::date FROM entry WHERE id = ANY(%s)"
         " UNION ALL SELECT NULL, NULL, recorded_at, closed_through FROM head WHERE id = 1",
         (list(ids),),
     )
-    _, _, recorded_at, closed = rows.pop()
+
+
+async def standing(asked: Asked) -> Standing:
+    """What `ask_standing` has asked for."""
+    *rows, (_, _, recorded_at, closed) = await asked.rows()
     return Standing(recorded_at, closed, {row[0]: bytes(row[1]) for row in rows})
 
 
 async def insert_holds(tx: CellTx, rows: Sequence[tuple[Any, ...]]) -> None:
     """Write `(id, available, held, amount, reason, subject, expires_at)` as open holds."""
     columns = list(zip(*rows, strict=True))
-    await tx.execute(
+    await tx.send(
         """
         INSERT INTO hold (id, available_id, held_id, amount, remaining, state, reason, subject,
             created_at, expires_at, version)
@@ -74,7 +78,7 @@ async def lock_holds(tx: CellTx, ids: Sequence[int]) -> dict[int, HoldRow]:
 
 async def update_holds(tx: CellTx, rows: Sequence[HoldRow]) -> None:
     """Write locked holds that were drawn on."""
-    await tx.execute(
+    await tx.send(
         """
         UPDATE hold h SET remaining = u.r, state = u.s, version = h.version + 1
         FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) AS u (i, r, s)

@@ -1,6 +1,8 @@
 """Writing what a batch came to: entries, postings, marks in histories, accounts.
 
-A small batch is one statement. From some dozens of rows on COPY is quicker, by half at a thousand.
+A small batch is one statement. From some dozens of rows on COPY is quicker, by half at a thousand;
+where statements are sent together it would have to wait for them, and only a large batch is worth
+that.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from paymaster.ledger.entry import Entry
 _MANY: Final = 48
 """Rows from which on COPY pays."""
 
+_MANY_SENT: Final = 600
+"""The same where statements are sent together."""
 
 MARKED: Final = 64
 """Every so many postings an account's history can be entered, by their numbers."""
@@ -52,7 +56,7 @@ class EntryRow(NamedTuple):
 async def write(tx: CellTx, taken: Taken, books: Books, entries: Sequence[EntryRow]) -> None:
     """Write the batch and bring the account rows up to date."""
     changed, marks, late = taken.changed(), _marks(books.postings), _late(books.postings, entries)
-    if len(entries) + len(books.postings) < _MANY:
+    if len(entries) + len(books.postings) < (_MANY_SENT if tx.sent else _MANY):
         await _few(tx, entries, books.postings, changed)
         await _mark(tx, marks, late)
         return
@@ -112,13 +116,13 @@ def _late(postings: Sequence[PostingRow], entries: Sequence[EntryRow]) -> list[_
 
 async def _mark(tx: CellTx, marks: Sequence[_Mark], late: Sequence[_Late]) -> None:
     if marks:
-        await tx.execute(
+        await tx.send(
             "INSERT INTO account_mark (account_id, number, posting_id)"
             " SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[])",
             [list(column) for column in zip(*marks, strict=True)],
         )
     if late:
-        await tx.execute(
+        await tx.send(
             "INSERT INTO late_leg (account_id, number, posting_id, effective_at, amount)"
             " SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],"
             " %s::bigint[])",
@@ -167,7 +171,7 @@ async def _few(
     changed: Sequence[AccountRow],
 ) -> None:
     """Everything in one statement."""
-    await tx.execute(
+    await tx.send(
         """
         WITH entries AS (
             INSERT INTO entry (id, kind, recipe_version, subject, digest, evidence, reverses_id,

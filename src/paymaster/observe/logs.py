@@ -6,11 +6,13 @@ Everything goes to standard error; standard output belongs to the answers of com
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO, cast
 
 import msgspec
@@ -67,6 +69,7 @@ def configure_logs(
             ],
         )
     )
+    _plain.write_out()
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -85,9 +88,39 @@ class _Plain:
     """Where ready lines go; None while they go the way of all others."""
 
     handler: logging.StreamHandler[TextIO] | None = None
+    lines: list[str] = field(default_factory=list[str])
+    """Lines of this turn of the loop; they are written together at its end."""
+    due_in: asyncio.AbstractEventLoop | None = None
+
+    def keep(self, line: str) -> None:
+        """Write a line, with others of this turn if there is a loop."""
+        self.lines.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.write_out()
+            return
+        if loop is not self.due_in:
+            self.due_in = loop
+            loop.call_soon(self.write_out)
+
+    def write_out(self) -> None:
+        """Write the lines that were kept."""
+        handler, lines = self.handler, "".join(self.lines)
+        self.lines.clear()
+        self.due_in = None
+        if handler is None or not lines:
+            return
+        try:
+            handler.stream.write(lines)
+            handler.flush()
+        except (OSError, ValueError):
+            record = logging.LogRecord("paymaster", logging.INFO, "", 0, "lines", None, None)
+            handler.handleError(record)
 
 
 _plain = _Plain()
+atexit.register(_plain.write_out)
 _WALL = WallClock()
 
 
@@ -95,21 +128,17 @@ def log_ours(name: str, event: str, fields: Mapping[str, str | float | None]) ->
     """A line on INFO whose fields are all made by us: names of routes, ids, numbers.
 
     There is nothing in it to redact, which is most of the work of a line; for what is logged for
-    every request. The fields are complete: nothing is added from `context`.
+    every request. The fields are complete: nothing is added from `context`. Lines of one turn of
+    the event loop are written together.
     """
-    handler = _plain.handler
-    if handler is None:
+    if _plain.handler is None:
         get_logger(name).info(event, **fields)
     elif logging.getLogger(name).isEnabledFor(logging.INFO):
         moment = rfc3339(_WALL.now())
         line = msgspec.json.encode(
             {"event": event, **fields, "logger": name, "level": "info", "timestamp": moment}
         )
-        try:
-            handler.stream.write(line.decode() + "\n")
-            handler.flush()
-        except (OSError, ValueError):
-            handler.handleError(logging.LogRecord(name, logging.INFO, "", 0, event, None, None))
+        _plain.keep(line.decode() + "\n")
 
 
 def get_logger(name: str) -> BoundLogger:

@@ -22,6 +22,16 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _SLOW_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+LOCKOUTS = Counter(
+    "lockouts_total",
+    "Locks after too many wrong guesses, and alarms.",
+    ("kind",),
+    namespace="paymaster",
+    registry=None,
+)
+"""One for the process, shown by every registry: what locks knows only its transaction."""
+
+
 class Metrics:
     """All metrics, in a registry of their own: one object a process, made by the composition root.
 
@@ -32,54 +42,99 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
+        registry.register(LOCKOUTS)
 
-        def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(name, meaning, labels, namespace="paymaster", registry=registry)
-
-        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
-            return Gauge(name, meaning, labels, namespace="paymaster", registry=registry)
-
-        def histogram(
-            name: str, meaning: str, buckets: tuple[float, ...], *labels: str
-        ) -> Histogram:
-            return Histogram(
-                name, meaning, labels, namespace="paymaster", registry=registry, buckets=buckets
-            )
-
-        self.requests = counter(
+        self.requests = self._counter(
             "requests_total", "HTTP requests answered.", "method", "route", "status"
         )
-        self.request_duration_seconds = histogram(
+        self.request_duration_seconds = self._histogram(
             "request_duration_seconds", "Time to answer.", _SECONDS, "method", "route"
         )
-        self.dispatch_attempts = counter(
+        self.dispatch_attempts = self._counter(
             "dispatch_attempts_total", "Payment orders and what became of them.", "rail", "outcome"
         )
-        self.rail_call_duration_seconds = histogram(
+        self.rail_call_duration_seconds = self._histogram(
             "rail_call_duration_seconds", "Time of a call to a provider.", _SLOW_SECONDS, "rail"
         )
-        self.due_items = gauge("due_items", "Items whose time has come.", "queue")
-        self.oldest_due_age_seconds = gauge(
+        self.due_items = self._gauge("due_items", "Items whose time has come.", "queue")
+        self.oldest_due_age_seconds = self._gauge(
             "oldest_due_age_seconds", "How long the oldest due item has waited.", "queue"
         )
-        self.inbox_pending = gauge("inbox_pending", "Messages in, not yet applied.", "source")
-        self.unknown_attempts = gauge(
+        self.inbox_pending = self._gauge("inbox_pending", "Messages in, not yet applied.", "source")
+        self.unknown_attempts = self._gauge(
             "unknown_attempts", "Payment orders without proof either way.", "rail"
         )
-        self.oldest_unknown_age_seconds = gauge(
+        self.oldest_unknown_age_seconds = self._gauge(
             "oldest_unknown_age_seconds", "How long the oldest has been unknown.", "rail"
         )
-        self.postings = counter("postings_total", "Postings written to the books.", "kind")
-        self.verdicts = counter("verdicts_total", "Screening verdicts.", "outcome")
-        self.breaks_open = gauge("breaks_open", "Reconciliation breaks not yet resolved.", "kind")
-        self.commands_aside = gauge(
+        self.postings = self._counter("postings_total", "Postings written to the books.", "kind")
+        self.verdicts = self._counter("verdicts_total", "Screening verdicts.", "outcome")
+        self.breaks_open = self._gauge(
+            "breaks_open", "Reconciliation breaks not yet resolved.", "kind"
+        )
+        self.commands_aside = self._gauge(
             "commands_aside", "Commands to other cells that were laid aside.", "cell"
         )
-        self.outbox_lag_seconds = gauge(
+        self.outbox_lag_seconds = self._gauge(
             "outbox_lag_seconds", "Age of the oldest message not yet relayed.", "cell"
         )
-        self.seal_lag_seconds = gauge(
+        self.seal_lag_seconds = self._gauge(
             "seal_lag_seconds", "Age of the oldest commit not yet in the hash chain.", "chain"
+        )
+        self._of_staff_and_secrets()
+        self._of_messages()
+
+    def _of_staff_and_secrets(self) -> None:
+        self.break_glass_active = self._gauge(
+            "break_glass_active", "Roles lent by break-glass at the moment.", "environment"
+        )
+        self.secret_store_up = self._gauge(
+            "secret_store_up", "Whether the last refresh of the store succeeded.", "store"
+        )
+        self.secret_store_age_seconds = self._gauge(
+            "secret_store_age_seconds", "How long ago the secret store answered.", "store"
+        )
+        self.sealed_values = self._gauge(
+            "sealed_values", "Stored values by the key they are sealed under.", "key_id", "kind"
+        )
+
+    def _of_messages(self) -> None:
+        self.webhook_deliveries = self._counter(
+            "webhook_deliveries_total",
+            "Tries to deliver an event to an app's endpoint.",
+            "outcome",
+        )
+        self.webhook_duration_seconds = self._histogram(
+            "webhook_duration_seconds", "Time of a try to deliver.", _SLOW_SECONDS
+        )
+        self.webhooks_due = self._gauge(
+            "webhooks_due",
+            "Deliveries whose time has come, to endpoints that are enabled.",
+            "place",
+        )
+        self.oldest_webhook_due_age_seconds = self._gauge(
+            "oldest_webhook_due_age_seconds", "How long the oldest of them has been due.", "place"
+        )
+        self.events_out_lag_seconds = self._gauge(
+            "events_out_lag_seconds", "Age of the oldest commit not yet fanned out.", "place"
+        )
+        self.webhook_endpoints = self._gauge(
+            "webhook_endpoints", "Endpoints by their state.", "state"
+        )
+        self.mails = self._counter("mails_total", "Tries to send a letter.", "template", "outcome")
+        self.mails_due = self._gauge("mails_due", "Letters whose time has come.", "place")
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, namespace="paymaster", registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, namespace="paymaster", registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            name, meaning, labels, namespace="paymaster", registry=self.registry, buckets=buckets
         )
 
 

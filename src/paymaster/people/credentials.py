@@ -11,8 +11,8 @@ import hmac
 import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from paymaster.db import audit
@@ -27,7 +27,10 @@ from paymaster.kernel.errors import (
     Unauthenticated,
     Unprocessable,
 )
-from paymaster.kernel.ids import Ref, text_id
+from paymaster.kernel.ids import Ref
+from paymaster.people.factors import policy
+from paymaster.people.factors.policy import Policy
+from paymaster.people.principal import Principal
 from paymaster.people.views import CredentialView
 
 SCOPES: dict[str, str] = {
@@ -37,9 +40,16 @@ SCOPES: dict[str, str] = {
     "events:write": "send events",
     "withdrawals": "request and cancel withdrawals",
     "operate": "review, hold, reverse, reconcile",
+    "webhooks": "make and change endpoints that are told of events",
+    "audit": "read who did what",
+    "staff": "keys, issuers, persons and their roles",
 }
 """What a key may do."""
 
+DEFAULT_SCOPES = tuple(name for name in SCOPES if name not in ("audit", "staff"))
+"""What a key may do when nothing is said: the work of an app's server, not that of its staff."""
+
+_PREFIX = re.compile(r"pk_(?:test|live)_[0-9a-f]{8}\Z", re.ASCII)
 _KEY = re.compile(r"(pk_(?:test|live)_[0-9a-f]{8})_([A-Za-z0-9_-]{43})\Z", re.ASCII)
 
 
@@ -53,16 +63,23 @@ class Credential:
     prefix: str
     scopes: frozenset[str]
     last_used_on: date | None = field(default=None, compare=False)
+    person_id: int | None = None
 
     @property
     def actor(self) -> str:
         """Names the key as an actor."""
         return f"key:{self.prefix}"
 
-    def require(self, scope: str) -> None:
-        """Raises Forbidden `scope-missing`."""
-        if scope not in self.scopes:
-            raise Forbidden("scope-missing", f"The key lacks the scope {scope!r}.")
+    @property
+    def principal(self) -> Principal:
+        """The server that holds this key."""
+        return Principal(
+            "server", self.environment_id, self.id, self.actor, self.scopes, self.person_id
+        )
+
+    def narrowed(self, scopes: frozenset[str]) -> Principal:
+        """The same server with a token for some of the key's scopes."""
+        return replace(self.principal, scopes=self.scopes & scopes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,12 @@ class Issued:
 
     view: CredentialView
     key: str = field(repr=False)
+
+
+_COLUMNS = (
+    "id, environment_id, prefix, secret_hash, name, scopes, created_at, expires_at, revoked_at,"
+    " last_used_on, person_id"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,7 @@ class _Row:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_on: date | None
+    person_id: int | None = None
 
     def view(self) -> CredentialView:
         return CredentialView(
@@ -97,6 +121,7 @@ class _Row:
             self.expires_at,
             self.revoked_at,
             self.last_used_on,
+            self.person_id,
         )
 
 
@@ -106,8 +131,9 @@ async def issue(
     name: str,
     scopes: Sequence[str],
     expires_at: datetime | None = None,
+    person_id: int | None = None,
 ) -> Issued:
-    """Make a key. Raises Unprocessable `credential-invalid`."""
+    """Make a key, of a person where one owns it. Raises Unprocessable `credential-invalid`."""
     problems = [
         Problem(f"/scopes/{index}", f"Scopes are: {', '.join(SCOPES)}.")
         for index, scope in enumerate(scopes)
@@ -137,10 +163,11 @@ async def issue(
         expires_at,
         None,
         None,
+        person_id,
     )
     await tx.execute(
         "INSERT INTO credential (id, environment_id, prefix, secret_hash, name, scopes,"
-        " created_at, expires_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+        " created_at, expires_at, person_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (
             row.id,
             environment_id,
@@ -150,6 +177,7 @@ async def issue(
             row.scopes,
             tx.now,
             expires_at,
+            person_id,
         ),
     )
     await audit.record(
@@ -179,8 +207,7 @@ async def verified(tx: ControlRead, keys: Sequence[str]) -> list[Credential | Un
     """For each key who it is, or the refusal; see `verify`."""
     parts = [_KEY.match(key) for key in keys]
     rows = await tx.fetch(
-        "SELECT id, environment_id, prefix, secret_hash, name, scopes, created_at, expires_at,"
-        " revoked_at, last_used_on FROM credential WHERE prefix = ANY(%s)",
+        f"SELECT {_COLUMNS} FROM credential WHERE prefix = ANY(%s)",
         (sorted({match[1] for match in parts if match is not None}),),
         _Row,
     )
@@ -195,6 +222,10 @@ def _judged(
 ) -> Credential | Unauthenticated:
     if row is None or match is None or not hmac.compare_digest(row.secret_hash, _hash(match[2])):
         return Unauthenticated("credential-invalid", "This is not a valid API key.")
+    return _good(row, now)
+
+
+def _good(row: _Row, now: datetime) -> Credential | Unauthenticated:
     if row.revoked_at is not None:
         return Unauthenticated("credential-revoked", "This API key was revoked.")
     if row.expires_at is not None and row.expires_at <= now:
@@ -206,19 +237,35 @@ def _judged(
         row.prefix,
         frozenset(row.scopes),
         row.last_used_on,
+        row.person_id,
     )
+
+
+async def by_prefix(
+    tx: ControlRead, prefix: str, *, expired: bool = False
+) -> Credential | Unauthenticated:
+    """The key that a token of ours stands on, or why it is good for nothing any more.
+
+    With `expired` a key whose time is over will do.
+    """
+    row = await tx.maybe(f"SELECT {_COLUMNS} FROM credential WHERE prefix = %s", (prefix,), _Row)
+    if row is None:
+        return Unauthenticated("credential-invalid", "This is not a valid API key.")
+    return _good(row, datetime.min.replace(tzinfo=UTC) if expired else tx.now)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A verified key, and where the users named with it live; unknown ones are missing.
 
-    `rules_version` is that of its environment's rule set in force, None where there never was one.
+    `rules_version` is that of its environment's rule set in force, None where there never was one;
+    `steps` says which withdrawals there need a second factor.
     """
 
     credential: Credential
     refs: Mapping[str, Ref]
     rules_version: int | None
+    steps: Policy = policy.NONE
 
 
 async def callers(
@@ -229,11 +276,14 @@ async def callers(
     asked = [
         (match[1], name) for key, match in parts.items() if match for name in sorted(named[key])
     ]
-    rows = await tx.tuples(
+    rows = await tx.only(
         """
         SELECT c.id, c.environment_id, c.prefix, c.secret_hash, c.name, c.scopes, c.created_at,
-            c.expires_at, c.revoked_at, c.last_used_on, n.names, n.cells, n.users,
-            (SELECT max(r.version) FROM rule_set r WHERE r.environment_id = c.environment_id)
+            c.expires_at, c.revoked_at, c.last_used_on, c.person_id, n.names, n.cells, n.users,
+            (SELECT max(r.version) FROM rule_set r WHERE r.environment_id = c.environment_id),
+            (SELECT jsonb_agg(jsonb_build_array(p.purpose, p.currency, p.above_minor, p.applies_to))
+                FROM step_up_policy p
+                WHERE p.environment_id = c.environment_id AND p.purpose = 'withdrawal')
         FROM credential c CROSS JOIN LATERAL (
             SELECT array_agg(d.external_id), array_agg(d.cell), array_agg(d.user_id)
             FROM unnest(%s::text[], %s::text[]) AS u (prefix, name)
@@ -249,19 +299,21 @@ async def callers(
             sorted({match[1] for match in parts.values() if match}),
         ),
     )
-    known = {row[2]: (_Row(*row[:10]), row[10:]) for row in rows}
+    known = {row[2]: (_Row(*row[:11]), row[11:]) for row in rows}
     found: dict[str, Caller | Unauthenticated] = {}
     for key, match in parts.items():
-        row, (names, cells, users, version) = known.get(match[1] if match else "", _NOBODY)
+        row, (names, cells, users, version, steps) = known.get(match[1] if match else "", _NOBODY)
         judged = _judged(row, match, tx.now)
         if isinstance(judged, Credential):
             places = map(Ref, cells or (), users or ())
-            judged = Caller(judged, dict(zip(names or (), places, strict=True)), version)
+            judged = Caller(
+                judged, dict(zip(names or (), places, strict=True)), version, policy.read(steps)
+            )
         found[key] = judged
     return found
 
 
-_NOBODY: tuple[_Row | None, tuple[Any, ...]] = (None, (None,) * 4)
+_NOBODY: tuple[_Row | None, tuple[Any, ...]] = (None, (None,) * 5)
 
 
 async def note_use(dbs: Databases, credential: Credential) -> None:
@@ -291,7 +343,7 @@ async def revoke(tx: ControlTx, environment_id: int, prefix: str, reason: str) -
 
 
 async def rotate(tx: ControlTx, environment_id: int, prefix: str, overlap: timedelta) -> Issued:
-    """A new key with the same name and scopes; the old one stops working after `overlap`.
+    """A new key with the same name, scopes and owner; the old one stops working after `overlap`.
 
     The new key expires when the old one would have. Raises NotFound `credential-unknown`,
     Unprocessable `credential-revoked` or `credential-expired`, Refusal `overlap-negative`.
@@ -303,7 +355,7 @@ async def rotate(tx: ControlTx, environment_id: int, prefix: str, overlap: timed
         raise Unprocessable("credential-revoked", "A revoked key cannot be rotated.")
     if row.expires_at is not None and row.expires_at <= tx.now:
         raise Unprocessable("credential-expired", "An expired key cannot be rotated.")
-    issued = await issue(tx, environment_id, row.name, row.scopes, row.expires_at)
+    issued = await issue(tx, environment_id, row.name, row.scopes, row.expires_at, row.person_id)
     ends = tx.now + overlap
     if row.expires_at is not None:
         ends = min(ends, row.expires_at)
@@ -316,9 +368,7 @@ async def rotate(tx: ControlTx, environment_id: int, prefix: str, overlap: timed
 
 async def _lock(tx: ControlTx, environment_id: int, prefix: str) -> _Row:
     row = await tx.maybe(
-        "SELECT id, environment_id, prefix, secret_hash, name, scopes, created_at, expires_at,"
-        " revoked_at, last_used_on FROM credential WHERE environment_id = %s AND prefix = %s"
-        " FOR UPDATE",
+        f"SELECT {_COLUMNS} FROM credential WHERE environment_id = %s AND prefix = %s FOR UPDATE",
         (environment_id, prefix),
         _Row,
     )
@@ -330,14 +380,19 @@ async def _lock(tx: ControlTx, environment_id: int, prefix: str) -> _Row:
 async def listing(tx: ControlRead, environment_id: int) -> list[CredentialView]:
     """All keys of an environment, oldest first."""
     rows = await tx.fetch(
-        "SELECT id, environment_id, prefix, secret_hash, name, scopes, created_at, expires_at,"
-        " revoked_at, last_used_on FROM credential WHERE environment_id = %s ORDER BY id",
+        f"SELECT {_COLUMNS} FROM credential WHERE environment_id = %s ORDER BY id",
         (environment_id,),
         _Row,
     )
     return [row.view() for row in rows]
 
 
-def credential_id(treasury_cell: int, number: int) -> str:
-    """The text id of a key."""
-    return text_id("cr", treasury_cell, number)
+def is_prefix(text: str) -> bool:
+    """Whether a text has the form of a key's visible part."""
+    return _PREFIX.match(text) is not None
+
+
+def check_owner(view: CredentialView, principal: Principal) -> None:
+    """Raises Forbidden `key-of-another`: with a person's key its holder acts as that person."""
+    if view.person_id not in (None, principal.person_id):
+        raise Forbidden("key-of-another", "This key belongs to another person.")

@@ -20,6 +20,9 @@ from paymaster.kernel.errors import NotFound, Unprocessable
 from paymaster.kernel.ids import Ref, text_id
 from paymaster.kernel.money import exponent
 from paymaster.people import store, users
+from paymaster.people.factors import proof
+from paymaster.people.factors.binding import Purpose, new_accounts
+from paymaster.people.factors.proof import Shown
 from paymaster.people.machine import DESTINATION, Act, DestinationState
 from paymaster.people.views import DestinationView
 from paymaster.rails.base import Payee
@@ -29,6 +32,8 @@ from paymaster.secrets.sealing import Sealer, place
 REGISTRY = "destination"
 COOLING_OFF = timedelta(hours=24)
 """How long a new destination must wait before money goes there, unless a setting says otherwise."""
+
+_NOTHING_ASKED = Shown(required=False)
 
 _DETAILS = msgspec.json.Decoder(dict[str, str])
 
@@ -52,9 +57,18 @@ async def register(
     details: Mapping[str, str],
     *,
     cooling: timedelta = COOLING_OFF,
+    shown: Shown = _NOTHING_ASKED,
 ) -> DestinationView:
     """Both steps at once. Raises what `claim` and `add` raise."""
     environment = dbs.environment_of(user.cell)
+    cell = dbs.cell(user.cell)
+
+    async def ahead(tx: CellTx) -> None:
+        await _proven(tx, sealer, user.id, kind, currency, details, shown)
+
+    if shown.matters:
+        # Before the directory notes it: what is refused here shall leave nothing there.
+        await cell.run(actor, trace_id, ahead)
 
     async def first(tx: ControlTx) -> int:
         return await claim(tx, sealer, environment.id, user, kind, currency, details)
@@ -62,9 +76,30 @@ async def register(
     await dbs.control.run(actor, trace_id, first)
 
     async def second(tx: CellTx) -> DestinationView:
-        return await add(tx, sealer, user.id, kind, currency, details, cooling=cooling)
+        return await add(tx, sealer, user.id, kind, currency, details, cooling=cooling, shown=shown)
 
-    return await dbs.cell(user.cell).run(actor, trace_id, second)
+    return await cell.run(actor, trace_id, second)
+
+
+async def _proven(
+    tx: CellTx,
+    sealer: Sealer,
+    user_id: int,
+    kind: str,
+    currency: str,
+    details: Mapping[str, str],
+    shown: Shown,
+) -> int | None:
+    """The step-up to use for a destination that is new; none is needed for one that is there."""
+    if not shown.matters:
+        return None
+    exponent(currency)
+    checked = check(kind, details)
+    fingerprints = list(sealer.fingerprints(kind, checked.fingerprint_source))
+    if await store.same_destination(tx, user_id, kind, currency, fingerprints) is not None:
+        return None
+    payees = new_accounts(sealer, kind, currency, checked)
+    return await proof.require(tx, user_id, proof.Act(Purpose.DESTINATION, payees), shown)
 
 
 async def claim(
@@ -99,12 +134,15 @@ async def add(
     details: Mapping[str, str],
     *,
     cooling: timedelta = COOLING_OFF,
+    shown: Shown = _NOTHING_ASKED,
 ) -> DestinationView:
     """Store a destination of a user; the same again returns the one that is there.
 
-    Money may go there after `cooling`. Raises Unprocessable `destination-invalid`,
-    `destination-closed` (it was closed once; a closed one is not opened again), `user-suspended`,
-    `user-closed` or `user-erased`, NotFound `user-unknown`, Refusal `currency-unknown`.
+    Money may go there after `cooling`. `shown` is the proof of a second factor that a new one may
+    need; it is used up here. Raises Unprocessable `destination-invalid`, `destination-closed` (it
+    was closed once; a closed one is not opened again), `user-suspended`, `user-closed` or
+    `user-erased` and what `proof.require` raises, NotFound `user-unknown`, Refusal
+    `currency-unknown`.
     """
     exponent(currency)
     checked = check(kind, details)
@@ -113,6 +151,7 @@ async def add(
     known = await store.same_destination(tx, user_id, kind, currency, fingerprints)
     if known is not None:
         return _again(tx, known)
+    step_up = await _proven(tx, sealer, user_id, kind, currency, details, shown)
     row = store.DestinationRow(
         id=tx.id(),
         user_id=user_id,
@@ -132,6 +171,7 @@ async def add(
         if known is not None:
             return _again(tx, known)
     view = _view(tx, row, created=True)
+    await proof.use(tx, step_up, view.id)
     await audit.record(
         tx, [audit.Act("destination.add", view.id, detail={"kind": kind, "currency": currency})]
     )
@@ -199,10 +239,15 @@ async def get_many(tx: CellRead, destination_ids: Iterable[int]) -> dict[int, De
     return {row.id: _view(tx, row) for row in await store.destinations(tx, destination_ids)}
 
 
-async def close(tx: CellTx, destination_id: int, reason: str) -> DestinationView:
-    """Close for good; closing a closed one changes nothing. Raises NotFound."""
+async def close(
+    tx: CellTx, destination_id: int, reason: str, *, user_id: int | None = None
+) -> DestinationView:
+    """Close for good, only if it is `user_id`'s, where given; a closed one stays as it is.
+
+    Raises NotFound `destination-unknown`.
+    """
     row = await store.lock_destination(tx, destination_id)
-    if row is None:
+    if row is None or user_id not in (None, row.user_id):
         raise NotFound("destination-unknown", "There is no such destination.")
     if DESTINATION.allows(row.state, Act.CLOSE):
         move = DESTINATION.find(row.state, Act.CLOSE)

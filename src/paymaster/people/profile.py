@@ -9,11 +9,12 @@ from typing import Any, cast
 import msgspec
 
 from paymaster.kernel.errors import Problem, Refusal, Unprocessable
+from paymaster.settings.messages import is_mail_address
 
 MAX_DEVICES = 50
 _COUNTRY = re.compile(r"[A-Z]{2}\Z", re.ASCII)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8}){0,3}\Z", re.ASCII)
-_FIELDS = ("country", "city", "language", "birth_year", "devices")
+_FIELDS = ("country", "city", "language", "birth_year", "devices", "email", "email_notices")
 _DEVICE_FIELDS = ("id", "platform", "model")
 
 
@@ -26,13 +27,18 @@ class Device(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`country` is ISO 3166-1 alpha-2, `language` a BCP 47 tag such as `en` or `zh-CN`."""
+    """`country` is ISO 3166-1 alpha-2, `language` a BCP 47 tag such as `en` or `zh-CN`.
+
+    `email_notices` false: the user wants no letters but those about security.
+    """
 
     country: str | None = None
     city: str | None = None
     language: str | None = None
     birth_year: int | None = None
     devices: tuple[Device, ...] = ()
+    email: str | None = None
+    email_notices: bool = True
 
     def encoded(self) -> bytes:
         """The form that is sealed."""
@@ -70,9 +76,16 @@ def parse(value: Mapping[str, Any], year: int) -> Profile:
         problems.append(Problem("/birth_year", f"Write a year from 1900 to {year}."))
     city = _text(value, "city", 100, problems)
     devices = _devices(value.get("devices"), problems)
+    email = _text(value, "email", 254, problems)
+    if email is not None and not is_mail_address(email):
+        problems.append(Problem("/email", "Write an address such as name@example.com, in ASCII."))
+    notices = value.get("email_notices", True)
+    if not isinstance(notices, bool):
+        problems.append(Problem("/email_notices", "Write true or false."))
     if problems:
         raise Unprocessable("profile-invalid", "The profile has faults.", problems=problems)
-    return Profile(country, city, language, cast("int | None", birth_year), devices)
+    born = cast("int | None", birth_year)
+    return Profile(country, city, language, born, devices, email, bool(notices))
 
 
 def _text(

@@ -341,6 +341,34 @@ async def destination_fingerprints(tx: CellRead, ids: Iterable[int]) -> list[tup
     return [(row[0], row[1]) for row in rows]
 
 
+async def stored_fingerprints(tx: CellRead, after: int, limit: int) -> list[tuple[int, int, bytes]]:
+    """The next destinations after an id: id, user, fingerprint."""
+    rows = await tx.tuples(
+        "SELECT id, user_id, fingerprint FROM destination WHERE id > %s ORDER BY id LIMIT %s",
+        (after, limit),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def replace_fingerprints(
+    tx: CellTx, ids: Sequence[int], old: Sequence[bytes], new: Sequence[bytes]
+) -> int:
+    """Put new fingerprints in the place of old ones; how many.
+
+    Where the user has that destination under the new one as well, the older row keeps what it has.
+    """
+    return await tx.execute(
+        """
+        UPDATE destination d SET fingerprint = n.new
+        FROM unnest(%s::bigint[], %s::bytea[], %s::bytea[]) AS n (id, old, new)
+        WHERE d.id = n.id AND d.fingerprint = n.old AND NOT EXISTS (
+            SELECT FROM destination o WHERE o.user_id = d.user_id AND o.kind = d.kind
+                AND o.currency = d.currency AND o.fingerprint = n.new)
+        """,
+        (list(ids), list(old), list(new)),
+    )
+
+
 async def payees(tx: CellRead, ids: Iterable[int]) -> list[PayeeRow]:
     """Sealed destinations with the wrapped keys of their users; erased ones are missing."""
     return await tx.fetch(

@@ -42,6 +42,10 @@ class UserView:
             "created_at": rfc3339(self.created_at),
         }
 
+    def wire_own(self) -> dict[str, Any]:
+        """For JSON, for the user: without the words of the staff."""
+        return {**self.wire(), "status_reason": None}
+
 
 @dataclass(frozen=True, slots=True)
 class DestinationView:
@@ -92,3 +96,18 @@ class CredentialView:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_on: date | None
+    person_id: int | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """For JSON."""
+        owner = self.person_id
+        return {
+            "prefix": self.prefix,
+            "name": self.name,
+            "scopes": list(self.scopes),
+            "owner": None if owner is None else text_id("pe", 0, owner),
+            "created_at": rfc3339(self.created_at),
+            "expires_at": rfc3339(self.expires_at) if self.expires_at else None,
+            "revoked_at": rfc3339(self.revoked_at) if self.revoked_at else None,
+            "last_used_on": self.last_used_on.isoformat() if self.last_used_on else None,
+        }

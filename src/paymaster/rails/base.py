@@ -178,6 +178,7 @@ class RailCaps:
     `batch_items` 1 means one request a payment; more means files or batch calls, sent in windows.
     `replay_window` is how long the same bytes under the same key are safe to send again (None:
     never). `not_found_is_proof_after` is the provider's lag (None: a "not found" proves nothing).
+    `pretends`: there is no real money behind it, so no live environment may use it.
     """
 
     name: str
@@ -186,6 +187,7 @@ class RailCaps:
     replay_window: timedelta | None
     not_found_is_proof_after: timedelta | None
     currencies: frozenset[str] | None = None
+    pretends: bool = False
 
 
 @runtime_checkable

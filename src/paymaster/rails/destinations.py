@@ -7,10 +7,11 @@ what is certain refuses: length and checksum. Bank directories go out of date, s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from paymaster.kernel.errors import Problem, Unprocessable
+from paymaster.rails import kinds
+from paymaster.rails.kind import Checked, Kind, compact
 from paymaster.rails.latin import transliterate
 
 _LENGTHS = """AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22
@@ -28,34 +29,6 @@ _IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[0-9A-Z]{1,30}\Z", re.ASCII)
 _BIC = re.compile(r"[A-Z0-9]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?\Z", re.ASCII)
 _WALLET = re.compile(r"SW-[0-9A-Z]{10}\Z", re.ASCII)
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A destination that can be paid to: store `details` sealed, show `mask`.
-
-    `fingerprint_source` is equal for equal destinations however they were typed; the caller keys
-    an HMAC with it to find one destination used by many users.
-    """
-
-    details: dict[str, str] = field(repr=False)
-    mask: str
-    fingerprint_source: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind: its fields, and the function that normalises them or reports problems."""
-
-    name: str
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
-    normalise: Callable[[Mapping[str, str], list[Problem]], Checked | None]
-
-
-def compact(text: str) -> str:
-    """Upper case without the blanks that people type for legibility."""
-    return "".join(text.split()).upper()
 
 
 def iban_fault(iban: str) -> str | None:
@@ -124,6 +97,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("iban", ("iban", "holder"), ("bic",), _iban),
+        *kinds.KINDS,
         Kind("sandbox-wallet", ("wallet",), (), _sandbox_wallet),
     )
 }

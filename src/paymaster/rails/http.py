@@ -7,14 +7,17 @@ fails later may have been executed, whatever the error says.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import ssl
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import httpx
 
 from paymaster.kernel.errors import Broken, NeverSent, RailUnknown
 from paymaster.kernel.guard import forbid_network
+from paymaster.kernel.tls import trust
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -53,21 +56,45 @@ async def _refuse_inside_transaction(_request: httpx.Request) -> None:
 
 
 def new_client(
-    transport: httpx.AsyncBaseTransport | None = None, *, proxy: str | None = None
+    transport: httpx.AsyncBaseTransport | None = None,
+    *,
+    proxy: str | None = None,
+    ca: Path | None = None,
+    tls_1_2_hosts: Collection[str] = (),
 ) -> httpx.AsyncClient:
     """The client that all HTTP rails share: it refuses to run while a transaction is open.
 
     No redirects (an order is never sent to another address), no proxies from the environment.
+    TLS 1.3 to all but the hosts that are listed as knowing only 1.2. `ca` is a file (PEM) with more
+    certificates to trust. Raises Refusal `certificate-unusable` when it cannot be read.
     """
+    limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+    mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
+    if tls_1_2_hosts:
+        context = _context(ca, ssl.TLSVersion.TLSv1_2)
+        older = httpx.AsyncHTTPTransport(
+            verify=context, limits=limits, proxy=proxy, trust_env=False
+        )
+        mounts = {f"https://{host}": older for host in tls_1_2_hosts}
     return httpx.AsyncClient(
         transport=transport,
         proxy=proxy,
+        verify=_context(ca, ssl.TLSVersion.TLSv1_3),
+        mounts=mounts,
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
+        limits=limits,
         follow_redirects=False,
         trust_env=False,
         event_hooks={"request": [_refuse_inside_transaction]},
     )
+
+
+def _context(ca: Path | None, oldest: ssl.TLSVersion) -> ssl.SSLContext:
+    context = httpx.create_ssl_context(trust_env=False)
+    context.minimum_version = oldest
+    if ca is not None:
+        trust(context, ca)
+    return context
 
 
 async def call(

@@ -3,8 +3,8 @@
 A day is ready when every active account has a statement of it whose balance the books reproduce,
 no line and no break of it is open, every cell's books are proven, and what cells owe each other
 nets to nothing. Then each cell is closed through the day, the treasury cell last and in the same
-transaction as the signed row: a crash before that leaves cells that refuse old dates a little
-early and a day that is simply closed again; after it everything is done.
+transaction as the totals that are to be signed. Signing may be a call to a key far away, so it is
+done between transactions: a crash before it leaves a draft, which the next attempt signs first.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from typing import Any
 from paymaster.db import audit, outbox
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.clock import business_day
-from paymaster.kernel.errors import Problem, Unprocessable
+from paymaster.kernel.errors import Broken, Conflict, Problem, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger.chart import KINDS
 from paymaster.ledger.proof import Difference
 from paymaster.rails.base import RailAccount
 from paymaster.reconcile import close_store, run_store
-from paymaster.reconcile.close_store import DayClose, KindTotal
-from paymaster.secrets.local import verify_ed25519
-from paymaster.secrets.port import Signer
+from paymaster.reconcile.close_store import DayClose, DayDraft, KindTotal
+from paymaster.secrets.local import verify_signature
 
 SIGNING_KEY = "day-close"
 """The signer's key for closed days, unless the caller names another one."""
@@ -133,25 +132,31 @@ async def freeze(tx: CellTx, day: date) -> CellState:
     return await state(tx)
 
 
-async def seal(
+async def prepare(
     tx: CellTx,
-    signer: Signer,
     day: date,
     accounts: Sequence[RailAccount],
     cells: Sequence[CellState],
     frozen: Sequence[CellState],
-    *,
-    key_id: str = SIGNING_KEY,
-) -> DayClose:
-    """Close the treasury cell and write the signed day; the same row again when it is there.
+) -> DayDraft | None:
+    """Close the treasury cell and write down what is to be signed; None when the day is signed.
 
-    `cells` are what the proofs saw, `frozen` the other cells as closed. Raises Unprocessable
-    `day-not-ready` with a problem for each blocker, `day-passed` when a later day is closed.
+    `cells` are what the proofs saw, `frozen` the other cells as closed. A draft that is there is
+    returned, of whichever day: it must be signed first. Raises Unprocessable `day-not-ready` with a
+    problem for each blocker, `day-passed` when a later day is closed, Conflict `day-signing`.
     """
-    done = await close_store.find(tx, day)
-    if done is not None:
-        return done
+    if await close_store.find(tx, day) is not None:
+        return None
+    waiting = await close_store.draft(tx)
+    if waiting is not None:
+        return waiting
     mine = await freeze(tx, day)
+    # Behind the lock of the head that `freeze` took: nobody else writes a draft now.
+    waiting = await close_store.draft(tx)
+    if waiting is not None and waiting.day != day:
+        raise Conflict("day-signing", "Another day is being signed; close this one again.")
+    if waiting is not None or await close_store.find(tx, day) is not None:
+        return waiting
     if mine.closed_through is not None and mine.closed_through > day:
         raise Unprocessable(
             "day-passed", f"The books are closed through {mine.closed_through.isoformat()}."
@@ -164,21 +169,30 @@ async def seal(
         "cells": {str(each.cell): _totals(each) for each in sorted([*frozen, mine], key=_number)},
         "statements": await _statements(tx, day, accounts),
     }
-    message = signed_message(day, closed_seq, totals)
+    row = DayDraft(day, closed_seq, totals, tx.actor.name)
+    await close_store.insert_draft(tx, row)
+    return row
+
+
+async def sign(
+    tx: CellTx, draft: DayDraft, signature: bytes, *, key_id: str = SIGNING_KEY
+) -> DayClose:
+    """Write the signed day; the row that is there when somebody else was first."""
+    if await close_store.lock_draft(tx) != draft:
+        done = await close_store.find(tx, draft.day)
+        if done is None:
+            raise Broken("day-draft", f"What was signed of {draft.day.isoformat()} has changed.")
+        return done
+    message = signed_message(draft.day, draft.closed_seq, draft.totals)
+    digest = hashlib.sha256(message).digest()
     row = DayClose(
-        day,
-        closed_seq,
-        totals,
-        hashlib.sha256(message).digest(),
-        signer.sign(key_id, message),
-        key_id,
-        tx.actor.name,
-        tx.now,
+        draft.day, draft.closed_seq, draft.totals, digest, signature, key_id, draft.actor, tx.now
     )
     await close_store.insert(tx, row)
-    name = day.isoformat()
+    await close_store.drop_draft(tx)
+    name = row.day.isoformat()
     await audit.record(tx, [audit.Act("day.close", name, None, {"digest": row.digest.hex()})])
-    payload = {"day": name, "digest": row.digest.hex(), "closed_seq": str(closed_seq)}
+    payload = {"day": name, "digest": row.digest.hex(), "closed_seq": str(row.closed_seq)}
     await outbox.put(tx, [outbox.Message("day.closed", name, payload)])
     return row
 
@@ -229,8 +243,8 @@ def signed_message(day: date, closed_seq: int, totals: Mapping[str, Any]) -> byt
 
 
 def verify(row: DayClose, public_key: bytes) -> bool:
-    """Whether a closed day is what the owner of a raw Ed25519 public key signed."""
+    """Whether a closed day is what the owner of a public key signed; see `verify_signature`."""
     message = signed_message(row.day, row.closed_seq, row.totals)
     if hashlib.sha256(message).digest() != row.digest:
         return False
-    return verify_ed25519(public_key, message, row.signature)
+    return verify_signature(public_key, message, row.signature)

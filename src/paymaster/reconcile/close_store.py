@@ -81,6 +81,42 @@ async def insert(tx: CellTx, row: DayClose) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DayDraft:
+    """A day whose books are closed and whose totals wait to be signed."""
+
+    day: date
+    closed_seq: int
+    totals: dict[str, Any]
+    actor: str
+
+
+async def draft(tx: ReadTx) -> DayDraft | None:
+    """The day that waits, if there is one."""
+    return await tx.maybe("SELECT day, closed_seq, totals, actor FROM day_draft", None, DayDraft)
+
+
+async def lock_draft(tx: CellTx) -> DayDraft | None:
+    """The same, locked."""
+    return await tx.maybe(
+        "SELECT day, closed_seq, totals, actor FROM day_draft FOR UPDATE", None, DayDraft
+    )
+
+
+async def insert_draft(tx: CellTx, row: DayDraft) -> None:
+    """Write down what shall be signed."""
+    await tx.execute(
+        "INSERT INTO day_draft (id, day, closed_seq, totals, actor, made_at)"
+        " VALUES (1, %s, %s, %s, %s, %s)",
+        (row.day, row.closed_seq, json(row.totals), row.actor, tx.now),
+    )
+
+
+async def drop_draft(tx: CellTx) -> None:
+    """It was signed."""
+    await tx.execute("DELETE FROM day_draft WHERE id = 1")
+
+
 async def close_through(tx: CellTx, day: date) -> bool:
     """From this commit on nothing new takes effect in the day or before it; False if it was so."""
     moved = await tx.execute(

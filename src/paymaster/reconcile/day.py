@@ -7,9 +7,11 @@ whoever calls can stop anywhere and start again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 
 from paymaster.db.cells import Databases
+from paymaster.db.pool import CellDb
 from paymaster.db.snapshots import OneSnapshot, Pieces, Snapshots
 from paymaster.db.tx import Actor, CellRead
 from paymaster.earn import proof as earn_proof
@@ -24,7 +26,7 @@ from paymaster.reconcile.close import SIGNING_KEY, CellState
 from paymaster.reconcile.close_store import DayClose
 from paymaster.reconcile.run import cut_off, run, unbooked_everywhere
 from paymaster.reconcile.run_store import Run
-from paymaster.secrets.port import Signer
+from paymaster.secrets.port import RemoteSigner
 from paymaster.withdraw import proof as withdraw_proof
 
 ALLOWED = timedelta(days=2)
@@ -118,7 +120,7 @@ async def _due(tx: CellRead, account: RailAccount) -> list[date]:
 async def close_day(
     dbs: Databases,
     environment_id: int,
-    signer: Signer,
+    signer: RemoteSigner,
     actor: Actor,
     trace_id: str,
     accounts: Sequence[RailAccount],
@@ -129,9 +131,14 @@ async def close_day(
     """Close a day in every cell and sign it; a day that is closed is returned as it is.
 
     `accounts` are the environment's active ones. Raises Unprocessable `day-not-ready` with a
-    problem for each blocker, before anything is changed, and `day-passed`.
+    problem for each blocker, before anything is changed, `day-passed`, and what `signer` raises:
+    the day is then closed but not signed, and closing it again signs it.
     """
     treasury = dbs.treasury(environment_id)
+    by = _Signing(treasury, signer, actor, trace_id, key_id)
+    waiting = await treasury.read(close_store.draft)
+    if waiting is not None:
+        await _signed(by, waiting)
     done = await treasury.read(lambda tx: close_store.find(tx, day))
     if done is not None:
         return done
@@ -142,8 +149,35 @@ async def close_day(
         for cell in dbs.cells(environment_id)
         if not cell.treasury
     ]
-    return await treasury.run(
-        actor,
-        trace_id,
-        lambda tx: close.seal(tx, signer, day, accounts, cells, frozen, key_id=key_id),
+    while True:
+        draft = await treasury.run(
+            actor, trace_id, lambda tx: close.prepare(tx, day, accounts, cells, frozen)
+        )
+        if draft is not None:
+            signed = await _signed(by, draft)
+        else:
+            signed = await treasury.read(lambda tx: close_store.find(tx, day))
+        if signed is not None and signed.day == day:
+            return signed
+
+
+@dataclass(frozen=True, slots=True)
+class _Signing:
+    """Who signs the days of a treasury, and for whom."""
+
+    treasury: CellDb
+    signer: RemoteSigner
+    actor: Actor
+    trace_id: str
+    key_id: str
+
+
+async def _signed(by: _Signing, draft: close_store.DayDraft) -> DayClose:
+    """Outside a transaction: the key may be far away."""
+    message = close.signed_message(draft.day, draft.closed_seq, draft.totals)
+    signature = await by.signer.sign(by.key_id, message)
+    return await by.treasury.run(
+        by.actor,
+        by.trace_id,
+        lambda tx: close.sign(tx, draft, signature, key_id=by.key_id),
     )

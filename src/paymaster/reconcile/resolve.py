@@ -16,6 +16,7 @@ from paymaster.db import audit
 from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
 from paymaster.kernel.ids import Ref, parse_text_id, text_id
+from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
 from paymaster.ledger.chart import HOUSE, Account
 from paymaster.ledger.entry import Entry
@@ -63,6 +64,21 @@ async def resolve(tx: CellTx, break_id: int, reason: str, target: Target | None 
         raise Unprocessable("break-has-no-money", "There is no money in suspense for this break.")
     await _explain(tx, line, row, reason, target)
     return await breaks.close(tx, row, reason)
+
+
+async def at_stake(tx: CellTx, break_id: int) -> Money | None:
+    """The money in suspense that resolving a break would book; None when there is none.
+
+    Raises NotFound `not-found`.
+    """
+    line = await _line_of(tx, (await breaks.find(tx, break_id)).subject)
+    return line.money if line is not None and line.state == "break" and line.amount else None
+
+
+async def line_money(tx: CellTx, line_id: int) -> Money | None:
+    """What a line in doubt is about; None when there is nothing to retry."""
+    found = await store.lock_lines(tx, [line_id])
+    return found[0].money if found and found[0].state == "break" else None
 
 
 async def _line_of(tx: CellTx, subject: str) -> LineRow | None:

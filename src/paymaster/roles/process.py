@@ -7,13 +7,7 @@ import gc
 import importlib.util
 import os
 import signal
-import socket
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-
-import uvicorn
-from starlette.types import ASGIApp
 
 from paymaster.compose import Deps, build
 from paymaster.kernel.errors import Refusal
@@ -21,6 +15,7 @@ from paymaster.observe import configure_logs, get_logger
 from paymaster.roles import work
 from paymaster.roles.health import health_app
 from paymaster.roles.lanes import run_lanes, stopped_within
+from paymaster.roles.serving import allowance_of, health_identity, listen, serving
 from paymaster.settings import Settings
 
 log = get_logger("paymaster.roles")
@@ -68,7 +63,7 @@ async def _run(settings: Settings, how: Running) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch = asyncio.create_task(_watch_parent(stop)) if how.exit_with_parent else None
-    async with build(settings) as deps:
+    async with build(settings, role=how.role) as deps:
         _collect_rarely()
         log.info("role_started", role=how.role, pid=os.getpid())
         if how.role in WEB_ROLES:
@@ -103,14 +98,18 @@ async def _serve_web(deps: Deps, how: Running, stop: asyncio.Event) -> None:
     from paymaster.api.app import build_api, build_hooks  # noqa: PLC0415 - background roles go without
 
     settings = deps.settings
-    if how.role == "api":
-        app, host, port = build_api(deps), settings.api.host, settings.api.port
-    else:
-        app, host, port = build_hooks(deps), settings.hooks.host, settings.hooks.port
-    listening = _listen(host, port, share=how.share_port)
+    web = settings.api if how.role == "api" else settings.hooks
+    app = build_api(deps) if how.role == "api" else build_hooks(deps)
+    listening = listen(web.host, web.port, share=how.share_port)
     _settle_memory()
     try:
-        async with _server(app, listening, settings.roles.stop_timeout_seconds):
+        async with serving(
+            app,
+            listening,
+            settings.roles.stop_timeout_seconds,
+            allowance=allowance_of(web, settings.api.errors_url),
+            identity=web.identity(),
+        ):
             await stop.wait()
     finally:
         await app.close()
@@ -130,7 +129,9 @@ def _settle_memory() -> None:
 async def _work(deps: Deps, how: Running, stop: asyncio.Event) -> None:
     made = work.ROLES[how.role](deps)
     app = health_app(deps, how.role, made.lanes)
-    async with _server(app, _listen("127.0.0.1", how.health_port), 1):
+    identity, allowance = health_identity(deps.settings, how.role)
+    listening = listen(deps.settings.roles.health_host, how.health_port)
+    async with serving(app, listening, 1, allowance=allowance, identity=identity):
         running = asyncio.create_task(run_lanes(made.lanes, stop))
         await stop.wait()
         try:
@@ -141,50 +142,3 @@ async def _work(deps: Deps, how: Running, stop: asyncio.Event) -> None:
         except TimeoutError:
             log.warning("drain_timed_out", role=how.role)
             running.cancel()
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals to the process: a role drains its own way."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-
-def _listen(host: str, port: int, *, share: bool = False) -> socket.socket:
-    """Raises Refusal `port-in-use`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if share:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise Refusal(
-            "port-in-use", f"Nothing can listen on {host}:{port}: {error.strerror}."
-        ) from error
-    return listening
-
-
-@asynccontextmanager
-async def _server(
-    app: ASGIApp, listening: socket.socket, drain_seconds: int
-) -> AsyncGenerator[None]:
-    """Serve while inside; on leaving, finish the requests under way."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=drain_seconds,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listening]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task

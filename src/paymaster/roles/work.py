@@ -9,9 +9,9 @@ from datetime import timedelta
 from random import Random
 
 from paymaster.compose import Deps
-from paymaster.db import idempotency
+from paymaster.db import idempotency, limits, lockouts
 from paymaster.db.pool import CellDb
-from paymaster.db.tx import Actor, CellTx, ControlRead
+from paymaster.db.tx import Actor, CellTx, ControlRead, ControlTx
 from paymaster.dispatch import accounts
 from paymaster.dispatch.desk import Pace
 from paymaster.dispatch.run import Dispatcher
@@ -21,10 +21,11 @@ from paymaster.earn.slice import give_back_idle
 from paymaster.kernel.errors import RailError
 from paymaster.kernel.ids import new_trace_id
 from paymaster.people import destinations
+from paymaster.people.factors import step_ups
 from paymaster.reconcile import day, statement
 from paymaster.reconcile.catalogue import Catalogue, Funding
 from paymaster.reconcile.match import match_due
-from paymaster.roles import sealing
+from paymaster.roles import messages, rewrap, sealing, staffing
 from paymaster.roles.gauges import measure
 from paymaster.roles.lanes import Lane, Step
 from paymaster.roles.relay import Relay
@@ -35,6 +36,7 @@ from paymaster.settle.apply import apply_due
 IDLE_SLICE = timedelta(hours=1)
 HOURLY_SECONDS, GAUGE_SECONDS, RUNS_SECONDS = 3600.0, 10.0, 120.0
 FORGET_ITEMS = 1000
+SWEEP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def intake(deps: Deps) -> Work:
 
     def home(cell: CellDb) -> Step:
         async def step() -> int:
-            since = deps.clock.now() - IDLE_SLICE
+            since = cell.clock.now() - IDLE_SLICE
             await cell.run(actor, new_trace_id(), lambda tx: give_back_idle(tx, since))
             return 0
 
@@ -102,7 +104,9 @@ async def _judge(deps: Deps, cell: CellDb) -> int:
     shared = await deps.dbs.control.read(
         lambda tx: destinations.shared_by(tx, environment.id, prints)
     )
-    decided = await cell.run(actor, trace_id, lambda tx: decide.decide(tx, claimed, rules, shared))
+    decided = await cell.run(
+        actor, trace_id, lambda tx: decide.decide(tx, claimed, rules, shared, prints)
+    )
     outcomes = Counter(
         one.outcome.value if one.outcome is not None else one.slug or "none" for one in decided
     )
@@ -221,16 +225,17 @@ def relay(deps: Deps) -> Work:
 
     async def gauges() -> int:
         await measure(deps.dbs, deps.metrics)
+        await staffing.measure(deps)
         return 0
 
     async def forget() -> int:
-        before = deps.clock.now() - timedelta(days=deps.settings.limits.idempotency_days)
+        kept = timedelta(days=deps.settings.limits.idempotency_days)
         places = [deps.dbs.control, *(deps.dbs.cell(cell.number) for cell in deps.dbs.cells())]
         gone = [
             await place.run(
                 Actor("role:relay"),
                 new_trace_id(),
-                lambda tx: idempotency.forget(tx, before, FORGET_ITEMS),
+                lambda tx: idempotency.forget(tx, tx.now - kept, FORGET_ITEMS),
             )
             for place in places
         ]
@@ -238,9 +243,42 @@ def relay(deps: Deps) -> Work:
 
     lanes.append(Lane("gauges", gauges, GAUGE_SECONDS))
     lanes.append(Lane("forget-keys", forget, HOURLY_SECONDS))
+    lanes.append(Lane("forget-step-ups", lambda: _forget_step_ups(deps), HOURLY_SECONDS))
+    lanes.append(Lane("forget-limits", lambda: _forget_limits(deps), SWEEP_SECONDS))
     sealers = sealing.sealers(deps)
     lanes += sealing.lanes(deps, sealers)
-    return Work(lanes, [one.give_up for one in (*relays.values(), *sealers.values())])
+    lanes += staffing.lanes(deps)
+    rewrappers = rewrap.rewrappers(deps)
+    lanes += rewrap.lanes(deps, rewrappers)
+    held = (*relays.values(), *sealers.values(), *rewrappers.values())
+    return Work(lanes, [one.give_up for one in held])
+
+
+def notify(deps: Deps) -> Work:
+    """Events go to the apps' servers, letters to earners and operators."""
+    made = messages.Notify(deps)
+    return Work(made.lanes(), made.endings())
+
+
+async def _forget_step_ups(deps: Deps) -> int:
+    """Step-ups long past, and factors that were never confirmed; 1 to go on at once."""
+    gone = [
+        await deps.dbs.cell(cell.number).run(
+            Actor("role:relay"), new_trace_id(), lambda tx: step_ups.forget(tx, FORGET_ITEMS)
+        )
+        for cell in deps.dbs.cells()
+    ]
+    return 1 if FORGET_ITEMS in gone else 0
+
+
+async def _forget_limits(deps: Deps) -> int:
+    """Buckets that are full again, and failures that are long past."""
+
+    async def work(tx: ControlTx) -> int:
+        gone = await limits.sweep(tx, FORGET_ITEMS), await lockouts.sweep(tx, FORGET_ITEMS)
+        return max(gone) // FORGET_ITEMS
+
+    return await deps.dbs.control.run(Actor("role:relay"), new_trace_id(), work)
 
 
 ROLES: dict[str, Callable[[Deps], Work]] = {
@@ -250,5 +288,6 @@ ROLES: dict[str, Callable[[Deps], Work]] = {
     "settle": settle,
     "reconcile": reconcile,
     "relay": relay,
+    "notify": notify,
 }
 """The background roles, in the order in which the money goes."""

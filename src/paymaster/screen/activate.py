@@ -15,7 +15,6 @@ from paymaster.kernel.errors import Broken, Conflict
 from paymaster.kernel.money import Money
 from paymaster.screen import store
 from paymaster.screen.defaults import default_rule_set
-from paymaster.screen.facts import KycLevel
 from paymaster.screen.rule_set import RuleSet
 from paymaster.screen.rules.base import ANY_CURRENCY
 from paymaster.screen.rules.maximum import Maximum
@@ -84,18 +83,22 @@ async def activate(
 
 
 def limits(rule_set: RuleSet) -> dict[str, Limits]:
-    """What a request is refused for at once, by currency: the bounds that mean `denied`."""
+    """What a request is refused for at once, by currency: the bounds that mean `denied`.
+
+    They hold for everybody, whatever the level and the jurisdiction; the rules know them exactly.
+    """
     least: dict[str, list[Money]] = {}
     most: dict[str, list[Money]] = {}
     for spec in rule_set.rules:
         rule = spec.rule
         if isinstance(rule, Minimum | Maximum) and rule.outcome is Outcome.DENIED:
             bounds = least if isinstance(rule, Minimum) else most
-            named = {*rule.amounts.amounts, *rule.amounts.levels.get(KycLevel.NONE.value, {})}
-            for currency in named - {ANY_CURRENCY}:
-                bound = rule.amounts.find(currency, KycLevel.NONE)
-                if bound is not None:
-                    bounds.setdefault(currency, []).append(bound)
+            for currency in rule.amounts.currencies() - {ANY_CURRENCY}:
+                every = rule.amounts.every(currency)
+                known = [one for one in every if one is not None]
+                if len(known) == len(every):
+                    widest = min(known) if isinstance(rule, Minimum) else max(known)
+                    bounds.setdefault(currency, []).append(widest)
     return {
         currency: Limits(
             max(least.get(currency, ()), default=None), min(most.get(currency, ()), default=None)

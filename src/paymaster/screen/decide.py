@@ -25,6 +25,8 @@ from paymaster.kernel.clock import business_day, start_of_day
 from paymaster.kernel.errors import Broken, PaymasterError
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
+from paymaster.people import kyc
+from paymaster.people.kyc import UNKNOWN, Known
 from paymaster.screen import store
 from paymaster.screen.facts import (
     Act,
@@ -109,9 +111,12 @@ async def decide(
     claimed: Sequence[Claimed],
     rule_set: RuleSet,
     shared: Mapping[int, int] | None = None,
+    prints: Mapping[int, Sequence[bytes]] | None = None,
 ) -> list[Decided]:
     """Judge claimed withdrawals and move them. `shared`: users in all cells, by destination id.
 
+    `prints`, by destination id too: fingerprints under every version of the key; while it is
+    rotated, rows of one destination are under different ones.
     Raises Broken `rule-set-differs` when this cell has judged by another set of this version.
     """
     if not claimed:
@@ -119,7 +124,7 @@ async def decide(
     await lease.permit(tx)
     if not await store.keep_rule_set(tx, rule_set.version, rule_set.data()):
         raise Broken("rule-set-differs", f"Rule set {rule_set.version} is kept with other rules.")
-    facts = await gather(tx, claimed, rule_set.windows(), shared or {})
+    facts = await gather(tx, claimed, rule_set.windows(), shared or {}, prints or {})
     verdicts: dict[int, Verdict] = {}
     steps: list[Step] = []
     for one in claimed:
@@ -194,30 +199,48 @@ async def pass_challenge(tx: CellTx, withdrawal_id: int) -> bool:
 
 
 async def gather(
-    tx: CellRead, claimed: Sequence[Claimed], windows: frozenset[Window], shared: Mapping[int, int]
+    tx: CellRead,
+    claimed: Sequence[Claimed],
+    windows: frozenset[Window],
+    shared: Mapping[int, int],
+    prints: Mapping[int, Sequence[bytes]] | None = None,
 ) -> dict[int, Facts]:
-    """The facts of each claimed withdrawal: one statement for all subjects, one for each scope."""
+    """The facts of each claimed withdrawal: a statement for all subjects, one for each scope.
+
+    What is known of who a user is counts as it is now: evidence that has expired since the request
+    no longer counts, evidence that came since does.
+    """
     subjects = await store.subjects(tx, [one.withdrawal_id for one in claimed])
     ordered = sorted(windows, key=lambda window: (window.scope, window.seconds or 0))
     nothing = [Figure(window, 0) for window in ordered]
+    targets = {one.withdrawal_id: one.destination_id for one in claimed}
+    known_as = {
+        subject.id: {subject.fingerprint, *(prints or {}).get(targets[subject.id], ())}
+        for subject in subjects
+    }
     found: dict[int, list[store.Sum]] = {}
     for scope in Scope:
         spans = [
-            Span(subject, index, _since(window, subject.requested_at, tx.time_zone))
+            Span(subject, index, _since(window, subject.requested_at, tx.time_zone), of)
             for index, window in enumerate(ordered)
             if window.scope is scope
             for subject in subjects
+            for of in ([subject.user_id] if scope is Scope.USER else known_as[subject.id])
         ]
         for row in await store.sums(tx, scope, spans, VOID) if spans else []:
             found.setdefault(row.withdrawal_id, []).append(row)
-    in_cell = await store.users_of_fingerprints(tx, [subject.fingerprint for subject in subjects])
-    targets = {one.withdrawal_id: one.destination_id for one in claimed}
+    known = await kyc.known(tx, [subject.user_id for subject in subjects])
+    in_cell = await store.users_of_fingerprints(tx, [p for each in known_as.values() for p in each])
     return {
         subject.id: _facts(
             tx.cell,
             subject,
+            known.get(subject.user_id, UNKNOWN),
             _figures(nothing, found[subject.id]) if subject.id in found else nothing,
-            max(in_cell.get(subject.fingerprint, 1), shared.get(targets[subject.id], 1)),
+            max(
+                sum(in_cell.get(one, 0) for one in known_as[subject.id]) or 1,
+                shared.get(targets[subject.id], 1),
+            ),
         )
         for subject in subjects
     }
@@ -245,15 +268,18 @@ def _figures(nothing: Sequence[Figure], sums: Sequence[store.Sum]) -> list[Figur
     return found
 
 
-def _facts(cell: int, subject: Subject, figures: Sequence[Figure], users: int) -> Facts:
+def _facts(
+    cell: int, subject: Subject, known: Known, figures: Sequence[Figure], users: int
+) -> Facts:
     return Facts(
         act=Act.WITHDRAWAL,
         at=subject.requested_at,
         user=UserFacts(
             text_id("us", cell, subject.user_id),
             Standing(subject.user_status),
-            KycLevel.NONE,
+            KycLevel(known.level),
             subject.user_created_at,
+            known.jurisdiction or msgspec.UNSET,
         ),
         amount=Money(subject.amount, subject.asset),
         destination=DestinationFacts(

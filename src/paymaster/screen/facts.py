@@ -93,12 +93,13 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class UserFacts:
-    """The user, by text id; no personal data."""
+    """The user, by text id; no personal data. `jurisdiction` is a country, where one is known."""
 
     id: str
     standing: Standing
     kyc_level: KycLevel
     created_at: datetime
+    jurisdiction: str | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "created_at", _utc(self.created_at))

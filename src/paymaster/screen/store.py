@@ -82,11 +82,15 @@ async def subjects(tx: CellRead, ids: Sequence[int]) -> list[Subject]:
 
 
 class Span(NamedTuple):
-    """One window of one withdrawal: other ones requested at or after `since` and before it."""
+    """One window of one withdrawal: other ones requested at or after `since` and before it.
+
+    `of` is whose: the user, or one fingerprint of the destination.
+    """
 
     subject: Subject
     window: int
     since: datetime
+    of: int | bytes
 
 
 class Sum(NamedTuple):
@@ -114,10 +118,7 @@ async def sums(tx: CellRead, scope: Scope, spans: Sequence[Span], void: Sequence
         {
             "ids": [subject.id for subject in subjects],
             "ats": [subject.requested_at for subject in subjects],
-            "of": [
-                subject.user_id if scope is Scope.USER else subject.fingerprint
-                for subject in subjects
-            ],
+            "of": [span.of for span in spans],
             "windows": [span.window for span in spans],
             "since": [span.since for span in spans],
             "floors": [floors[span.since] for span in spans],

@@ -34,7 +34,9 @@ class EnvironmentStore:
                 found[int(match.group(1) or 1)] = value
         return [
             SecretVersion(
-                str(number), decoded(found[number].encode("utf-8", "surrogateescape"), name)
+                str(number),
+                decoded(found[number].encode("utf-8", "surrogateescape"), name),
+                store="environment",
             )
             for number in sorted(found, reverse=True)
         ]

@@ -96,7 +96,7 @@ class FileStore:
         finally:
             os.close(handle)
         written = datetime.fromtimestamp(facts.st_mtime, UTC)
-        version = SecretVersion(str(number), decoded(raw, name), written)
+        version = SecretVersion(str(number), decoded(raw, name), written, store="file")
         self._known[entry] = _Read(signature, version)
         return version
 

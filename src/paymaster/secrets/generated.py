@@ -17,8 +17,9 @@ from paymaster.secrets.file import FileStore
 from paymaster.secrets.local import new_key
 from paymaster.secrets.port import BASE64_PREFIX
 
-LOCAL_KEYS = ("kek", "fingerprint", "cursor", "day-close", "audit-head")
-"""Key encryption, fingerprints of destinations, signatures of cursors, closed days, chain heads."""
+LOCAL_KEYS = ("kek", "fingerprint", "cursor", "day-close", "audit-head", "user-token")
+"""Key encryption, fingerprints of destinations, signatures of cursors, closed days, chain heads and
+tokens."""
 
 
 def ensure_generated(directory: Path) -> list[str]:

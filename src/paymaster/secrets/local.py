@@ -8,11 +8,16 @@ import os
 import secrets
 
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
+    load_der_public_key,
     load_pem_private_key,
 )
 
@@ -60,6 +65,11 @@ class LocalKek:
         """See Kek."""
         return key_check(exact_key(require(self._store, self._name).value, self._name))
 
+    def ids(self) -> list[str]:
+        """See Kek."""
+        versions = self._store.get(self._name)
+        return [key_check(exact_key(version.value, self._name)) for version in versions]
+
     def _find(self, key_id: str) -> bytes:
         for version in self._store.get(self._name):
             kek = exact_key(version.value, self._name)
@@ -105,6 +115,10 @@ class HmacSigner:
             for version in require_all(self._store, key_id)
         ]
 
+    def current_id(self, key_id: str) -> str:
+        """What recognises the version that signs now."""
+        return key_check(exact_key(require(self._store, key_id).value, key_id))
+
     def verify(self, key_id: str, message: bytes, signature: bytes) -> bool:
         """Whether any version made this signature; it may be cut, to 16 bytes at least."""
         if not 16 <= len(signature) <= 32:
@@ -141,6 +155,29 @@ def verify_ed25519(public_key: bytes, message: bytes, signature: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def verify_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether the owner of a public key signed the message, wherever the private key lies.
+
+    32 bytes are a raw Ed25519 key; anything else is a SubjectPublicKeyInfo in DER (RFC 5280) of an
+    Ed25519, an ECDSA key (SHA-256, signature in DER) or an RSA key (PSS, SHA-256).
+    """
+    if len(public_key) == KEY_BYTES:
+        return verify_ed25519(public_key, message, signature)
+    try:
+        key = load_der_public_key(public_key)
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(signature, message)
+        elif isinstance(key, EllipticCurvePublicKey):
+            key.verify(signature, message, ECDSA(SHA256()))
+        elif isinstance(key, RSAPublicKey):
+            key.verify(signature, message, PSS(MGF1(SHA256()), PSS.AUTO), SHA256())
+        else:
+            return False
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm):
         return False
     return True
 

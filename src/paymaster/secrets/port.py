@@ -28,11 +28,16 @@ _MAX_NAME = 64
 
 @dataclass(frozen=True, slots=True)
 class SecretVersion:
-    """One version of a secret. `id` is the store's own name for it; the value is never shown."""
+    """One version of a secret. `id` is the store's own name for it; the value is never shown.
+
+    `store` is the kind of store that answered; `expires_at` is set where the store knows it.
+    """
 
     id: str
     value: bytes = field(repr=False)
     created_at: datetime | None = None
+    expires_at: datetime | None = None
+    store: str = ""
 
     def text(self) -> str:
         """The value as text. Raises Broken `secret-malformed` when it is not UTF-8."""
@@ -49,7 +54,8 @@ class SecretStore(Protocol):
         """All versions of a secret, newest first; empty when this store does not have it.
 
         Raises Refusal `secret-name` for what cannot be a name, Broken `secret-unsafe` or
-        `secret-malformed` for one that must not or cannot be used.
+        `secret-malformed` for one that must not or cannot be used, Busy `secret-store-down` when
+        a store over a network was not heard of for too long.
         """
         ...
 
@@ -81,9 +87,13 @@ class Kek(Protocol):
         """The `key_id` that `wrap` writes now; anything else in a table is due for rewrapping."""
         ...
 
+    def ids(self) -> Sequence[str]:
+        """Every `key_id` that `unwrap` opens now."""
+        ...
+
 
 class Signer(Protocol):
-    """Signs with a key that only it knows."""
+    """Signs with a key that only it knows, here and now."""
 
     def sign(self, key_id: str, message: bytes) -> bytes:
         """The signature of `message` by the newest version of a key.
@@ -93,15 +103,36 @@ class Signer(Protocol):
         ...
 
 
+class RemoteSigner(Protocol):
+    """Signs with keys that may lie elsewhere: never to be called inside a transaction."""
+
+    async def sign(self, key_id: str, message: bytes) -> bytes:
+        """The signature of `message` by the newest version of a key.
+
+        Raises what `Signer.sign` raises, Busy `signer-unreachable`, Broken `signer-refused` or
+        `network-inside-transaction`.
+        """
+        ...
+
+    async def public_keys(self, key_id: str) -> Sequence[bytes]:
+        """The public keys of all versions, newest first: what `verify_signature` takes."""
+        ...
+
+
 def checked_name(name: str) -> str:
     """The name itself. Raises Refusal `secret-name`: it becomes part of a path or a variable."""
-    if len(name) > _MAX_NAME or _NAME.match(name) is None:
+    if not is_name(name):
         raise Refusal(
             "secret-name",
             f"{name[:80]!r} cannot name a secret: use a-z and 0-9, joined by single - or _, "
             f"at most {_MAX_NAME} characters.",
         )
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether this can name a secret."""
+    return len(name) <= _MAX_NAME and _NAME.match(name) is not None
 
 
 def require(store: SecretStore, name: str) -> SecretVersion:

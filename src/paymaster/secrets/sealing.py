@@ -105,9 +105,13 @@ class Sealer:
             sealed.append(head + nonce + cipher.encrypt(nonce, plaintext, context))
         return sealed
 
-    def open_bytes(self, sealed: bytes, context: bytes) -> bytes:
-        """Decrypt what `seal_bytes` made. Raises Broken `kek-unknown` or `sealed-damaged`."""
-        wrapped, body = _split(sealed)
+    def open_bytes(self, sealed: bytes, context: bytes, key: Wrapped | None = None) -> bytes:
+        """Decrypt what `seal_bytes` made. Raises Broken `kek-unknown` or `sealed-damaged`.
+
+        `key` stands in for the wrapped key in the value, where that was wrapped anew beside it.
+        """
+        within, body = _split(sealed)
+        wrapped = key or within
         return self.open(self.data_key(wrapped.blob, wrapped.key_id), body, context)
 
     def rewrap_bytes(self, sealed: bytes) -> bytes | None:
@@ -115,6 +119,18 @@ class Sealer:
         wrapped, body = _split(sealed)
         anew = self.rewrap(wrapped.blob, wrapped.key_id)
         return None if anew is None else _joined(*anew, body)
+
+    def key_of(self, sealed: bytes) -> Wrapped:
+        """The wrapped key in what `seal_bytes` made. Raises Broken `sealed-damaged`."""
+        return _split(sealed)[0]
+
+    def current_id(self) -> str:
+        """The id of the KEK that wraps now."""
+        return self._kek.current_id()
+
+    def fingerprint_key_id(self) -> str:
+        """An id of the key that makes fingerprints now."""
+        return self._signer.current_id(FINGERPRINT_KEY)
 
     def fingerprint(self, kind: str, normalised: str) -> bytes:
         """32 bytes that recognise a value without telling it, for example an IBAN.

@@ -1,10 +1,14 @@
 """What an operator can set. No secret is a setting: keys come from the secret stores.
 
+edge      those of what faces the network
 groups    the fields, with their defaults, limits and documentation
+keys      those of secret stores and keys
+messages  those of webhooks to apps and email
 load      environment over TOML file over defaults
 explain   where a value came from; the generated reference page
 """
 
+from paymaster.settings.edge import Peers, Providers, Web
 from paymaster.settings.explain import explain, masked, reference
 from paymaster.settings.groups import (
     Api,
@@ -13,21 +17,39 @@ from paymaster.settings.groups import (
     Limits,
     Log,
     Roles,
+)
+from paymaster.settings.keys import (
+    AwsSettings,
+    HsmSettings,
     SecretSettings,
     SecretStoreKind,
+    VaultSettings,
 )
 from paymaster.settings.load import Settings, load_settings
+from paymaster.settings.messages import Email, Webhooks
+from paymaster.settings.staff import Staff
+from paymaster.settings.step_up import StepUp
 
 __all__ = [
     "Api",
+    "AwsSettings",
     "Database",
+    "Email",
     "Hooks",
+    "HsmSettings",
     "Limits",
     "Log",
+    "Peers",
+    "Providers",
     "Roles",
     "SecretSettings",
     "SecretStoreKind",
     "Settings",
+    "Staff",
+    "StepUp",
+    "VaultSettings",
+    "Web",
+    "Webhooks",
     "explain",
     "load_settings",
     "masked",

@@ -6,17 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-SecretStoreKind = Literal["environment", "file"]
-Port = Annotated[int, Field(ge=1, le=65535)]
+from paymaster.settings.base import Group, Port, Words
+from paymaster.settings.edge import Web
 
-
-class Group(BaseModel):
-    """What all groups have in common: unknown names are faults, inputs are not echoed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+__all__ = ["Api", "Database", "Group", "Hooks", "Limits", "Log", "Port", "Roles"]
 
 
 class Database(Group):
@@ -91,7 +87,7 @@ class Database(Group):
         return servers
 
 
-class Api(Group):
+class Api(Web):
     """The HTTP API for apps, users and operators."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -115,9 +111,14 @@ class Api(Group):
     page_limit: int = Field(
         default=100, ge=1, le=200, description="Most items of one page of a list."
     )
+    cors_origins: Words = Field(
+        default=(),
+        description="Origins, such as `https://app.example`, whose pages may call the API from a "
+        "browser (in the environment variable separated by commas).",
+    )
 
 
-class Hooks(Group):
+class Hooks(Web):
     """Where providers deliver their webhooks."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -134,6 +135,9 @@ class Roles(Group):
         default=8100,
         description="Each role answers `/healthz`, `/readyz` and `/metrics` on this port plus its "
         "number.",
+    )
+    health_host: str = Field(
+        default="127.0.0.1", description="Address of those ports; see also `peers.health`."
     )
     poll_interval_seconds: float = Field(
         default=0.5, ge=0.01, le=60, description="Pause of a role that found nothing due."
@@ -168,26 +172,6 @@ class Roles(Group):
     )
 
 
-class SecretSettings(Group):
-    """Where keys and passwords come from."""
-
-    stores: Annotated[tuple[SecretStoreKind, ...], NoDecode] = Field(
-        default=("environment", "file"),
-        min_length=1,
-        description="Stores in the order in which they are asked: `environment`, `file` "
-        "(in the environment variable separated by commas).",
-    )
-    directory: Path | None = Field(
-        default=None,
-        description="Folder of the file store. Default: `secrets` in `database.data_dir`.",
-    )
-
-    @field_validator("stores", mode="before")
-    @classmethod
-    def _split(cls, stores: object) -> object:
-        return re.findall(r"[^\s,]+", stores) if isinstance(stores, str) else stores
-
-
 class Log(Group):
     """Structured logs, on standard error."""
 
@@ -203,7 +187,29 @@ class Limits(Group):
     """What one caller may ask for."""
 
     requests_per_minute: int = Field(
-        default=6000, ge=1, le=10_000_000, description="Requests of one credential; above it 429."
+        default=6000,
+        ge=1,
+        le=10_000_000,
+        description="Requests of one key, and of one person of the staff; above it 429.",
+    )
+    user_requests_per_minute: int = Field(
+        default=300,
+        ge=1,
+        le=10_000_000,
+        description="Requests of one earner with a token of their own; above it 429.",
+    )
+    address_requests_per_minute: int = Field(
+        default=600,
+        ge=1,
+        le=10_000_000,
+        description="Requests without a valid credential of one address (IPv6: of one /64); above "
+        "it the address gets 429.",
+    )
+    hook_requests_per_minute: int = Field(
+        default=60_000,
+        ge=1,
+        le=10_000_000,
+        description="Webhooks of one address; above it 429, and the provider sends them again.",
     )
     event_batch_items: int = Field(
         default=1000, ge=1, le=100_000, description="Most events of one intake request."

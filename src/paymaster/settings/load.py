@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from paymaster.kernel.errors import Problem, Refusal
+from paymaster.settings.edge import Peers, Providers
 from paymaster.settings.groups import (
     Api,
     Database,
@@ -26,8 +27,11 @@ from paymaster.settings.groups import (
     Limits,
     Log,
     Roles,
-    SecretSettings,
 )
+from paymaster.settings.keys import AwsSettings, HsmSettings, SecretSettings, VaultSettings
+from paymaster.settings.messages import Email, Webhooks
+from paymaster.settings.staff import Staff
+from paymaster.settings.step_up import StepUp
 
 PREFIX = "PAYMASTER__"
 FILE_VARIABLE = "PAYMASTER_CONFIG"
@@ -51,8 +55,17 @@ class Settings(BaseSettings):
     hooks: Hooks = Field(default_factory=Hooks)
     roles: Roles = Field(default_factory=Roles)
     secrets: SecretSettings = Field(default_factory=SecretSettings)
+    vault: VaultSettings = Field(default_factory=VaultSettings)
+    aws: AwsSettings = Field(default_factory=AwsSettings)
+    hsm: HsmSettings = Field(default_factory=HsmSettings)
     log: Log = Field(default_factory=Log)
     limits: Limits = Field(default_factory=Limits)
+    peers: Peers = Field(default_factory=Peers)
+    providers: Providers = Field(default_factory=Providers)
+    step_up: StepUp = Field(default_factory=StepUp)
+    staff: Staff = Field(default_factory=Staff)
+    webhooks: Webhooks = Field(default_factory=Webhooks)
+    email: Email = Field(default_factory=Email)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict[str, str])
 

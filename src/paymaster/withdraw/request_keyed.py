@@ -22,6 +22,7 @@ from paymaster.withdraw.request import (
     Limits,
     Requested,
     RequestWithdrawal,
+    ask,
     decide,
     moment,
     named,
@@ -30,7 +31,7 @@ from paymaster.withdraw.request import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Keyed:
     """A request under its caller's key; `limits` by currency, from the rules in force."""
 
@@ -56,6 +57,7 @@ def render(tx: CellTx, outcome: Requested, errors_url: str = "/docs/errors") -> 
             "code": outcome.slug,
             "retryable": False,
             "trace_id": trace_id,
+            **(outcome.extra or {}),
         }
         return Answer(Unprocessable.status, msgspec.json.encode(problem))
     body = {
@@ -96,23 +98,26 @@ async def request_many(
 
     A copy of a key, in this batch or another, gets the first one's answer; another body under the
     key is Failed with Unprocessable `idempotency-key-reused`. A copy that races its original in
-    another transaction waits for it on the key's unique index, so it never sees the balance that
+    another transaction waits for it before it looks at anything, so it never sees the balance that
     the original has just set aside. Raises Conflict `in-progress` when that takes too long.
     """
     firsts: dict[tuple[int, str, bytes], Keyed] = {}
     for one in commands:
         firsts.setdefault(one.key.name(), one)
-    stored = await idempotency.begin_many(tx, [one.key for one in firsts.values()])
+    all_ = list(firsts.values())
+    looked = await idempotency.look(tx, [one.key for one in all_])
+    asked = await ask(tx, [one.command for one in all_], [one.limits for one in all_])
+    stored = await looked.stored()
     known = dict(zip(firsts, stored, strict=True))
-    fresh = [one for name, one in firsts.items() if known[name] is None]
+    fresh = [place for place, before in enumerate(stored) if before is None]
     made: dict[tuple[int, str, bytes], Answer] = {}
     if fresh:
-        decided = await decide(tx, [one.command for one in fresh], [one.limits for one in fresh])
+        decided = await decide(tx, asked, fresh)
         answers = [render(tx, outcome) for outcome in decided.results]
-        pairs = [(one.key, answer) for one, answer in zip(fresh, answers, strict=True)]
+        pairs = [(all_[place].key, answer) for place, answer in zip(fresh, answers, strict=True)]
         async with tx.pipeline():
             await write(tx, decided)
-            await idempotency.finish_many(tx, pairs)
+            await idempotency.keep(tx, pairs)
         made = {key.name(): answer for key, answer in pairs}
     told: list[Answer | Failed] = []
     for one in commands:

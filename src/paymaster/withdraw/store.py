@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from paymaster.db import copying
-from paymaster.db.tx import CellRead, CellTx
+from paymaster.db.tx import Asked, CellRead, CellTx
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.money import Money
 
@@ -173,7 +173,7 @@ async def write_moves(tx: CellTx, machine: str, changes: Sequence[Change]) -> No
     )
 
 
-class Asked(NamedTuple):
+class Facts(NamedTuple):
     """What a request must know of its user and destination; None where there is none such.
 
     `owes` is whether the user owes something in the currency that is asked for.
@@ -186,11 +186,11 @@ class Asked(NamedTuple):
     owes: bool
 
 
-async def asked(
+async def ask_facts(
     tx: CellRead, user_ids: Sequence[int], destination_ids: Sequence[int], assets: Sequence[str]
-) -> list[Asked]:
-    """For each of these, in order: the user, and the destination if it is that user's."""
-    rows = await tx.tuples(
+) -> Asked:
+    """Ask, for each of these in order, for the user and the destination if it is that user's."""
+    return await tx.ask(
         """
         SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false)
         FROM unnest(%s::bigint[], %s::bigint[], %s::text[])
@@ -203,7 +203,11 @@ async def asked(
         """,
         (list(user_ids), list(destination_ids), list(assets)),
     )
-    return list(map(Asked._make, rows))
+
+
+async def facts(asked: Asked) -> list[Facts]:
+    """What `ask_facts` has asked for."""
+    return list(map(Facts._make, await asked.rows()))
 
 
 class NewRow(NamedTuple):
@@ -225,7 +229,7 @@ class NewRow(NamedTuple):
 
 async def insert(tx: CellTx, state: str, rows: Sequence[NewRow]) -> None:
     """Insert withdrawals in their first state, due at once."""
-    await tx.execute(
+    await tx.send(
         """
         INSERT INTO withdrawal (id, user_id, destination_id, amount, fee, asset, hold_id,
             entry_request, entry_release, entry_paid, entry_returned, state, number, due_at, tries,

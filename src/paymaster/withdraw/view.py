@@ -70,6 +70,10 @@ class Summary:
             "version": row.version,
         }
 
+    def wire_own(self) -> dict[str, Any]:
+        """For JSON, for the user: without the reason, which may be words of the staff."""
+        return {**self.wire(), "reason": None}
+
 
 @dataclass(frozen=True, slots=True)
 class Act:
@@ -113,6 +117,20 @@ class Story:
                 for row in self.acts
             ],
         }
+
+    def wire_own(self) -> dict[str, Any]:
+        """For JSON, for the user: which way it went and when, without anybody else's words."""
+        moves = [
+            {
+                "number": row.number,
+                "from": row.source,
+                "to": row.target,
+                "at": rfc3339(row.moved_at),
+            }
+            for row in self.moves
+        ]
+        nothing: dict[str, Any] = {"attempts": [], "verdicts": [], "entries": [], "acts": []}
+        return {**self.summary.wire_own(), "moves": moves, **nothing}
 
     def _attempt(self, row: AttemptRow) -> dict[str, Any]:
         return {

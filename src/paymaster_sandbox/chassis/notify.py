@@ -64,14 +64,14 @@ class Courier:
         self._address = address
         self._woken = asyncio.Event()
 
-    def send(self, tx: Tx, notice: str, channel: str, body: bytes) -> None:
-        """Queue a notice in as many copies as the knobs say, late or not at all."""
+    def send(self, tx: Tx, notice: str, channel: str, body: bytes, copies: int = 1) -> None:
+        """Queue a notice in `copies` or as many as the knobs say, late or not at all."""
         self._store(tx, notice, channel, body)
         if faults.strikes(tx, "webhook_lose"):
             journal.note(tx, "webhook.lost", event=notice)
             return
         late = faults.setting(tx, "late_seconds") if faults.strikes(tx, "webhook_late") else 0
-        for _ in range(max(1, faults.setting(tx, "webhook_copies"))):
+        for _ in range(max(copies, faults.setting(tx, "webhook_copies"))):
             self._queue(tx, notice, genuine=True, after=late + self._spread(tx))
 
     def plant(self, tx: Tx, notice: str, channel: str, body: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from paymaster_sandbox.chassis import magic
 from paymaster_sandbox.chassis.store import Tx
 
 SCHEMA = """
@@ -41,11 +42,14 @@ def foretell(tx: Tx, payee: str, fate: Fate, uses: int | None) -> bool:
 
 
 def ask(tx: Tx, payee: str) -> dict[str, Fate]:
-    """Every fate of the payee that still has uses, by outcome."""
+    """Every fate of the payee that still has uses, by outcome; by its name where nobody said."""
     rows = tx.all(
         "SELECT outcome, code, after FROM oracle WHERE payee = ? AND (uses IS NULL OR uses > 0)",
         payee,
     )
+    named = magic.fate(payee)
+    if not rows and named is not None:
+        return {named[0]: Fate(*named)}
     return {outcome: Fate(outcome, code, after) for outcome, code, after in rows}
 
 

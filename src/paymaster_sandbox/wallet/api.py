@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paymaster_sandbox.chassis import faults, journal
+from paymaster_sandbox.chassis import faults, journal, magic
 from paymaster_sandbox.chassis.base import Chassis
 from paymaster_sandbox.chassis.clock import SECOND
 from paymaster_sandbox.chassis.money import format_minor
@@ -96,7 +96,8 @@ class WalletApi:
         response = answer(payout.public(), 201)
         self._books.keep_answer(tx, payout.id, bytes(response.body))
         misbehaves = next(
-            (name for name in ("drop_answers", "fail_after") if faults.strikes(tx, name)), None
+            (name for name in ("drop_answers", "fail_after") if faults.strikes(tx, name)),
+            magic.answer(payout.wallet),
         )
         journal.note(
             tx, "payout.created", payout=payout.id, reference=payout.reference, key=key,

@@ -5,7 +5,7 @@ import hmac
 
 import msgspec
 
-from paymaster_sandbox.chassis import faults
+from paymaster_sandbox.chassis import faults, magic
 from paymaster_sandbox.chassis.base import Chassis
 from paymaster_sandbox.chassis.clock import stamp
 from paymaster_sandbox.chassis.notify import Addressed, Courier, Outgoing
@@ -31,8 +31,12 @@ class Webhooks:
         """Announce the payout's status; the fault knobs may add a forgery that says otherwise."""
         event_id = self._chassis.seed.id(tx, "ev_")
         body = _event(tx, event_id, payout.status, payout.public())
-        self.courier.send(tx, event_id, payout.currency, body)
-        if faults.strikes(tx, "webhook_forge"):
+        odd = magic.notice(payout.wallet)
+        if odd != "SILENT":
+            self.courier.send(
+                tx, event_id, payout.currency, body, copies=2 if odd == "TWICE" else 1
+            )
+        if odd == "FORGED" or faults.strikes(tx, "webhook_forge"):
             lie = "failed" if payout.status == "paid" else "paid"
             forged_id = self._chassis.seed.id(tx, "ev_")
             forged = _event(tx, forged_id, lie, {**payout.public(), "status": lie})

@@ -97,6 +97,11 @@ class EmbeddedPostgres:
         self.stop()
 
     @property
+    def exists(self) -> bool:
+        """Whether there is a cluster, running or not."""
+        return self._folder.data_major() is not None
+
+    @property
     def is_running(self) -> bool:
         """Whether a server is ready on this data directory, whoever started it."""
         return self._folder.in_use() and self._live() is not None

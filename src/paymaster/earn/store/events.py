@@ -12,14 +12,11 @@ from paymaster.db.tx import CellRead, CellTx
 
 EventRow = tuple[str, str, int, int, str, datetime, bytes, str, str]
 """An event to keep: source, event id, task, user, type, when it occurred, digest, payload as JSON,
-outcome. (A plain tuple, as the next: one is made for every event.)"""
-
-ProgressRow = tuple[int, int, datetime, str, str, str]
-"""An event that counts towards a pattern: task, user, when it occurred, source, event id, step."""
+outcome. (A plain tuple: one is made for every event.)"""
 
 
 class Span(NamedTuple):
-    """Which part of a user's progress on a task is asked for; None is without end.
+    """Which part of what a user did towards a task is asked for; None is without end.
 
     Fewer than `least` events there would change nothing.
     """
@@ -178,25 +175,10 @@ async def write_answers(
     )
 
 
-async def write_progress(tx: CellTx, rows: Sequence[ProgressRow]) -> None:
-    """Keep new events that count."""
-    text = copying.escaping(
-        [row[4] for row in rows], {row[3] for row in rows}, {row[5] for row in rows}
-    )
-    await tx.copy(
-        "COPY progress (task_id, user_id, occurred_at, source, event_id, step) FROM STDIN",
-        [
-            f"{task}\t{user}\t{occurred_at.isoformat()}\t{text(source)}\t{text(event_id)}"
-            f"\t{text(step)}\n"
-            for task, user, occurred_at, source, event_id, step in sorted(rows)
-        ],
-    )
-
-
-async def progress(
+async def counted(
     tx: CellRead, spans: Sequence[Span], most: int
 ) -> list[tuple[int, int, datetime, str]]:
-    """`(task, user, occurred at, step)` within the spans, at most the newest `most` of each.
+    """`(task, user, occurred at, type)` of kept events that count, the newest `most` of each span.
 
     Nothing of spans with less than their least: most patterns are not complete, and are counted
     only.
@@ -204,20 +186,20 @@ async def progress(
     columns = tuple([span[place] for span in spans] for place in range(5))
     rows = await tx.tuples(
         """
-        SELECT n.task_id, n.user_id, p.occurred_at, p.step
+        SELECT n.task_id, n.user_id, p.occurred_at, p.type
         FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::timestamptz[], %s::bigint[])
             AS n (task_id, user_id, first, last, least)
         CROSS JOIN LATERAL (
-            SELECT occurred_at, step FROM progress
-            WHERE task_id = n.task_id AND user_id = n.user_id
+            SELECT occurred_at, type FROM event
+            WHERE user_id = n.user_id AND task_id = n.task_id AND outcome = 'counts'
                 AND occurred_at >= coalesce(n.first, '-infinity')
                 AND occurred_at <= coalesce(n.last, 'infinity')
             ORDER BY occurred_at DESC LIMIT %s
         ) p
         WHERE n.least <= (
             SELECT count(*) FROM (
-                SELECT 1 FROM progress
-                WHERE task_id = n.task_id AND user_id = n.user_id
+                SELECT 1 FROM event
+                WHERE user_id = n.user_id AND task_id = n.task_id AND outcome = 'counts'
                     AND occurred_at >= coalesce(n.first, '-infinity')
                     AND occurred_at <= coalesce(n.last, 'infinity')
                 LIMIT n.least

@@ -51,6 +51,7 @@ class SandboxWalletRail:
             batch_items=1,
             replay_window=timedelta(hours=24),
             not_found_is_proof_after=timedelta(seconds=60),
+            pretends=True,
         )
 
     @property

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from paymaster.kernel.errors import Problem, Refusal
 from paymaster.kernel.money import EXPONENTS, Money
-from paymaster.screen.facts import Facts, KycLevel, Window
+from paymaster.screen.facts import Facts, KycLevel, UserFacts, Window
 from paymaster.screen.verdict import Outcome
 
 ANY_CURRENCY = "*"
+_COUNTRY = re.compile(r"[A-Z]{2}\Z", re.ASCII)
 _WHOLE_UNITS = re.compile(r"(0|[1-9][0-9]{0,14})\Z", re.ASCII)
 
 
@@ -45,14 +46,37 @@ class Rule(Protocol):
 class AmountTable:
     """Amounts per currency, and per KYC level where that differs; `*` is any other currency.
 
-    Looked up in this order: the level's currency, the level's `*`, the currency, `*`.
+    Looked up in this order: the level's currency, the level's `*`, the currency, `*`. What a
+    jurisdiction has a table of its own for is looked up there first, in the same order.
     """
 
     amounts: Mapping[str, str]
     levels: Mapping[str, Mapping[str, str]]
+    jurisdictions: Mapping[str, AmountTable] = field(default_factory=dict[str, "AmountTable"])
 
-    def find(self, currency: str, level: KycLevel) -> Money | None:
-        """The amount that applies; None when the table does not say."""
+    def find(self, currency: str, user: UserFacts) -> Money | None:
+        """The amount that applies to a user; None when the table does not say."""
+        place = user.jurisdiction if isinstance(user.jurisdiction, str) else None
+        return self._find(currency, user.kyc_level, place)
+
+    def every(self, currency: str) -> list[Money | None]:
+        """The amounts that apply to anybody: one for each level and jurisdiction."""
+        return [
+            self._find(currency, level, place)
+            for level in KycLevel
+            for place in (None, *self.jurisdictions)
+        ]
+
+    def currencies(self) -> set[str]:
+        """Every currency that has a line somewhere."""
+        found = {*self.amounts, *(name for table in self.levels.values() for name in table)}
+        return found.union(*(table.currencies() for table in self.jurisdictions.values()))
+
+    def _find(self, currency: str, level: KycLevel, place: str | None) -> Money | None:
+        own = self.jurisdictions.get(place) if place is not None else None
+        found = own._find(currency, level, None) if own is not None else None  # noqa: SLF001
+        if found is not None:
+            return found
         for table in (self.levels.get(level.value, {}), self.amounts):
             text = table.get(currency, table.get(ANY_CURRENCY))
             if text is not None:
@@ -111,17 +135,34 @@ class Parameters:
         return Outcome(self.choice("outcome", words, default.value))
 
     def amounts(self, name: str, *, required: bool) -> AmountTable:
-        """A table of amounts, with `levels` beside it for those that differ by KYC level."""
+        """A table of amounts; beside it `levels` and `jurisdictions` for those that differ."""
         base = self._table(self._take(name), name)
-        if required and not self._data.get(name) and not self.has("levels"):
+        elsewhere = self.has("levels") or self.has("jurisdictions")
+        if required and not self._data.get(name) and not elsewhere:
             self.problem(name, 'Give at least one amount, such as {"EUR": "10.00"}.')
+        places: dict[str, AmountTable] = {}
+        given = self._object(self._take("jurisdictions"), "jurisdictions")
+        for place, tables in given.items():
+            at = f"jurisdictions/{_step(place)}"
+            if _COUNTRY.match(place) is None:
+                self.problem(at, "Write a country as two capital letters, such as CN.")
+            own = self._object(tables, at)
+            for other in own.keys() - {name, "levels"}:
+                self.problem(f"{at}/{_step(other)}", f"A jurisdiction has {name} and levels.")
+            places[place] = AmountTable(
+                self._table(own.get(name), f"{at}/{name}"),
+                self._levels(own.get("levels"), f"{at}/levels"),
+            )
+        return AmountTable(base, self._levels(self._take("levels"), "levels"), places)
+
+    def _levels(self, value: object, at: str) -> dict[str, Mapping[str, str]]:
         known = [level.value for level in KycLevel]
         levels: dict[str, Mapping[str, str]] = {}
-        for level, table in self._object(self._take("levels"), "levels").items():
+        for level, table in self._object(value, at).items():
             if level not in known:
-                self.problem(f"levels/{_step(level)}", f"A KYC level is one of {', '.join(known)}.")
-            levels[level] = self._table(table, f"levels/{_step(level)}")
-        return AmountTable(base, levels)
+                self.problem(f"{at}/{_step(level)}", f"A KYC level is one of {', '.join(known)}.")
+            levels[level] = self._table(table, f"{at}/{_step(level)}")
+        return levels
 
     def finish(self) -> None:
         """Every name that nobody has read is a fault: a misspelt limit would be no limit."""

@@ -19,7 +19,7 @@ _MAX_SECONDS = 366 * 86_400
 class CoolingOff:
     """Amounts up to `exempt_up_to` may go at once.
 
-    Parameters: `seconds`, `exempt_up_to`, `levels`, `outcome` (review).
+    Parameters: `seconds`, `exempt_up_to`, `levels`, `jurisdictions`, `outcome` (review).
     """
 
     seconds: int
@@ -39,7 +39,7 @@ class CoolingOff:
         """See Rule."""
         if facts.destination is None or facts.amount is None:
             return ()
-        exempt = self.exempt_up_to.find(facts.amount.currency, facts.user.kyc_level)
+        exempt = self.exempt_up_to.find(facts.amount.currency, facts.user)
         if exempt is not None and facts.amount <= exempt:
             return ()
         until = facts.destination.added_at + timedelta(seconds=self.seconds)

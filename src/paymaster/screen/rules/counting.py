@@ -31,7 +31,7 @@ class Limits:
             )
         if self.amounts is None or facts.amount is None:
             return
-        most = self.amounts.find(facts.amount.currency, facts.user.kyc_level)
+        most = self.amounts.find(facts.amount.currency, facts.user)
         if most is None:
             yield no_limit(facts.amount.currency)
             return

@@ -16,7 +16,10 @@ _TODAY = Window(Scope.USER, None)
 
 @dataclass(frozen=True, slots=True)
 class DailyLimit:
-    """Parameters: `count`, `amounts` (one of them at least), `levels`, `outcome` (denied)."""
+    """Parameters: `count`, `amounts` (one of them at least), `levels`, `jurisdictions`, `outcome`.
+
+    The outcome is `denied` unless it is said.
+    """
 
     limits: Limits
 
@@ -24,7 +27,7 @@ class DailyLimit:
     def read(cls, parameters: Parameters) -> Self:
         """From the data of a rule set."""
         count = parameters.optional_whole("count", least=0, most=1_000_000)
-        by_amount = parameters.has("amounts") or parameters.has("levels")
+        by_amount = any(map(parameters.has, ("amounts", "levels", "jurisdictions")))
         if count is None and not by_amount:
             parameters.problem("", "Give count, amounts or both.")
         amounts = parameters.amounts("amounts", required=False) if by_amount else None

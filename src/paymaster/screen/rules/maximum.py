@@ -13,7 +13,7 @@ from paymaster.screen.verdict import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Maximum:
-    """Parameters: `amounts`, `levels`, `outcome` (denied)."""
+    """Parameters: `amounts`, `levels`, `jurisdictions`, `outcome` (denied)."""
 
     amounts: AmountTable
     outcome: Outcome
@@ -27,7 +27,7 @@ class Maximum:
         """See Rule."""
         if facts.amount is None:
             return ()
-        most = self.amounts.find(facts.amount.currency, facts.user.kyc_level)
+        most = self.amounts.find(facts.amount.currency, facts.user)
         if most is None:
             return (no_limit(facts.amount.currency),)
         if facts.amount <= most:

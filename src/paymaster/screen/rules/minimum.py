@@ -13,7 +13,7 @@ from paymaster.screen.verdict import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Minimum:
-    """Parameters: `amounts`, `levels`, `outcome` (denied)."""
+    """Parameters: `amounts`, `levels`, `jurisdictions`, `outcome` (denied)."""
 
     amounts: AmountTable
     outcome: Outcome
@@ -27,7 +27,7 @@ class Minimum:
         """See Rule."""
         if facts.amount is None:
             return ()
-        least = self.amounts.find(facts.amount.currency, facts.user.kyc_level)
+        least = self.amounts.find(facts.amount.currency, facts.user)
         if least is None or facts.amount >= least:
             return ()
         return (Finding(self.outcome, f"{facts.amount} is below the minimum of {least}."),)

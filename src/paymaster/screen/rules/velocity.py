@@ -18,7 +18,8 @@ _MAX_SECONDS = 366 * 86_400
 class Velocity:
     """At least one of `count` and `amounts` must be given.
 
-    Parameters: `scope`, `window_seconds`, `count`, `amounts`, `levels`, `outcome` (review).
+    Parameters: `scope`, `window_seconds`, `count`, `amounts`, `levels`, `jurisdictions`,
+    `outcome` (review).
     """
 
     window: Window
@@ -30,7 +31,7 @@ class Velocity:
         scope = Scope(parameters.choice("scope", [scope.value for scope in Scope]))
         seconds = parameters.whole("window_seconds", least=1, most=_MAX_SECONDS)
         count = parameters.optional_whole("count", least=0, most=1_000_000)
-        by_amount = parameters.has("amounts") or parameters.has("levels")
+        by_amount = any(map(parameters.has, ("amounts", "levels", "jurisdictions")))
         if count is None and not by_amount:
             parameters.problem("", "Give count, amounts or both.")
         amounts = parameters.amounts("amounts", required=False) if by_amount else None

@@ -1,0 +1,310 @@
+"""Every type of event that subscribers may be told of, as data: the one place.
+
+A type is named like the topic of the outbox. Only the fields that stand here leave the house; a
+payload that holds more (a reason that somebody typed, a provider's text) is cut down to them.
+The page docs/reference/events.md is made from this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Kind = Literal["id", "text", "number", "time", "day", "money"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a payload. `maybe`: it may be null."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    maybe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """What a type means, and what its payload holds."""
+
+    name: str
+    meaning: str
+    fields: tuple[Field, ...]
+
+    @property
+    def group(self) -> str:
+        """The part of the name before the dot; `group.*` subscribes to all of them."""
+        return self.name.partition(".")[0]
+
+    def data(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a message's payload is public, in the order of the fields."""
+        return {field.name: payload.get(field.name) for field in self.fields}
+
+
+TEST: Final = "webhook_endpoint.test"
+"""Goes to the endpoint that it names and to no other, whatever that subscribes to."""
+
+_USER = Field("user", "id", "The earner, `us_...`.")
+_CAMPAIGN = Field("campaign", "id", "`cp_...`.")
+_TASK = Field("task", "id", "`tk_...`.")
+_VERSION = Field("version", "number", "Grows with every change.")
+_AMOUNT = Field("amount", "money", "How much.")
+_TRACE = Field("trace_id", "text", "The trace of the request that asked for it.")
+_ACCOUNT = Field("rail_account", "id", "Our account at the provider, `ra_...`.")
+_DAY = Field("day", "day", "The business day.")
+
+_STATE = Field("state", "text", "The state it is in now.")
+_BEFORE = Field("previous_state", "text", "The state before.")
+_BEFORE_MAYBE = Field("previous_state", "text", "The state before; null when it was made.", True)
+
+_WITHDRAWAL = (
+    Field("id", "id", "The withdrawal, `wd_...`."),
+    _USER,
+    Field("destination", "id", "Where the money goes, `de_...`."),
+    Field("amount", "money", "What the payee gets."),
+    Field("fee", "money", "What is kept beside it."),
+    _STATE,
+    _BEFORE_MAYBE,
+    Field("number", "number", "Counts the moves of this withdrawal; 0 is the request."),
+    Field("at", "time", "When it moved."),
+    _TRACE,
+)
+_REWARD = (Field("reward", "id", "`rw_...`."), _USER, _STATE, _CAMPAIGN, _TASK, _AMOUNT)
+_USER_TASK = (_USER, _TASK, _STATE)
+_DESTINATION = (
+    Field("destination", "id", "`de_...`."),
+    _USER,
+    Field("kind", "text", "Such as `iban`."),
+    Field("currency", "text", "What it takes."),
+    _STATE,
+    Field("usable_at", "time", "From when on money may go there."),
+)
+_TRANSFER = (Field("id", "id", "The transfer, `tr_...`."), _STATE, _BEFORE_MAYBE)
+_ATTEMPT = (
+    Field("id", "id", "The payment order, `at_...`."),
+    Field("subject", "id", "What it pays: `wd_...` or `tr_...`."),
+    _STATE,
+    _BEFORE,
+    Field("code", "text", "The provider's code for the outcome.", True),
+    Field("provider_id", "text", "The provider's own id of the payment.", True),
+)
+_BREAK = (
+    Field("break", "id", "`br_...`."),
+    Field("kind", "text", "What differs; see Reconciliation."),
+    Field("subject", "text", "The id of what it is about."),
+)
+_LOCKED = (
+    Field("kind", "text", "What was guessed at: `key`, `login`, `totp`, ..."),
+    Field("subject", "text", "Whose: the id or the visible part of the key."),
+    Field("times", "number", "How many times it was locked in a row."),
+    Field("until", "time", "When it opens again by itself.", True),
+)
+_APPROVAL = (
+    Field("id", "id", "The approval."),
+    _STATE,
+    Field("act", "text", "What is to be done."),
+    Field("subject", "text", "The id of what it is about."),
+    Field("amount", "text", "How much, as a decimal.", True),
+    Field("currency", "text", "Of the amount.", True),
+    Field("proposer", "text", "Who wants it."),
+)
+_ENDPOINT = (
+    Field("endpoint", "id", "`we_...`."),
+    Field("reason", "text", "`failing`, `gone` (it answered 410), or `asked`."),
+    Field("failing_since", "time", "Since when nothing arrived there.", True),
+)
+
+
+def _each(
+    group: str, what: str, fields: tuple[Field, ...], states: Mapping[str, str]
+) -> Iterator[EventType]:
+    for state, meaning in states.items():
+        yield EventType(f"{group}.{state}", f"{what} {meaning}", fields)
+
+
+_WITHDRAWALS: Final = {
+    "requested": "was asked for, or is judged anew; the money is set aside.",
+    "screening": "is being judged.",
+    "in_review": "waits for a person's decision.",
+    "challenged": "waits for a proof by the earner.",
+    "approved": "may be paid.",
+    "queued": "waits for its rail.",
+    "sending": "is on its way to the provider.",
+    "unknown": "may or may not have been paid; we ask the provider.",
+    "sent": "was taken in by the provider.",
+    "awaiting_payee": "waits for the payee to accept it.",
+    "paid": "was paid. It can still come back.",
+    "failed": "was not paid; the money is available again.",
+    "returned": "came back after it was paid; the money is available again.",
+    "denied": "was refused; the money is available again.",
+    "cancelled": "was taken back; the money is available again.",
+    "held": "is frozen by a person.",
+}
+_REWARDS: Final = {
+    "due": "was earned.",
+    "awaiting_funds": "waits for the campaign's budget.",
+    "vesting": "is credited, and available later.",
+    "credited": "is available.",
+    "refused": "is not paid: the budget is used up.",
+    "reversed": "was taken back.",
+}
+_USER_TASKS: Final = {
+    "offered": "is on offer.",
+    "started": "was begun.",
+    "in_progress": "has come a step further.",
+    "submitted": "was handed in and waits for a decision.",
+    "verified": "was done; the reward follows.",
+    "rewarded": "was rewarded.",
+    "rejected": "was not accepted.",
+    "expired": "was not done in time.",
+    "reversed": "lost its reward.",
+}
+_TRANSFERS: Final = {
+    "requested": "was asked for, or waits again.",
+    "sending": "is on its way to the provider.",
+    "unknown": "may or may not have been executed.",
+    "sent": "was taken in by the provider.",
+    "out_booked": "is on the statement of the account it leaves.",
+    "in_booked": "is on the statement of the account it goes to.",
+    "done": "is on both statements.",
+    "failed": "was not executed, or came back.",
+    "cancelled": "was taken back.",
+}
+_ATTEMPTS: Final = {
+    "sending": "is on its way.",
+    "unknown": "may or may not have been executed.",
+    "sent": "was taken in by the provider.",
+    "paid": "was executed.",
+    "rejected": "was refused by the provider.",
+    "returned": "came back.",
+}
+
+
+_APPROVALS: Final = {
+    "proposed": "waits for the second person.",
+    "approved": "was approved, and done.",
+    "refused": "was refused.",
+    "withdrawn": "was withdrawn by who proposed it.",
+    "expired": "was not approved in time.",
+}
+
+
+def _security() -> Iterator[EventType]:
+    factor = (
+        _USER,
+        Field("factor", "id", "`fa_...`."),
+        Field("kind", "text", "`totp` or `passkey`."),
+    )
+    yield EventType("security.factor_added", "An earner has a new second factor.", factor)
+    yield EventType("security.factor_removed", "An earner removed a second factor.", factor)
+    cooling = Field("cooling_off_until", "time", "Until when nothing goes to new destinations.")
+    said = "All second factors of an earner were removed, because they were lost."
+    yield EventType("security.factors_reset", said, (_USER, cooling))
+    made = "An earner has new recovery codes; the earlier ones are void."
+    yield EventType("security.recovery_codes_made", made, (_USER,))
+    left = Field("left", "number", "How many codes are left.")
+    yield EventType("security.recovery_code_used", "A recovery code was used.", (_USER, left))
+    copied = "A passkey answered that had been copied; it was refused."
+    yield EventType("security.passkey_copied", copied, (_USER,))
+    yield EventType("security.locked_out", "Somebody guessed too often.", _LOCKED)
+    guessing = "Somebody guesses at many; nobody in particular is locked."
+    yield EventType("security.guessing", guessing, _LOCKED)
+    glass = (
+        Field("id", "id", "The access, `bg_...`."),
+        Field("what", "text", "`started`, or how it ended."),
+        Field("person", "id", "Who has it, `pe_...`."),
+        Field("role", "text", "The role that was lent."),
+        Field("ends_at", "time", "Until when."),
+        Field("by", "text", "Who gave it."),
+    )
+    yield EventType("security.break_glass", "Somebody took access in an emergency.", glass)
+    staff = (
+        Field("id", "id", "Whose access, `pe_...`."),
+        Field("act", "text", "Such as `staff.add` or `staff.role`."),
+        Field("role", "text", "The role, where there is one.", True),
+        Field("by", "text", "Who did it."),
+    )
+    yield EventType("security.staff_changed", "Who of the staff may do what has changed.", staff)
+
+
+def _types() -> Iterator[EventType]:
+    yield EventType("user.created", "An earner was made.", (_USER,))
+    yield EventType("user.active", "A suspended earner is active again.", (_USER,))
+    yield EventType("user.suspended", "An earner was suspended.", (_USER,))
+    yield EventType("user.closed", "An earner was closed for good.", (_USER,))
+    known = (
+        _USER,
+        Field("level", "text", "`none`, `basic` or `full`."),
+        Field("before", "text", "The level before."),
+    )
+    yield EventType("user.kyc_level", "An earner is known better, or less.", known)
+    yield EventType("destination.added", "An earner has a new destination.", _DESTINATION)
+    yield EventType("destination.closed", "A destination takes no more money.", _DESTINATION)
+    yield from _each("user_task", "A task in an earner's hands", _USER_TASK, _USER_TASKS)
+    yield from _each("reward", "A reward", _REWARD, _REWARDS)
+    yield from _each("withdrawal", "A withdrawal", _WITHDRAWAL, _WITHDRAWALS)
+    campaign = (_CAMPAIGN, _STATE, _VERSION)
+    yield EventType("campaign.created", "A campaign was made.", campaign)
+    yield EventType("campaign.changed", "A campaign was changed.", campaign)
+    funded = (_CAMPAIGN, _AMOUNT, Field("line", "id", "The line of the statement, `sl_...`."))
+    yield EventType("campaign.funded", "A sponsor's money has arrived.", funded)
+    task = (_TASK, _CAMPAIGN, _STATE, _VERSION)
+    yield EventType("task.created", "A task was made.", task)
+    yield EventType("task.changed", "A task was changed.", task)
+    yield from _each("transfer", "A transfer between our accounts", _TRANSFER, _TRANSFERS)
+    yield from _each("attempt", "A payment order", _ATTEMPT, _ATTEMPTS)
+    contradicted = (*_ATTEMPT[:3], Field("verdict", "text", "What the provider says now."))
+    said = "The provider says of a payment order what cannot be: a person has to look."
+    yield EventType("attempt.contradicted", said, contradicted)
+    statement = (
+        Field("statement", "id", "`st_...`."),
+        _ACCOUNT,
+        _DAY,
+        Field("lines", "number", "How many lines it has."),
+        Field("closing", "money", "The closing balance."),
+    )
+    yield EventType("statement.stored", "A statement of a provider was read.", statement)
+    run = (
+        Field("run", "id", "`rr_...`."),
+        _ACCOUNT,
+        _DAY,
+        Field("difference", "money", "Between the statement and the books."),
+        Field("lines", "number", "Lines of the statement."),
+        Field("matched", "number", "Lines that found their posting."),
+        Field("breaks", "number", "Open breaks."),
+    )
+    yield EventType("reconciliation.run", "An account's day was held against the books.", run)
+    yield EventType("break.opened", "Books and statement disagree.", _BREAK)
+    yield EventType("break.resolved", "They agree again, or somebody explained it.", _BREAK)
+    closed = (
+        _DAY,
+        Field("digest", "text", "SHA-256 of the day, in hex."),
+        Field("closed_seq", "text", "Up to which commit it reaches."),
+    )
+    yield EventType("day.closed", "A business day was closed.", closed)
+    yield from _each("approval", "An act that two persons must want", _APPROVAL, _APPROVALS)
+    yield from _security()
+    yield EventType("webhook_endpoint.disabled", "An endpoint is told no more.", _ENDPOINT)
+    test = (Field("endpoint", "id", "`we_...`."),)
+    yield EventType(TEST, "Somebody asked for a test of this endpoint.", test)
+
+
+TYPES: Final[Mapping[str, EventType]] = {one.name: one for one in _types()}
+"""By name, in the order of the page."""
+
+GROUPS: Final = tuple(dict.fromkeys(one.group for one in TYPES.values()))
+
+
+def is_subscription(name: str) -> bool:
+    """Whether an endpoint may ask for it: a type, `group.*`, or `*`."""
+    return name == "*" or name in TYPES or (name.endswith(".*") and name[:-2] in GROUPS)
+
+
+def covers(subscriptions: frozenset[str], topic: str) -> bool:
+    """Whether an endpoint with these subscriptions is told of a type."""
+    return (
+        "*" in subscriptions
+        or topic in subscriptions
+        or f"{topic.partition('.')[0]}.*" in subscriptions
+    )

@@ -1,0 +1,93 @@
+"""How a letter looks: a text part and an HTML part from one template, in the reader's language.
+
+A template is plain text; its first line is the subject, blank lines part paragraphs. The HTML part
+is made of the same paragraphs, escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from functools import cache
+from typing import Any, Final, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+Language = Literal["en", "zh"]
+LANGUAGES: Final[tuple[Language, ...]] = ("en", "zh")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The words of a letter."""
+
+    subject: str
+    paragraphs: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Who writes to whom under which id. `message_id` is the same at every try."""
+
+    sender: str
+    sender_name: str
+    recipients: Sequence[str] = field(repr=False)
+    message_id: str
+    date: datetime
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("paymaster.messages", "templates"),
+        autoescape=select_autoescape(("html",), ("txt",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def language_of(tag: str | None) -> Language:
+    """The language that is nearest to a BCP 47 tag; English when none is near."""
+    return "zh" if tag is not None and tag.lower().partition("-")[0] == "zh" else "en"
+
+
+def write(template: str, language: Language, values: Mapping[str, Any]) -> Written:
+    """Fill in a template. Line breaks in values become spaces: they cannot begin a paragraph."""
+    plain = {name: _one_line(value) for name, value in values.items()}
+    text = _environment().get_template(f"{language}/{template}.txt").render(plain)
+    subject, _, rest = text.partition("\n")
+    paragraphs = [" ".join(part.split()) for part in rest.split("\n\n")]
+    return Written(" ".join(subject.split()), [part for part in paragraphs if part])
+
+
+def _one_line(value: object) -> object:
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def message(written: Written, language: Language, link: str, envelope: Envelope) -> EmailMessage:
+    """The letter, ready to be sent. Raises ValueError for what cannot stand in a header."""
+    made = EmailMessage(policy=SMTP)
+    made["From"] = Address(envelope.sender_name, addr_spec=envelope.sender)
+    made["To"] = [Address(addr_spec=one) for one in envelope.recipients]
+    made["Subject"] = written.subject
+    made["Date"] = format_datetime(envelope.date)
+    made["Message-ID"] = f"<{envelope.message_id}@{envelope.sender.rpartition('@')[2]}>"
+    made["Auto-Submitted"] = "auto-generated"
+    made.set_content("\n\n".join([*written.paragraphs, link]) + "\n")
+    page = _environment().get_template("layout.html")
+    html = page.render(
+        subject=written.subject,
+        paragraphs=written.paragraphs,
+        link=link,
+        language="zh-CN" if language == "zh" else "en",
+        sender=envelope.sender_name,
+    )
+    made.add_alternative(html, subtype="html")
+    made["Content-Language"] = "zh-CN" if language == "zh" else "en"
+    return made

@@ -1,0 +1,24 @@
+"""Deliveries, replays and letters are forgotten after their time; events stay in the outbox."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from paymaster.db.tx import Writes
+from paymaster.messages.fanout import ACTOR
+from paymaster.messages.place import Place
+from paymaster.messages.store import deliveries, mails, replays
+
+ITEMS = 1000
+
+
+async def forget(place: Place, kept: timedelta) -> int:
+    """Delete some of what is older; 0 when nothing is left to delete."""
+
+    async def work(tx: Writes) -> int:
+        before = tx.now - kept
+        await replays.forget(tx, before)
+        gone = await deliveries.forget(tx, before, ITEMS)
+        return gone + await mails.forget(tx, before, ITEMS)
+
+    return await place.run(ACTOR, work)

@@ -1,0 +1,1 @@
+"""The SQL of messages out, private to the package."""

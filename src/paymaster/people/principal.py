@@ -1,0 +1,44 @@
+"""Who calls: an app's server with its key, an earner, or a person of the staff."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from paymaster.kernel.errors import Forbidden
+from paymaster.kernel.ids import Ref
+
+Kind = Literal["server", "user", "staff"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller who was recognised, in one environment.
+
+    `caller_id` owns idempotency keys and is what requests are counted by: the id of the key, of the
+    person, or minus the id of the earner. `actor` names the caller in audit and logs:
+    `key:pk_test_1a2b3c4d`, `user:us_...` or `person:pe_...`.
+
+    `person_id` is the human behind it, where one is known: of a session of the staff, or the owner
+    of a key. Four eyes count persons. `user` is the earner; nobody else has one.
+    """
+
+    kind: Kind
+    environment_id: int
+    caller_id: int
+    actor: str
+    scopes: frozenset[str]
+    person_id: int | None = None
+    user: Ref | None = None
+
+    def require(self, scope: str) -> None:
+        """Raises Forbidden `scope-missing`."""
+        if scope not in self.scopes:
+            raise Forbidden("scope-missing", f"{_WHOSE[self.kind]} lacks the scope {scope!r}.")
+
+
+_WHOSE: dict[Kind, str] = {
+    "server": "The key",
+    "user": "The token of a user",
+    "staff": "The role of this person",
+}
