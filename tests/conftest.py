@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +23,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 _OTHER_SERVER = "PAYMASTER_TEST_DSN"
 _OUTSIDE_DATA = "PAYMASTER_DATA"
 _OTHER_APP_ROLE = "paymaster_test_app"
+_MEMORY, _LEFT, _ROOM_BYTES = Path("/dev/shm"), "paymaster-tests-", 2 << 30  # noqa: S108
 _numbers = itertools.count(1)
 
 
@@ -37,6 +40,21 @@ class Postgres(Protocol):
 
 class _OwnPostgres(EmbeddedPostgres):
     app_role = APP_ROLE
+
+    def create_database(self, name: str, *, template: str = "template0") -> None:
+        """By copying files: in memory that takes a seventh of what logging every page does."""
+        names = {
+            "database": sql.Identifier(name),
+            "template": sql.Identifier(template),
+            "app": sql.Identifier(APP_ROLE),
+        }
+        with self._connect() as connection:
+            for statement in (
+                "CREATE DATABASE {database} TEMPLATE {template} STRATEGY FILE_COPY",
+                "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+                "GRANT CONNECT ON DATABASE {database} TO {app}",
+            ):
+                connection.execute(sql.SQL(statement).format(**names))
 
 
 class _OtherPostgres:
@@ -86,8 +104,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[Postgres]:
     if dsn:
         yield _OtherPostgres(dsn)
         return
+    folder = _in_memory() or tmp_path_factory.mktemp("postgres")
     server = _OwnPostgres(
-        tmp_path_factory.mktemp("postgres"),
+        folder,
         settings={"fsync": "off", "full_page_writes": "off", "max_connections": "200"},
         exit_with_owner=True,
     )
@@ -96,6 +115,23 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[Postgres]:
         yield server
     finally:
         server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_memory() -> Path | None:
+    """A folder in memory, where there is one with room: a database is copied there in 20 ms.
+
+    What runs that were killed have left there is removed.
+    """
+    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM_BYTES:
+        return None
+    for left in _MEMORY.glob(f"{_LEFT}*"):
+        pid = left.name.removeprefix(_LEFT).partition("-")[0]
+        if not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    made = tempfile.mkdtemp(prefix=f"{_LEFT}{os.getpid()}-", dir=_MEMORY)
+    Path(made).chmod(0o755)
+    return Path(made)
 
 
 @pytest.fixture

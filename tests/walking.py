@@ -163,7 +163,7 @@ async def furnish(served: Served, *, planted: bool = True) -> Furnished:
     start = "2026-11-01T00:00:00Z"
     campaign = {"sponsor": "mark-sponsor", "name": MARK, "currency": "EUR", "starts_at": start}
     await served.ok("PUT", "/v1/campaigns/mark-campaign", campaign)
-    task = {"type": "labelling", "title": MARK, "reward": EUR_1, "starts_at": start}
+    task = {"type": "labelling", "title": "T", "reward": EUR_1, "starts_at": start}
     task["verification"] = {"kind": "gold"}
     offered = await served.ok("PUT", "/v1/campaigns/mark-campaign/tasks/mark-task", task)
     wallet = {

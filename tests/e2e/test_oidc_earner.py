@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from tests.issuers import trust
 from tests.oidc_provider import OidcProvider, app_client
 from tests.served import IBAN, Served, client, credit, serve
-from tests.world import PostgresServer
+from tests.world import PostgresServer, World
+
+from paymaster.db import partitions
 
 EUR_5 = {"amount": "5.00", "currency": "EUR"}
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
@@ -22,10 +25,20 @@ async def served(
 ) -> AsyncIterator[Served]:
     oidc_provider.configure(clients=[app_client(f"app-{one}", algorithm=one) for one in ALGORITHMS])
     async with serve(postgres, tmp_path) as found:
-        # The provider's clock is the machine's.
-        found.world.clock.advance(datetime.now(UTC) - found.world.clock.now())
+        set_to_the_machines_clock(found.world)
         await trust(found, oidc_provider.issuer, audiences=["paymaster"])
         yield found
+
+
+def set_to_the_machines_clock(world: World) -> None:
+    """The provider's clock is the machine's: so must ours be, and the books need its months."""
+    now = datetime.now(UTC)
+    if now < world.clock.now():
+        pytest.skip("the clock of this machine is behind that of the tests")
+    world.clock.advance(now - world.clock.now())
+    with psycopg.connect(world.owner_dsn, autocommit=True) as connection:
+        connection.execute("SET search_path TO cell_1")
+        partitions.ensure(connection, now)
 
 
 async def status(served: Served, token: str, path: str = "/v1/users/me") -> tuple[int, str | None]:

@@ -44,7 +44,9 @@ EXAMPLES = 8
 FOREIGN = "Ocelotmark"
 """In all that is planted in another environment."""
 
-LIMITS = {"requests_per_minute": 10_000_000, "user_requests_per_minute": 10_000_000}
+LIMITS = dict.fromkeys(
+    ("requests_per_minute", "user_requests_per_minute", "address_requests_per_minute"), 10_000_000
+)
 WEBHOOKS = {"allowed_networks": ["127.0.0.0/8"]}
 EUR_1 = {"amount": "1.00", "currency": "EUR"}
 

@@ -88,6 +88,7 @@ async def test_the_earner_reads_it_in_a_language_of_theirs(
         [letter] = box.letters
         assert box.recipients == [[ADDRESS]]
         assert letter["Message-ID"].startswith("<ev_01")
+        assert letter["Subject"].startswith("[test] ")
         assert letter["Auto-Submitted"] == "auto-generated"
         text, html = (letter.get_body((kind,)) for kind in ("plain", "html"))
         assert text is not None

@@ -26,6 +26,10 @@ from tests.stepping import (
 from tests.world import PostgresServer, owner_rows
 
 from paymaster.api import hot_withdrawals
+from paymaster.kernel.ids import parse_text_id
+from paymaster.kernel.money import Money
+from paymaster.people.factors.proof import Shown
+from paymaster.withdraw.request import RequestWithdrawal, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -163,6 +167,21 @@ async def test_two_withdrawals_at_once_share_no_step_up(served: Served) -> None:
     proof = await person.proven()
     answers = await asyncio.gather(*(told(person, step_up=proof) for _ in range(6)))
     assert sorted(answers) == [(202, None)] + [(422, "step-up-used")] * 5
+    assert await made(served, person) == 1
+
+
+async def test_requests_that_are_merged_share_no_step_up(served: Served) -> None:
+    person = await new_person(served)
+    proof = await person.proven()
+    user = parse_text_id("us", await person.id())
+    command = RequestWithdrawal(
+        user.id,
+        parse_text_id("de", person.destination["id"]).id,
+        Money.parse("2.00", "EUR"),
+        shown=Shown(required=True, step_up=proof),
+    )
+    done = await served.world.run(lambda tx: request(tx, [command] * 3), user.cell)
+    assert [one.slug for one in done] == [None, "step-up-used", "step-up-used"]
     assert await made(served, person) == 1
 
 

@@ -324,6 +324,21 @@ async def test_fanned_out_once_by_two_processes(office: Desk, receiver: Receiver
     assert len(receiver.got) == 50
 
 
+async def test_a_secret_that_does_not_open_stops_no_other(office: Desk, receiver: Receiver) -> None:
+    broken = await office.endpoint(receiver.url)
+    view = await office.endpoint(receiver.url)
+    await office.control(
+        lambda tx: tx.execute(
+            "UPDATE webhook_secret SET sealed = 'x' WHERE endpoint_id = %s", (broken.row.id,)
+        )
+    )
+    await office.says(20)
+    await office.settle()
+    assert await office.states(view) == {"delivered": 20}
+    assert await office.states(broken) == {"waiting": 20}
+    assert sum(office.notify._post.slots.taken.values()) == 0
+
+
 async def test_redirects_are_not_followed(office: Desk, receiver: Receiver) -> None:
     view = await office.endpoint(receiver.url)
     receiver.status = lambda _: 307

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +18,7 @@ from moto import mock_aws
 
 from paymaster.kernel.errors import PaymasterError
 from paymaster.kernel.guard import TRANSACTION_OPEN
-from paymaster.observe import Metrics
+from paymaster.observe import Metrics, configure_logs
 from paymaster.secrets.aws import Kms
 from paymaster.secrets.local import Ed25519Signer, verify_signature
 from paymaster.secrets.opening import Secrets, open_secrets
@@ -144,6 +145,27 @@ async def test_no_call_inside_a_transaction(tmp_path: Path) -> None:
         assert await slug(secrets.warm()) == "network-inside-transaction"
     finally:
         TRANSACTION_OPEN.reset(mark)
+
+
+async def test_no_value_is_logged_even_in_debug(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The library itself writes whole answers on that level."""
+    value = base64.b64encode(os.urandom(24)).decode()
+    client("secretsmanager").create_secret(Name="paymaster/bank-key", SecretString=value)
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    secrets = opened(tmp_path)
+    configure_logs("debug")
+    try:
+        logging.getLogger("paymaster.test").debug("it writes on this level")
+        await secrets.warm()
+    finally:
+        logging.getLogger().handlers[:] = handlers
+        logging.getLogger().setLevel(level)
+    assert secrets.text("bank-key") == value
+    told = capfd.readouterr().err
+    assert "it writes on this level" in told
+    assert value not in told
 
 
 # ---------------------------------------------------------------------------------------- KMS

@@ -11,7 +11,7 @@ import pytest
 from tests.contract.http_server import Answering, Reply
 from tests.tls import certificate
 
-from paymaster.kernel.errors import Unprocessable
+from paymaster.kernel.errors import Refusal, Unprocessable
 from paymaster.messages.connect import JudgedTransport, tls_context
 from paymaster.messages.post import post
 from paymaster.messages.targets import Targets, networks, parse
@@ -218,6 +218,15 @@ async def test_an_unknown_authority_is_not_trusted(tmp_path: Path) -> None:
             answer = await post(client, f"https://app.example:{port}/", {}, b"{}", 5)
     assert answer.outcome == "unreachable"
     assert answering.asked == []
+
+
+def test_authorities_that_are_none(tmp_path: Path) -> None:
+    for name, content in (("missing.pem", None), ("empty.pem", "no certificate")):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(Refusal) as refused:
+            tls_context(tmp_path / name)
+        assert refused.value.slug == "certificate-unusable"
 
 
 async def test_answers_that_never_end_and_that_are_endless() -> None:

@@ -152,6 +152,7 @@ async def approve(call: Operates, approval: ApprovalPath, body: Reasoned) -> Rep
     waiting = await call.cell(ref.cell).read(
         lambda tx: four_eyes.get(tx, call.environment.id, ref.id)
     )
+    four_eyes.check_unaltered(waiting)
     act = ACTS[waiting.act]
     call.principal.require(act.scope)
     ready = await act.make(call, waiting.subject, waiting.body)

@@ -122,7 +122,7 @@ async def close_window(
 ) -> Reply:
     """Send what waits for the account's window now, from every cell."""
     account = await find(call, name)
-    reason = (body.reason if body else None) or "asked for"
+    reason = (body.reason if body else None) or call.reason or "asked for"
     treasury = call.treasury.number
 
     async def work(tx: CellTx) -> None:

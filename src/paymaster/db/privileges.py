@@ -18,7 +18,8 @@ APPEND_ONLY = frozenset({
 """Tables whose rows never change."""
 
 READ_ONLY = frozenset({"schema_version", "archive", "progress"})
-"""Tables that only the owner writes: migrations, archiving; or nobody any more."""
+"""Tables that only the owner writes: migrations, archiving. Nobody writes `progress` any more: a
+process of an older version, which would count without what newer ones keep, fails there."""
 
 UPDATABLE: dict[str, tuple[str, ...]] = {
     "head": ("seq", "recorded_at", "closed_through"),

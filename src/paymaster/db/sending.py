@@ -23,7 +23,6 @@ from psycopg import AsyncConnection, errors, generators, pq
 from psycopg.adapt import PyFormat, Transformer
 
 from paymaster.db import arrays
-from paymaster.kernel.errors import Broken
 
 T = TypeVar("T")
 
@@ -107,7 +106,7 @@ class Reply:
         if self.result is None:
             await self._sending.receive()
         if self.result is None:
-            raise Broken("reply-missing", "A statement was not answered.")
+            raise errors.InterfaceError("a statement was not answered")
         return self.result
 
 

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import msgspec
 
-from paymaster.earn.event import Event, Fault, event_of
+from paymaster.earn.event import Event, Fault
 from paymaster.kernel.errors import Refusal
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -208,21 +208,19 @@ def checked(
         return Fault(number, "event-in-future", detail, raw, line.event_id)
     payload = _canonical(line.payload)
     head = _canonical((line.user, line.campaign, line.task, line.type, occurred_at))
-    return event_of(
-        (
-            source,
-            line.event_id,
-            line.user,
-            line.campaign,
-            line.task,
-            line.type,
-            occurred_at,
-            line.payload,
-            payload.decode(),
-            number,
-            raw,
-            digest(head, payload),
-        )
+    return Event(
+        source,
+        line.event_id,
+        line.user,
+        line.campaign,
+        line.task,
+        line.type,
+        occurred_at,
+        line.payload,
+        payload.decode(),
+        number,
+        raw,
+        digest(head, payload),
     )
 
 

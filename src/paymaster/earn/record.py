@@ -21,7 +21,7 @@ from paymaster.db.tx import CellTx
 from paymaster.earn import grant, verify
 from paymaster.earn.catalogue import Catalogue
 from paymaster.earn.dead_letter import bury
-from paymaster.earn.event import Event, EventOutcome, Fault, Status, outcome_of
+from paymaster.earn.event import Event, EventOutcome, Fault, Status
 from paymaster.earn.grant import Grant, Granted
 from paymaster.earn.machine import RewardState, TaskEvent
 from paymaster.earn.resolve import BEGUN, COUNTS, IGNORED, RIGHT, SUBMITTED, WRONG, Item, resolve
@@ -232,7 +232,7 @@ async def _judge(
     recorded = Status.RECORDED
     for item in items:
         if item.outcome is None:
-            item.outcome = outcome_of((item.event.line, item.key[1], recorded, None, None, None))
+            item.outcome = EventOutcome(item.event.line, item.key[1], recorded)
     grants = [Grant(item.offer, item.user_id, occurrence, *item.key) for item, occurrence in earned]
     written = await grant.ahead(tx, grants) if how.ahead else None
     if written is None:
@@ -368,7 +368,7 @@ def _rewarded(
         states.add_reward(item.pair)
         grant.tell(states, item.pair, made, once=not isinstance(item.offer.rule, verify.Gold))
         event = item.event
-        item.outcome = outcome_of((event.line, event.event_id, *_STATUS[made.state], made.name))
+        item.outcome = EventOutcome(event.line, event.event_id, *_STATUS[made.state], made.name)
 
 
 _STATUS: dict[RewardState, tuple[Status, str | None, str | None]] = {

@@ -32,13 +32,17 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Who writes to whom under which id. `message_id` is the same at every try."""
+    """Who writes to whom under which id. `message_id` is the same at every try.
+
+    `test`: it is about a test environment, and the subject says so.
+    """
 
     sender: str
     sender_name: str
     recipients: Sequence[str] = field(repr=False)
     message_id: str
     date: datetime
+    test: bool = False
 
 
 @cache
@@ -75,7 +79,7 @@ def message(written: Written, language: Language, link: str, envelope: Envelope)
     made = EmailMessage(policy=SMTP)
     made["From"] = Address(envelope.sender_name, addr_spec=envelope.sender)
     made["To"] = [Address(addr_spec=one) for one in envelope.recipients]
-    made["Subject"] = written.subject
+    made["Subject"] = f"[test] {written.subject}" if envelope.test else written.subject
     made["Date"] = format_datetime(envelope.date)
     made["Message-ID"] = f"<{envelope.message_id}@{envelope.sender.rpartition('@')[2]}>"
     made["Auto-Submitted"] = "auto-generated"

@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 import httpcore
 import httpx
 
+from paymaster.kernel.errors import Refusal
 from paymaster.kernel.guard import forbid_network
 from paymaster.messages.targets import AddressRefused, Targets
 
@@ -135,9 +136,17 @@ class JudgedTransport(httpx.AsyncBaseTransport):
 
 
 def tls_context(authorities: Path | None = None) -> ssl.SSLContext:
-    """TLS 1.2 or later; `authorities` is a file of further certificates to trust."""
+    """TLS 1.2 or later; `authorities` is a file of further certificates to trust.
+
+    Raises Refusal `certificate-unusable`.
+    """
     context = httpx.create_ssl_context(trust_env=False)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if authorities is not None:
-        context.load_verify_locations(authorities)
+        try:
+            context.load_verify_locations(authorities)
+        except (OSError, ssl.SSLError) as error:
+            raise Refusal(
+                "certificate-unusable", f"{authorities} cannot be used: {type(error).__name__}."
+            ) from error
     return context

@@ -15,14 +15,17 @@ from paymaster.db import audit, outbox
 from paymaster.db.cells import Databases
 from paymaster.db.tx import Actor, ControlRead, ControlTx, ReadTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Conflict, NotFound, Problem, Unprocessable
+from paymaster.kernel.errors import Broken, Conflict, NotFound, Problem, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.messages import catalogue, signing
 from paymaster.messages.place import places_of
 from paymaster.messages.store import deliveries, events
 from paymaster.messages.store import endpoints as store
 from paymaster.messages.store.endpoints import EndpointRow
+from paymaster.observe import get_logger
 from paymaster.secrets.sealing import Sealer, place
+
+_log = get_logger(__name__)
 
 MAX_OVERLAP: Final = timedelta(days=7)
 MAX_SECRETS: Final = 5
@@ -215,10 +218,17 @@ def _seal_place(secret_id: int) -> bytes:
 
 
 async def keys(tx: ReadTx, sealer: Sealer, endpoint_ids: Sequence[int]) -> dict[int, list[bytes]]:
-    """The opened keys that sign now, by endpoint, newest first."""
+    """The opened keys that sign now, by endpoint, newest first.
+
+    One that does not open is logged and left out: other endpoints go on.
+    """
     found: dict[int, list[bytes]] = {}
     for row in await store.secrets(tx, endpoint_ids):
-        secret = sealer.open_bytes(row.sealed, _seal_place(row.id)).decode()
+        try:
+            secret = sealer.open_bytes(row.sealed, _seal_place(row.id)).decode()
+        except Broken as error:
+            _log.error("webhook_secret_unusable", endpoint=row.endpoint_id, slug=error.slug)
+            continue
         found.setdefault(row.endpoint_id, []).append(signing.key_of(secret))
     return found
 

@@ -7,6 +7,7 @@ until the letter is written, and is in no log.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,7 +87,8 @@ class Mailer:
                 server = await self._try(server, mail, told.get(mail.seq))
         finally:
             if server is not None:
-                server.close()
+                with contextlib.suppress(aiosmtplib.SMTPException, OSError):
+                    await server.quit()
         return len(found)
 
     async def _claim(self) -> tuple[list[ClaimedMail], dict[int, Event]]:
@@ -105,12 +107,9 @@ class Mailer:
             if row is None:
                 raise _Skipped("event-unknown")
             language, recipients, values = await self._facts(mail, row)
-            made = message(
-                write(mail.template, language, values),
-                language,
-                self._office.link,
-                self._envelope(row, recipients),
-            )
+            envelope = self._envelope(row, recipients)
+            written = write(mail.template, language, values)
+            made = message(written, language, self._office.link, envelope)
             server = server or await self._connect()
             await server.send_message(made)
         except _Skipped as skipped:
@@ -125,7 +124,7 @@ class Mailer:
             return None
         except Busy:
             raise
-        except Exception as error:  # one letter's fault stops no other; it is tried again
+        except Exception as error:  # noqa: BLE001 - one letter's fault stops no other; it is tried again
             _log.exception("mail_failed", template=mail.template, error=type(error).__name__)
             await self._again(mail, "our-fault")
         else:
@@ -160,9 +159,14 @@ class Mailer:
     def _envelope(self, row: Event, recipients: list[str]) -> Envelope:
         settings = self._office.settings
         event = public(self._place, row)
-        name = f"{self._place.name}.{row.seq}" if event is None else event.id
-        now = self._office.dbs.clock.now()
-        return Envelope(settings.sender or "", settings.sender_name, recipients, name, now)
+        return Envelope(
+            settings.sender or "",
+            settings.sender_name,
+            recipients,
+            f"{self._place.name}.{row.seq}" if event is None else event.id,
+            self._office.dbs.clock.now(),
+            test=event is not None and event.mode == "test",
+        )
 
     async def _connect(self) -> aiosmtplib.SMTP:
         """A connection as the settings want it, encrypted or not at all."""

@@ -42,6 +42,9 @@ OUTAGE = timedelta(minutes=10)
 AHEAD = 4
 """So many deliveries are claimed for each that may be under way: a claim serves several."""
 
+NO_EVENT = "no-event"
+"""The outcome when nobody knows the type any more: trying again would not help."""
+
 GATHER_SECONDS = 0.01
 """When a try has ended, the others that end meanwhile are written down with it."""
 
@@ -144,9 +147,13 @@ class Sender:
                 shared.slots.taken[number] -= room - got[number]
         if not claimed:
             return 0
-        keys = await shared.dbs.control.read(
-            lambda tx: endpoints.keys(tx, shared.sealer, sorted(got))
-        )
+        try:
+            keys = await shared.dbs.control.read(
+                lambda tx: endpoints.keys(tx, shared.sealer, sorted(got))
+            )
+        except BaseException:
+            shared.slots.taken.subtract(got)
+            raise
         for one in claimed:
             row = known[one.endpoint_id]
             task = asyncio.create_task(
@@ -178,8 +185,10 @@ class Sender:
     ) -> None:
         shared = self._shared
         try:
-            if event is None or not keys:
-                answer = Answer("gone-here", 0)
+            if event is None:
+                answer = Answer(NO_EVENT, 0)
+            elif not keys:
+                answer = Answer("no-secret", 0)
             else:
                 async with shared.slots.gate(endpoint.id):
                     answer = await self._post(endpoint, event, keys)
@@ -224,7 +233,7 @@ class Sender:
         claimed, answer = one.claimed, one.answer
         over = schedule.is_over(claimed.tries, claimed.created_at, tx.now)
         state, due_at = "delivered" if answer.delivered else "failed", None
-        if not answer.delivered and not over and answer.outcome != "gone-here":
+        if not answer.delivered and not over and answer.outcome != NO_EVENT:
             asked = timedelta(seconds=answer.retry_after_seconds)
             state = "waiting"
             due_at = tx.now + max(schedule.delay(claimed.tries, self._shared.random), asked)

@@ -30,8 +30,11 @@ _QUIET = {
     "asyncssh": logging.WARNING,
     "psycopg.pool": logging.WARNING,
     "asyncio": logging.WARNING,
+    "boto3": logging.WARNING,
+    "botocore": logging.WARNING,
+    "urllib3": logging.WARNING,
 }
-"""Libraries whose lines on INFO repeat ours, or hold addresses with query strings."""
+"""Libraries whose lines repeat ours, or hold query strings or whole answers, secrets among them."""
 
 _OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncssh", "httpx")
 

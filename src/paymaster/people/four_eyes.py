@@ -188,7 +188,8 @@ async def take(
 
     To withdraw is the proposer's, to approve or refuse another person's. Raises NotFound
     `not-found`; Conflict `illegal-move` when it was decided before, `approval-expired`; Forbidden
-    `second-person-needed`; Unprocessable `reason-missing`.
+    `second-person-needed`; Unprocessable `reason-missing`; Broken `approval-altered`, which can be
+    refused.
     """
     row = await store.lock(tx, principal.environment_id, approval_id)
     if row is None:
@@ -199,11 +200,17 @@ async def take(
     _check_person(principal, row, event)
     if not reason.strip():
         raise Unprocessable("reason-missing", "Say why: this decision is recorded with its reason.")
-    if digest_of(row.act, row.subject, row.body) != row.digest:
-        raise Broken("approval-altered", "What waits is not what was proposed.")
+    if event == ApprovalEvent.APPROVE:
+        check_unaltered(row)
     await store.decided(tx, row.id, move.target.value, principal.actor, principal.person_id, reason)
     await _tell(tx, row, move.target.value, reason)
     return row
+
+
+def check_unaltered(row: Approval) -> None:
+    """What is carried out is what was proposed. Raises Broken `approval-altered`."""
+    if digest_of(row.act, row.subject, row.body) != row.digest:
+        raise Broken("approval-altered", "What waits is not what was proposed.")
 
 
 def _check_person(principal: Principal, row: Approval, event: ApprovalEvent) -> None:

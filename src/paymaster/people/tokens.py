@@ -13,6 +13,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -177,10 +178,8 @@ def _environment(dbs: Databases, token: Token) -> Environment:
 
 
 def _user(dbs: Databases, environment: Environment, text: str) -> Ref:
-    try:
+    with suppress(NotFound):
         found = parse_text_id("us", text)
         if dbs.environment_of(found.cell).id == environment.id:
             return found
-    except NotFound:
-        pass
     raise invalid("The token names no user of its environment.")

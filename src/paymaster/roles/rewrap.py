@@ -69,20 +69,12 @@ class Rewrapper:
 
         Raises Broken `rewrap-stuck` at the end of a pass with values that no key here opens.
         """
-        started = monotonic_seconds()
         known = await self._place.read(sealed.progress)
-        worked = 0
         for column in self._columns:
             state = self._due(known.get(column.table), column.table, self._sealer.current_id())
             if state is not None and await self._lead():
-                worked = await self._window(column, state)
-                break
-        else:
-            worked = await self._fingerprints(known)
-        if worked:
-            # As long a rest as the work took: those who are served go first.
-            await asyncio.sleep(min(monotonic_seconds() - started, 1.0))
-        return worked
+                return await self._window(column, state)
+        return await self._fingerprints(known)
 
     def _due(self, known: Progress | None, name: str, key_id: str) -> Progress | None:
         """Where to go on; None when the table is done, or rests."""
@@ -102,23 +94,37 @@ class Rewrapper:
         )
         if found.last is None:
             return await self._after_pass(column, state)
-        taken = found.stale[: self._tempo.take]
-        reached = taken[-1] if len(taken) < len(found.stale) else found.last
-        stuck: list[tuple[str, ...]] = []
+        size = self._tempo.take
+        parts = [found.stale[at : at + size] for at in range(0, len(found.stale), size)] or [()]
+        for part in parts:
+            reached = found.last if part is parts[-1] else part[-1]
+            state = await self._part(column, state, part, reached)
+        return self._tempo.look
 
-        async def work(tx: Writes) -> None:
+    async def _part(
+        self,
+        column: SealedColumn,
+        state: Progress,
+        keys: Sequence[tuple[str, ...]],
+        reached: tuple[str, ...],
+    ) -> Progress:
+        """One transaction; where the pass stands after it."""
+
+        async def work(tx: Writes) -> tuple[Progress, int]:
             await self._fence(tx)
-            stuck.clear()
-            done = await self._rewrap(tx, column, taken) if taken else Rewrapped(0, 0, ())
-            stuck.extend(done.stuck)
+            done = await self._rewrap(tx, column, keys) if keys else Rewrapped(0, 0, ())
             missed = state.missed + done.busy + len(done.stuck)
             changed = state.changed + done.changed
             row = replace(state, after_key=list(reached), changed=changed, missed=missed)
             await sealed.save(tx, row)
+            return row, len(done.stuck)
 
-        await self._place.run(ACTOR, new_trace_id(), work)
-        self._stuck[column.table] = self._stuck.get(column.table, 0) + len(stuck)
-        return self._tempo.look
+        started = monotonic_seconds()
+        row, stuck = await self._place.run(ACTOR, new_trace_id(), work)
+        self._stuck[column.table] = self._stuck.get(column.table, 0) + stuck
+        # As long a rest as the work took: those who are served go first.
+        await asyncio.sleep(min(monotonic_seconds() - started, 1.0) if keys else 0.0)
+        return row
 
     async def _rewrap(
         self, tx: Writes, column: SealedColumn, keys: Sequence[tuple[str, ...]]
@@ -238,7 +244,7 @@ def anew(
         within: Wrapped = sealer.key_of(value)
         return sealer.rewrap(within.blob, within.key_id)
     fresh = sealer.rewrap_bytes(value)
-    return None if fresh is None else (fresh, sealer.current_id())
+    return None if fresh is None else (fresh, sealer.key_of(fresh).key_id)
 
 
 async def measure(deps: Deps, place: Place, column: SealedColumn) -> None:

@@ -370,4 +370,10 @@ def _act(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> audit.Act
 
 def wire(money: Money) -> dict[str, str]:
     """Money as messages and answers write it."""
-    return {"amount": money.text(), "currency": money.currency}
+    return {"amount": _text(money.minor, money.currency), "currency": money.currency}
+
+
+@lru_cache(maxsize=4096)
+def _text(minor: int, currency: str) -> str:
+    """Message, act and answer all name the same amounts."""
+    return Money(minor, currency).text()
