@@ -20,6 +20,7 @@ The packages follow the money, and imports only ever point up this list:
     api         HTTP to apps, users and operators
     compose     the one place where parts are wired together
     roles       one file per process
+    removal     an environment removed, with proof
     cli         the command line
 """
 

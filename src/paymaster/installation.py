@@ -93,11 +93,39 @@ def _control(owner_dsn: str) -> psycopg.Connection[tuple[object, ...]]:
 
 
 def _cells(owner_dsn: str) -> list[Cell]:
+    """The cells, without those of environments that were removed."""
     with _control(owner_dsn) as connection, connection.cursor(row_factory=class_row(Cell)) as rows:
         return rows.execute(
             "SELECT number, environment_id, server, schema_name, treasury, open_for_users"
-            " FROM cell ORDER BY number"
+            " FROM cell c WHERE NOT EXISTS"
+            " (SELECT FROM environment_removal r WHERE r.environment_id = c.environment_id)"
+            " ORDER BY number"
         ).fetchall()
+
+
+def _next_number(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """A number that no cell ever had. Raises Refusal `cells-exhausted`."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        cursor.execute("SELECT coalesce(max(number), 0) FROM cell")
+        number = int(cursor.fetchone() or 0) + 1
+    if number > MAX_CELL:
+        raise Refusal("cells-exhausted", "All cell numbers have been used.")
+    return number
+
+
+def _refuse_removed(
+    connection: psycopg.Connection[tuple[object, ...]], environment_id: int
+) -> None:
+    """Raises Refusal `environment-removed`."""
+    removed = connection.execute(
+        "SELECT 1 FROM environment_removal WHERE environment_id = %s", (environment_id,)
+    ).fetchone()
+    if removed is not None:
+        raise Refusal(
+            "environment-removed",
+            "That environment was removed, and names of removed ones are never used again: choose"
+            " another name for the tenant.",
+        )
 
 
 def add_environment(
@@ -110,7 +138,8 @@ def add_environment(
 ) -> Environment:
     """An environment with its cells, the first being its treasury; what exists is kept.
 
-    Raises Refusal `cells-exhausted` when the installation has used all cell numbers.
+    Raises Refusal `cells-exhausted` when the installation has used all cell numbers, and
+    `environment-removed` when an environment of this name was removed.
     """
     owners, now = owner_dsns(settings), clock.now()
     with _control(owners[CONTROL_SERVER]) as connection:
@@ -134,6 +163,8 @@ def add_environment(
             ).fetchone()
     if environment is None:
         raise Refusal("environment-unknown", f"{tenant}/{mode} could not be made.")
+    with _control(owners[CONTROL_SERVER]) as connection:
+        _refuse_removed(connection, environment.id)
     existing = [c for c in _cells(owners[CONTROL_SERVER]) if c.environment_id == environment.id]
     for cell in cells[len(existing) :]:
         add_cell(settings, clock, environment.id, cell)
@@ -141,14 +172,16 @@ def add_environment(
 
 
 def add_cell(settings: Settings, clock: Clock, environment_id: int, cell: NewCell) -> int:
-    """Make a cell for an environment; its first one is its treasury. Returns the number."""
+    """Make a cell for an environment; its first one is its treasury. Returns the number.
+
+    Raises Refusal `server-unknown`, `cells-exhausted`, `environment-removed`.
+    """
     owners, now = owner_dsns(settings), clock.now()
     if cell.server not in owners:
         raise Refusal("server-unknown", f"There is no server named {cell.server!r}.")
     existing = _cells(owners[CONTROL_SERVER])
-    number = max((c.number for c in existing), default=0) + 1
-    if number > MAX_CELL:
-        raise Refusal("cells-exhausted", "All cell numbers have been used.")
+    with _control(owners[CONTROL_SERVER]) as connection:
+        number = _next_number(connection)
     schema = cell.schema_name or f"cell_{number}"
     migrate(
         owners[cell.server],
@@ -161,6 +194,7 @@ def add_cell(settings: Settings, clock: Clock, environment_id: int, cell: NewCel
     treasury = all(c.environment_id != environment_id for c in existing)
     with _control(owners[CONTROL_SERVER]) as connection, connection.transaction():
         commit_id = _ids(connection, clock)[0]
+        _refuse_removed(connection, environment_id)
         connection.execute(
             "INSERT INTO cell (number, environment_id, server, schema_name, treasury,"
             " open_for_users, created_at, commit_id, ordinal)"

@@ -151,7 +151,8 @@ async def test_a_database_that_is_gone_is_503_with_retry_after(
 ) -> None:
     async with serve(postgres, tmp_path) as served:
         pool = served.world.dbs._servers["main"]._pool
-        pool.conninfo = psycopg.conninfo.make_conninfo(pool.conninfo, host="127.0.0.1", port=1)
+        address = pool.conninfo
+        pool.conninfo = psycopg.conninfo.make_conninfo(address, host="127.0.0.1", port=1)
         with psycopg.connect(served.world.owner_dsn, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -161,6 +162,7 @@ async def test_a_database_that_is_gone_is_503_with_retry_after(
         assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
         assert answer.json()["retryable"] is True
         assert int(answer.headers["retry-after"]) >= 1
+        pool.conninfo = address
 
 
 async def test_every_answer_carries_its_trace(served: Served) -> None:

@@ -123,5 +123,6 @@ async def test_more_scopes_than_the_key_has(served: Served) -> None:
     token = own(served, tokens.ACCESS_TYPE, said, served.world.environment)
     async with client(served.app, token) as server:
         assert (await server.get("/v1/campaigns")).status_code == 200
-        answer = await server.put("/v1/users/x", json={})
-        assert answer.json()["code"] == "scope-missing"
+        assert (await server.get("/v1/me")).json()["scopes"] == ["read"]
+        for path in ("/v1/proofs", "/v1/keys"):
+            assert (await server.post(path)).json()["code"] == "scope-missing"

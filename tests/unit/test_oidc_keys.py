@@ -181,6 +181,13 @@ async def test_a_token_without_key_id_fits_the_only_key(issuer: Issuer) -> None:
     await issuer.refused(None)
 
 
+async def test_a_key_is_for_its_own_algorithm_only(issuer: Issuer) -> None:
+    await issuer.refused("one", "ES256")
+    await issuer.refused("one", "RS256")
+    await issuer.refused(None, "ES256")
+    await issuer.known.key(URL, "EdDSA", "one")
+
+
 def jwk(made: Any, kind: Any, **more: Any) -> dict[str, Any]:
     return {**json.loads(kind.to_jwk(made.public_key())), "kid": "one", **more}
 

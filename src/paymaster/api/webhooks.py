@@ -200,7 +200,7 @@ async def enable_endpoint(
 
 
 @router.post(f"{LIST}/{{endpoint}}/test", status_code=202, response_model=EndpointOut)
-async def test_endpoint(
+async def send_test(
     call: Webhooks,
     endpoint: EndpointPath,
     body: Nothing | None = None,  # noqa: ARG001 - an empty object may come

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from paymaster.cli.keys import environment_of
-from paymaster.cli.opening import open_deps
+from paymaster.cli.opening import environment_of, open_deps
 from paymaster.db import audit_list
 from paymaster.db.audit_list import Entry, Wanted
 from paymaster.kernel.clock import parse_rfc3339

@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from paymaster.cli.opening import existing, open_deps
+from paymaster.cli.opening import environment_of, existing, open_deps
 from paymaster.compose import build
 from paymaster.installation import NewCell
 from paymaster.installation import add_cell as add
 from paymaster.kernel.clock import WallClock
-from paymaster.kernel.errors import Refusal
 
 app = typer.Typer(help="Cells: where users and their money live.", no_args_is_help=True)
 
@@ -54,13 +53,7 @@ def add_cell(
 
     async def environment_id() -> int:
         async with build(settings) as deps:
-            for environment in deps.dbs.environments():
-                if (environment.tenant, environment.mode) == (tenant, mode):
-                    return environment.id
-        raise Refusal(
-            "environment-unknown",
-            f"There is no environment {tenant}/{mode}; `paymaster setup` makes one.",
-        )
+            return environment_of(deps, tenant, mode).id
 
     number = add(settings, clock, asyncio.run(environment_id()), NewCell(server))
     typer.echo(json.dumps({"cell": number}))

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from paymaster.cli.keys import Mode, Tenant, environment_of
+from paymaster.cli.keys import Mode, Tenant
+from paymaster.cli.opening import environment_of
 from paymaster.compose import build
 from paymaster.db.tx import Actor
 from paymaster.earn import mapping

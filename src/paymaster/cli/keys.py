@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -10,11 +9,10 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from paymaster.cli.opening import existing
-from paymaster.compose import Deps, build
+from paymaster.cli.opening import environment_of, opened
+from paymaster.compose import Deps
 from paymaster.db.cells import Environment
 from paymaster.db.tx import Actor, ControlTx
-from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import new_trace_id
 from paymaster.people import credentials, staff
 
@@ -27,27 +25,14 @@ Mode = Annotated[str, typer.Option(help="live or test")]
 
 def run_in(tenant: str, mode: str, work: Callable[[ControlTx, Environment], Awaitable[T]]) -> T:
     """A transaction in the directory, in the name of the command line."""
-    settings = existing()
 
-    async def inside() -> T:
-        async with build(settings) as deps:
-            environment = environment_of(deps, tenant, mode)
-            return await deps.dbs.control.run(
-                Actor("cli", None, environment.id), new_trace_id(), lambda tx: work(tx, environment)
-            )
+    async def inside(deps: Deps) -> T:
+        environment = environment_of(deps, tenant, mode)
+        return await deps.dbs.control.run(
+            Actor("cli", None, environment.id), new_trace_id(), lambda tx: work(tx, environment)
+        )
 
-    return asyncio.run(inside())
-
-
-def environment_of(deps: Deps, tenant: str, mode: str) -> Environment:
-    """The environment by its names. Raises Refusal `environment-unknown`."""
-    for environment in deps.dbs.environments():
-        if (environment.tenant, environment.mode) == (tenant, mode):
-            return environment
-    raise Refusal(
-        "environment-unknown",
-        f"There is no environment {tenant}/{mode}; `paymaster setup` makes one.",
-    )
+    return opened(inside)
 
 
 @app.command("issue")

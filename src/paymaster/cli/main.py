@@ -17,6 +17,7 @@ from paymaster.cli import (
     certificates,
     clock,
     doctor,
+    environments,
     imports,
     issuers,
     keys,
@@ -52,6 +53,7 @@ app.command("openapi")(run.openapi)
 app.add_typer(audit.app, name="audit")
 app.add_typer(keys.app, name="keys")
 app.add_typer(issuers.app, name="issuers")
+app.add_typer(environments.app, name="environments")
 app.add_typer(cells.app, name="cells")
 app.add_typer(clock.app, name="clock")
 app.add_typer(certificates.app, name="certificates")

@@ -10,8 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from paymaster.cli.keys import environment_of
-from paymaster.cli.opening import existing
+from paymaster.cli.opening import environment_of, existing
 from paymaster.compose import Deps, build
 from paymaster.db.cells import Environment
 from paymaster.db.tx import Actor, ControlTx

@@ -76,12 +76,18 @@ class Databases:
             await server.close()
 
     async def refresh(self) -> None:
-        """Read environments and cells anew; cells are added rarely and never removed."""
+        """Read environments and cells anew, without those that were removed.
+
+        What is open of a removed one stays so: a running process notices at its restart.
+        """
 
         async def work(tx: ControlRead) -> tuple[list[Environment], list[Cell]]:
             return (
                 await tx.fetch(
-                    "SELECT id, tenant, mode, time_zone FROM environment", None, Environment
+                    "SELECT id, tenant, mode, time_zone FROM environment e WHERE NOT EXISTS"
+                    " (SELECT FROM environment_removal r WHERE r.environment_id = e.id)",
+                    None,
+                    Environment,
                 ),
                 await tx.fetch(
                     "SELECT number, environment_id, server, schema_name, treasury, open_for_users"
@@ -93,7 +99,15 @@ class Databases:
 
         environments, cells = await self.control.read(work)
         self._environments = {row.id: row for row in environments}
-        self._cells = {row.number: row for row in cells}
+        self._cells = {row.number: row for row in cells if row.environment_id in self._environments}
+
+    async def schemas_on(self, server: str) -> frozenset[str]:
+        """The names of all schemas on a server. Raises Broken `server-missing`."""
+        if server not in self._servers:
+            raise Broken("server-missing", f"There is no server named {server!r}.")
+        place = ControlDb(self._servers[server], CONTROL_SCHEMA, self.clock)
+        rows = await place.read(lambda tx: tx.tuples("SELECT nspname::text FROM pg_namespace"))
+        return frozenset(row[0] for row in rows)
 
     def environment(self, environment_id: int) -> Environment:
         """An environment by id. Raises Broken when there is none."""

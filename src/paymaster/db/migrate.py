@@ -26,7 +26,7 @@ SUPPORTED_SPREAD = 1
 """Code of version N serves schemas of version N and N - 1."""
 
 _NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql\Z")
-_LOCK_KEY = 727_061_001
+LOCK_KEY = 727_061_001
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def migrate(
     file differs from what was applied.
     """
     with psycopg.connect(owner_dsn, autocommit=True) as connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK_KEY,))
+        connection.execute("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
         try:
             identifier = sql.Identifier(schema)
             connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(identifier))
@@ -93,7 +93,7 @@ def migrate(
             _grant(connection, schema, app_role)
             return applied
         finally:
-            connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK_KEY,))
+            connection.execute("SELECT pg_advisory_unlock(%s)", (LOCK_KEY,))
 
 
 def _apply(connection: psycopg.Connection[Any], kind: str, now: datetime) -> list[str]:

@@ -13,7 +13,7 @@ APPEND_ONLY = frozenset({
     "event", "answer", "dead_letter", "slice_wait", "task_move", "reward_move",
     "withdrawal_move", "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run",
     "day_close", "proof", "environment", "cell", "rule_set", "registry", "directory", "seal",
-    "login_used", "issuer_audience", "kyc_record",
+    "login_used", "issuer_audience", "kyc_record", "environment_removal",
 })  # fmt: skip
 """Tables whose rows never change."""
 

@@ -215,6 +215,13 @@ _SECOND: tuple[Table, ...] = (
         " evidence text, reason text?, expires_at timestamptz?, recorded_at timestamptz,"
         " commit_id bigint, ordinal integer",
     ),
+    appended(
+        "environment_removal",
+        "environment_id",
+        "environment_id bigint, certificate bytea, reason text, removed_at timestamptz,"
+        " commit_id bigint, ordinal integer",
+        CONTROL,
+    ),
 )
 
 FORMATS: Mapping[int, tuple[Table, ...]] = {1: _FIRST, 2: _SECOND}
