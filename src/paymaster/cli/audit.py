@@ -23,6 +23,7 @@ from paymaster.db.seal_head import Exported
 from paymaster.db.seal_verify import Report
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Refusal
+from paymaster.removal.directory import removed_cells
 from paymaster.roles.sealing import Sealer
 
 app = typer.Typer(help="Who did what; the hash chain over it.", no_args_is_help=True)
@@ -241,12 +242,14 @@ async def _check_signature(
 async def _check_chains(deps: Deps, exported: Exported) -> None:
     """The head names the chains that there were, all of them.
 
-    Raises Refusal `audit-head-chain` for a head of a schema that is not here,
+    Cells of environments that were removed are not looked for: see `paymaster environments verify`.
+    Raises Refusal `audit-head-chain` for a head of a schema that was never here,
     `audit-head-incomplete` when a chain is not in the head that had begun when it was made.
     """
     places = {seal.chain_of(place): place for place in _places(deps, None)}
     named = {known.chain for known in exported.heads}
-    strangers = sorted(named - places.keys())
+    removed = {f"cell:{number}" for number in await deps.dbs.control.read(removed_cells)}
+    strangers = sorted(named - places.keys() - removed)
     if strangers:
         raise Refusal("audit-head-chain", f"There is no {', '.join(strangers)} here.")
     for chain in sorted(places.keys() - named):

@@ -146,17 +146,16 @@ async def _opened(deps: Deps, owners: dict[str, str]) -> AsyncGenerator[Database
 async def _certify_and_record(run: _Run, found: Known, places: Sequence[Place]) -> bytes:
     """Up to the record; whatever is refused on the way, the environment is as it was."""
     _free_file(run.wanted.file, found)
-    unfinished = await _unfinished(run, found, places)
+    await _unfinished(run, found, places)
     try:
         await close(run, places)
         # What was looked at before may have changed until nobody could write any more.
         unfinished = await _unfinished(run, found, places)
         ends = await end_chains(run, places)
-        broken = [
-            f"cell {e.number}: its hash chain does not hold" for e in ends if e.chain.findings
-        ]
-        _refuse_open(run, found, unfinished + broken)
-        data = await certify(run, found, ends, unfinished + broken)
+        broken = [end.number for end in ends if end.chain.findings]
+        unfinished += [f"cell {number}: its hash chain does not hold" for number in broken]
+        _refuse_open(run, found, unfinished)
+        data = await certify(run, found, ends, unfinished)
         digest = hashlib.sha256(data).digest()
         await record(run, found, places, digest)
     except BaseException:

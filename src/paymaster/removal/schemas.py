@@ -36,17 +36,17 @@ async def alone(owners: Mapping[str, str]) -> AsyncGenerator[None]:
 
 def close_to(owners: Mapping[str, str], places: Sequence[Place], role: str) -> None:
     """The role may no longer use the schemas; transactions under way may still end."""
-    _each(owners, places, "REVOKE USAGE ON SCHEMA {} FROM {}", role)
+    _each(owners, places, sql.SQL("REVOKE USAGE ON SCHEMA {} FROM {}"), role)
 
 
 def open_to(owners: Mapping[str, str], places: Sequence[Place], role: str) -> None:
     """Undo `close_to`."""
-    _each(owners, places, "GRANT USAGE ON SCHEMA {} TO {}", role)
+    _each(owners, places, sql.SQL("GRANT USAGE ON SCHEMA {} TO {}"), role)
 
 
-def _each(owners: Mapping[str, str], places: Sequence[Place], text: str, role: str) -> None:
+def _each(owners: Mapping[str, str], places: Sequence[Place], text: sql.SQL, role: str) -> None:
     for place in places:
-        statement = sql.SQL(text).format(sql.Identifier(place.schema_name), sql.Identifier(role))
+        statement = text.format(sql.Identifier(place.schema_name), sql.Identifier(role))
         with psycopg.connect(_owner(owners, place), autocommit=True) as connection:
             connection.execute(statement)
 
@@ -64,18 +64,19 @@ def drop(owners: Mapping[str, str], places: Sequence[Place]) -> list[str]:
 
 def _drop(owner_dsn: str, place: Place) -> bool:
     schema = sql.Identifier(place.schema_name)
-    with psycopg.connect(owner_dsn, autocommit=True, row_factory=scalar_row) as connection:
+    with psycopg.connect(owner_dsn, autocommit=True) as connection:
         connection.execute("SET lock_timeout TO '10s'")
         there = connection.execute(
             "SELECT 1 FROM pg_namespace WHERE nspname = %s", (place.schema_name,)
         ).fetchone()
         # Partitions first: a table that has many would need a lock for each of them at once.
-        names: list[str] = connection.execute(
+        rows = connection.execute(
             "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relkind IN ('r', 'p')"
             " ORDER BY c.relispartition DESC, c.relname",
             (place.schema_name,),
         ).fetchall()
+        names = [str(row[0]) for row in rows]
         for start in range(0, len(names), _AT_ONCE):
             tables = [sql.Identifier(place.schema_name, n) for n in names[start : start + _AT_ONCE]]
             connection.execute(
