@@ -29,6 +29,9 @@ REFUSED = [
     "100.64.0.1",
     "100.100.100.200",
     "192.0.0.1",
+    "192.0.0.192",  # what some clouds tell their machines
+    "168.63.129.16",
+    "192.88.99.1",
     "192.0.2.1",
     "198.18.0.1",
     "198.51.100.1",
@@ -49,6 +52,7 @@ REFUSED = [
     "2002:c0a8:101::1",
     "2001:0:4136:e378:8000:63bf:3fff:fdd2",
     "2001:db8::1",
+    "3fff::1",
     "fe80::1",
     "fe80::1%lo",
     "fec0::1",
@@ -96,6 +100,8 @@ def test_networks_can_be_allowed_also_in_disguise() -> None:
         "https://app.example/" + "a" * 2048,
         "javascript:alert(1)",
         "https://[::1",
+        "https://xn--a/",
+        "https://xn--/x",
     ],
 )
 def test_urls_of_another_form_are_refused(url: str) -> None:

@@ -71,7 +71,7 @@ async def post(
         outcome = "refused"
     except (httpcore.TimeoutException, httpx.TimeoutException):
         outcome = "timed-out" if status is None else _meaning(status)
-    except (httpcore.ConnectError, httpx.ConnectError):
+    except (httpcore.ConnectError, httpx.ConnectError, UnicodeError):
         outcome = "unreachable"
     except (httpcore.ProtocolError, httpcore.NetworkError, httpx.HTTPError, httpx.InvalidURL):
         outcome = "broken-off" if status is None else _meaning(status)

@@ -35,10 +35,16 @@ _LEAST_PORT: Final = 1024
 _MOST_PORT: Final = 65535
 _VISIBLE = re.compile(r"[!-~]+\Z", re.ASCII)
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-_NEVER: Final = tuple(
-    ipaddress.IPv6Network(text) for text in ("64:ff9b:1::/48", "2001::/32", "fec0::/10")
+_NEVER: Final[tuple[Network, ...]] = (
+    ipaddress.IPv6Network("64:ff9b:1::/48"),  # hides an address of another kind (RFC 8215)
+    ipaddress.IPv6Network("2001::/32"),  # the same: Teredo
+    ipaddress.IPv6Network("fec0::/10"),  # was site-local
+    ipaddress.IPv6Network("3fff::/20"),  # documentation (RFC 9637)
+    ipaddress.IPv4Network("192.0.0.0/24"),  # protocols; what a cloud tells its machines
+    ipaddress.IPv4Network("168.63.129.16/32"),  # the same of another cloud
+    ipaddress.IPv4Network("192.88.99.0/24"),  # was the way to 6to4
 )
-"""Networks that hide an address of another kind (RFC 8215, Teredo), or were site-local."""
+"""Never of the open internet, although registries or Python's lists say so."""
 
 
 class AddressRefused(OSError):
@@ -124,12 +130,13 @@ def parse(url: str, *, live: bool) -> Target:
         raise _fault("webhook-url-invalid", "Write at most 2048 visible ASCII characters.")
     try:
         parsed = httpx.URL(url)
+        known_host = parsed.host  # reads what is not ASCII out of `xn--`
     except (httpx.InvalidURL, ValueError):
         raise _fault("webhook-url-invalid", "Write a URL, https://host/path.") from None
     if parsed.scheme not in (("https",) if live else ("https", "http")):
         known = "https" if live else "https or http"
         raise _fault("webhook-url-invalid", f"The scheme must be {known}.")
-    if not parsed.host or parsed.userinfo or parsed.fragment:
+    if not known_host or parsed.userinfo or parsed.fragment:
         raise _fault("webhook-url-invalid", "Give a host, and neither a user nor a fragment.")
     usual = 443 if parsed.scheme == "https" else 80
     port = usual if parsed.port is None else parsed.port
@@ -152,10 +159,9 @@ def _open(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None or address in _NAT64:
             return True  # judged by the address it stands for
-        if any(address in network for network in _NEVER):
-            return False
     return (
-        address.is_global
+        not any(address in network for network in _NEVER)
+        and address.is_global
         and not address.is_multicast
         and not address.is_reserved
         and not address.is_unspecified

@@ -10,6 +10,7 @@ import json
 import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import cast
 
@@ -64,7 +65,8 @@ def new_client(
 ) -> httpx.AsyncClient:
     """The client that all HTTP rails share: it refuses to run while a transaction is open.
 
-    No redirects (an order is never sent to another address), no proxies from the environment.
+    No redirects (an order is never sent to another address), no proxies from the environment, no
+    cookies: what one answer says goes into no other request.
     TLS 1.3 to all but the hosts that are listed as knowing only 1.2. `ca` is a file (PEM) with more
     certificates to trust. Raises Refusal `certificate-unusable` when it cannot be read.
     """
@@ -84,6 +86,7 @@ def new_client(
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
         limits=limits,
         follow_redirects=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         trust_env=False,
         event_hooks={"request": [_refuse_inside_transaction]},
     )

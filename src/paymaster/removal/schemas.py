@@ -69,14 +69,7 @@ def _drop(owner_dsn: str, place: Place) -> bool:
         there = connection.execute(
             "SELECT 1 FROM pg_namespace WHERE nspname = %s", (place.schema_name,)
         ).fetchone()
-        # Partitions first: a table that has many would need a lock for each of them at once.
-        rows = connection.execute(
-            "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = %s AND c.relkind IN ('r', 'p')"
-            " ORDER BY c.relispartition DESC, c.relname",
-            (place.schema_name,),
-        ).fetchall()
-        names = [str(row[0]) for row in rows]
+        names = _tables(connection, place.schema_name)
         for start in range(0, len(names), _AT_ONCE):
             tables = [sql.Identifier(place.schema_name, n) for n in names[start : start + _AT_ONCE]]
             connection.execute(
@@ -84,3 +77,14 @@ def _drop(owner_dsn: str, place: Place) -> bool:
             )
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
     return there is not None
+
+
+def _tables(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> list[str]:
+    """Partitions first: a table that has many would need a lock for each of them at once."""
+    rows = connection.execute(
+        "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relkind IN ('r', 'p')"
+        " ORDER BY c.relispartition DESC, c.relname",
+        (schema,),
+    ).fetchall()
+    return [str(row[0]) for row in rows]

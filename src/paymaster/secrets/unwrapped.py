@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from paymaster.kernel.errors import Broken, Busy
+from paymaster.kernel.errors import Broken, Busy, PaymasterError
 from paymaster.secrets.port import SecretStore, SecretVersion
 
 PREFIX = b"aws-kms:"
@@ -41,7 +41,7 @@ class UnwrappedStore:
         self._opener = opener
         self._wanted = set(names)
         self._opened: dict[bytes, bytes] = {}
-        self._waiting = False
+        self._waiting: set[str] = set()
 
     def get(self, name: str) -> Sequence[SecretVersion]:
         """See SecretStore. A version that was not opened yet is left out until it is.
@@ -53,7 +53,8 @@ class UnwrappedStore:
             return versions
         self._wanted.add(name)
         ready = [one for one in map(self._ready, versions) if one is not None]
-        self._waiting = len(ready) < len(versions)
+        if len(ready) < len(versions):
+            self._waiting.add(name)
         if not ready:
             raise Busy(
                 "secret-store-down", f"KMS has not opened {name!r} yet.", retry_after_seconds=5
@@ -70,20 +71,39 @@ class UnwrappedStore:
     @property
     def waiting(self) -> bool:
         """Whether a wrapped version was seen that is not opened yet."""
-        return self._waiting
+        return bool(self._waiting)
 
     async def refresh(self) -> None:
-        """Open what is not open, forget what is no longer there. Raises Busy or Broken."""
+        """Open what is not open, forget what is no longer there.
+
+        Raises Busy or Broken, of the first name that fails, after all others were opened.
+        """
+        waited, self._waiting = self._waiting, set()
+        failed: PaymasterError | None = None
         opened: dict[bytes, bytes] = {}
         for name in sorted(self._wanted):
-            for version in self._store.get(name):
-                if version.value.startswith(PREFIX):
-                    mark = hashlib.sha256(version.value).digest()
-                    known = self._opened.get(mark)
-                    if known is None:
-                        known = await self._opener.opened(blob(version.value, name), name)
-                    opened[mark] = self._opened[mark] = known
-        self._opened, self._waiting = opened, False
+            try:
+                opened |= await self._open(name)
+            except PaymasterError as error:
+                self._waiting.add(name)
+                failed = failed or error
+            except BaseException:
+                self._waiting |= waited
+                raise
+        if failed is not None:
+            raise failed
+        self._opened = opened
+
+    async def _open(self, name: str) -> dict[bytes, bytes]:
+        opened: dict[bytes, bytes] = {}
+        for version in self._store.get(name):
+            if version.value.startswith(PREFIX):
+                mark = hashlib.sha256(version.value).digest()
+                known = self._opened.get(mark)
+                if known is None:
+                    known = await self._opener.opened(blob(version.value, name), name)
+                opened[mark] = self._opened[mark] = known
+        return opened
 
 
 def stored_form(wrapped: bytes) -> str:

@@ -1,0 +1,104 @@
+"""Attacks on four eyes: one person who tries to do what needs two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from tests.desk import REASON, Desk, code, limit
+from tests.served import Served, serve
+from tests.store.test_api_work import offer
+from tests.withdrawals import made_in, state_of
+from tests.world import PostgresServer
+
+from paymaster.db.tx import CellTx
+from paymaster.kernel.ids import text_id
+from paymaster.withdraw.machine import Event
+from paymaster.withdraw.moves import Step, move
+
+
+@pytest.fixture
+async def served(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Served]:
+    async with serve(postgres, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def desk(served: Served) -> AsyncIterator[Desk]:
+    made = Desk(served)
+    yield made
+    for one in made.open:
+        await one.aclose()
+
+
+async def blocked(served: Served) -> None:
+    """Wait until somebody waits for a lock."""
+    async with await psycopg.AsyncConnection.connect(
+        served.world.owner_dsn, autocommit=True
+    ) as watching:
+        while True:
+            found = await watching.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND datname = current_database()"
+            )
+            row = await found.fetchone()
+            if row is not None and row[0]:
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "act"),
+    [("approved", Event.REVIEW, "approve"), ("sent", Event.SETTLE, "reverse")],
+)
+async def test_an_act_asked_for_while_it_becomes_possible_needs_two(
+    served: Served, desk: Desk, state: str, event: Event, act: str
+) -> None:
+    """Before the other transaction ends the act is not possible, after it has ended it is."""
+    await limit(served, f"withdrawal.{act}", "1.00")
+    _, number = await made_in(served.world, state)
+    path = f"/v1/withdrawals/{text_id('wd', 1, number)}/{act}"
+    anna = await desk.session("anna")
+    racing: list[asyncio.Task[httpx.Response]] = []
+
+    async def meanwhile(tx: CellTx) -> str:
+        [moved] = await move(tx, [Step(number, event, reason="because")])
+        assert moved.done, moved
+        racing.append(asyncio.create_task(anna.post(path, json=REASON)))
+        await asyncio.wait_for(blocked(served), 10)
+        return moved.state
+
+    became = await served.world.run(meanwhile)
+    answer = await racing[0]
+    assert (answer.status_code, await state_of(served.world, number)) == (202, became)
+
+
+async def test_what_is_at_stake_may_not_grow_after_the_proposal(served: Served, desk: Desk) -> None:
+    await offer(served, "100.00")
+    task = {
+        "type": "labelling",
+        "title": "Look",
+        "reward": {"amount": "2.00", "currency": "EUR"},
+        "verification": {"kind": "review"},
+        "starts_at": "2026-11-01T00:00:00Z",
+    }
+    address = "/v1/campaigns/labels/tasks/looks"
+    made = await served.ok("PUT", address, task)
+    sent = {"submission_id": "s", "payload": {}, "occurred_at": "2026-11-20T09:00:00Z"}
+    path = f"/v1/users/anna/tasks/{made['id']}"
+    await served.ok("POST", f"{path}/submit", sent)
+    await limit(served, "task.decide", "1.00")
+    anna, bea = await desk.session("anna"), await desk.session("bea")
+    waiting = await anna.post(f"{path}/decide", json={"approve": True, **REASON})
+    text = waiting.json()["approval"]
+    assert waiting.json()["amount"]["amount"] == "2.00"
+    await served.ok("PUT", address, {**task, "reward": {"amount": "90.00", "currency": "EUR"}})
+    done = await bea.post(f"/v1/approvals/{text}/approve", json=REASON)
+    assert code(done) == (409, "approval-outdated")
+    assert (await served.ok("GET", "/v1/users/anna/rewards"))["data"] == []
+    await served.ok("PUT", address, task)
+    assert (await bea.post(f"/v1/approvals/{text}/approve", json=REASON)).is_success
