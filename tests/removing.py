@@ -24,13 +24,13 @@ ROWS = (
         " SELECT id, 'r', '\\x01', '\\x01', now() FROM credential WHERE environment_id = {e}"
     ),
     (
-        "webhook_endpoint VALUES ({e}1, {e}, 'https://app.test', '', '{{*}}', false, 'enabled', NULL,"
-        " '{{}}', NULL, now(), 1)"
+        "webhook_endpoint VALUES ({e}1, {e}, 'https://app.test', '', '{{*}}', false, 'enabled',"
+        " NULL, '{{}}', NULL, now(), 1)"
     ),
     "webhook_secret VALUES ({e}2, {e}1, '\\x01', now(), NULL)",
     (
-        "webhook_delivery VALUES ({e}1, 1, 't', 'k', false, 'waiting', 0, now(), 0, NULL, NULL, NULL,"
-        " NULL, now())"
+        "webhook_delivery VALUES ({e}1, 1, 't', 'k', false, 'waiting', 0, now(), 0, NULL, NULL,"
+        " NULL, NULL, now())"
     ),
     "webhook_replay VALUES ({e}3, {e}1, now(), 1, 2, 0, now(), NULL)",
     "webhook_order VALUES ({e}), ({e}1)",
@@ -49,8 +49,8 @@ ROWS = (
     "four_eyes_limit VALUES ({e}, 'transfer.request', 'EUR', 1, 1, now())",
     "step_up_policy VALUES ({e}, 'withdrawal', '*', 0, 'users', now())",
     (
-        "approval VALUES ({e}8, {e}, 'a', 's', NULL, NULL, '{{}}', '\\x01', 'r', 'proposed', 'p', 1,"
-        " NULL, 't', now(), now(), NULL, NULL, NULL, NULL)"
+        "approval VALUES ({e}8, {e}, 'a', 's', NULL, NULL, '{{}}', '\\x01', 'r', 'proposed', 'p',"
+        " 1, NULL, 't', now(), now(), NULL, NULL, NULL, NULL)"
     ),
     "sponsor VALUES ({e}9, {e}, 's', 'S', now())",
     (
@@ -58,8 +58,8 @@ ROWS = (
         " '{{}}', 'CP{e}', 1, now())"
     ),
     (
-        "task VALUES ({e}11, {e}10, 't', 'x', 'T', 1, '{{}}', '{{}}', NULL, now(), NULL, 'active', 1,"
-        " now())"
+        "task VALUES ({e}11, {e}10, 't', 'x', 'T', 1, '{{}}', '{{}}', NULL, now(), NULL, 'active',"
+        " 1, now())"
     ),
     "gold VALUES ({e}11, 'i', 'a')",
     (

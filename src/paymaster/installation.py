@@ -181,6 +181,7 @@ def add_cell(settings: Settings, clock: Clock, environment_id: int, cell: NewCel
         raise Refusal("server-unknown", f"There is no server named {cell.server!r}.")
     existing = _cells(owners[CONTROL_SERVER])
     with _control(owners[CONTROL_SERVER]) as connection:
+        _refuse_removed(connection, environment_id)
         number = _next_number(connection)
     schema = cell.schema_name or f"cell_{number}"
     migrate(

@@ -49,6 +49,7 @@ def test_the_clock_goes_forward_beyond_the_months_that_were_ready(tmp_path: Path
         ("clock", "show"),
         ("keys", "list"),
         ("cells", "list"),
+        ("environments", "list"),
         ("audit", "verify"),
         ("ledger", "prove"),
         ("relay", "aside"),

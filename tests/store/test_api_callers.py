@@ -98,6 +98,7 @@ async def test_a_key_gives_no_more_than_it_has(served: Served) -> None:
 
 async def test_a_key_of_a_person_makes_keys_of_that_person(served: Served) -> None:
     plant(served.world, "control", "person", id=77, email="one@example.test", state="active")
+    plant(served.world, "control", "person_role", environment_id=1, person_id=77, role="admin")
     mine = bearer(await owned_key(served, 77, ["staff", "read"]))
     made = await served.ok("POST", "/v1/keys", {"name": "b", "scopes": ["read"]}, headers=mine)
     assert made["owner"].startswith("pe_")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.messaging import Desk, Receiver, desk
 from tests.served import Served, add_environment, serve
-from tests.world import PostgresServer, owner_rows
+from tests.world import START, PostgresServer, owner_rows
 
 from paymaster.db import audit
 from paymaster.kernel.clock import rfc3339
@@ -228,8 +228,16 @@ async def test_deliveries_and_sending_one_again(office: Desk, receiver: Receiver
     event = rows[0]["event"]
     assert (await served.ok("GET", f"{EVENTS}/{event}/deliveries"))["data"] == [rows[0]]
     again = {"endpoint": made["id"]}
+    receiver.got.clear()
+    assert await served.ok("POST", f"{EVENTS}/{event}/resend", again) == {"queued": True}
     assert await served.ok("POST", f"{EVENTS}/{event}/resend", again) == {"queued": False}
+    await office.settle()
+    assert receiver.ids == [event]
     receiver.status = lambda _: 200
+    receiver.got.clear()
+    await served.ok("POST", f"{LIST}/{made['id']}/resend", {"since": rfc3339(START)})
+    await office.settle()
+    assert len(receiver.got) == 3
     await office.pass_time(timedelta(minutes=1), step=timedelta(seconds=10))
     assert await served.ok("POST", f"{EVENTS}/{event}/resend", again) == {"queued": True}
     receiver.got.clear()

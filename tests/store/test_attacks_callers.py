@@ -1,4 +1,4 @@
-"""Attacks by callers who are somebody: keys, tokens and names that reach for more than is theirs."""
+"""Attacks by callers who are somebody: keys, tokens and names that reach for what is not theirs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.desk import REASON, Desk, code, in_review
-from tests.issuers import local_issuer, trust
 from tests.served import IBAN, Served, client, earner, serve
 from tests.staffing import Provider, invite, logged_in, provide, strange
 from tests.store.test_edge import USERS, from_address, guess
@@ -16,6 +15,7 @@ from tests.withdrawals import state_of
 from tests.world import PostgresServer
 
 from paymaster.api.guesses import OF_ADDRESS
+from paymaster.people.credentials import SCOPES
 from paymaster.people.staff import person_text
 from paymaster.people.staff_roles import Role
 
@@ -74,11 +74,13 @@ async def test_a_disabled_admin_does_not_come_back_by_a_key(served: Served, desk
     anna = await invite(served, "anna", Role.ADMIN)
     bea = await desk.session("bea", Role.ADMIN)
     session = await desk.again(anna)
-    made = await session.post("/v1/keys", json={"name": "x", "scopes": ["staff", "operate"]})
+    made = await session.post("/v1/keys", json={"name": "x", "scopes": list(SCOPES)})
     _, number, path = await in_review(served)
     name = person_text(anna)
     async with client(served.app, made.json()["key"]) as key:
-        assert (await key.post(f"/v1/staff/{name}/role", json={"role": "admin", **REASON})).is_success
+        assert (
+            await key.post(f"/v1/staff/{name}/role", json={"role": "admin", **REASON})
+        ).is_success
         assert (await bea.post(f"/v1/staff/{name}/disable", json=REASON)).is_success
         for attempt in (
             key.post(f"/v1/staff/{name}/enable", json=REASON),
@@ -160,3 +162,21 @@ async def test_a_hidden_frame_cannot_lock_a_person_out(
                 )
                 assert answer.status_code == 401
         await (await logged_in(served, provider)).aclose()
+
+
+async def test_a_key_for_persons_alone_makes_nobody_who_may_more(served: Served) -> None:
+    boss = await invite(served, "boss", Role.ADMIN)
+    person = {"email": "eve@example.test", "name": "Eve", **REASON}
+    async with client(served.app, await served.key(["staff", "read", "audit"])) as key:
+        for role in ("admin", "finance", "support"):
+            answer = await key.post("/v1/staff", json={**person, "role": role})
+            assert code(answer) == (403, "scope-missing")
+        made = (await key.post("/v1/staff", json={**person, "role": "auditor"})).json()
+        path = f"/v1/staff/{made['id']}"
+        for call in (
+            key.post(f"{path}/role", json={"role": "admin", **REASON}),
+            key.post(f"{path}/break-glass", json={"role": "finance", "minutes": 5, **REASON}),
+            key.post("/v1/issuers", json={"url": "https://eve.example.com", "audiences": ["x"]}),
+        ):
+            assert code(await call) == (403, "scope-missing")
+    assert (await served.ok("GET", f"/v1/staff/{person_text(boss)}"))["role"] == "admin"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import Context
 from pathlib import Path
 
 import httpx
@@ -11,14 +12,17 @@ import psycopg
 import pytest
 from tests.desk import REASON, Desk, code, limit
 from tests.served import Served, serve
-from tests.store.test_api_work import offer
+from tests.store.test_api_work import WALLET, offer
 from tests.withdrawals import made_in, state_of
 from tests.world import PostgresServer
 
 from paymaster.db.tx import CellTx
 from paymaster.kernel.ids import text_id
+from paymaster.people.staff_roles import Role
 from paymaster.withdraw.machine import Event
 from paymaster.withdraw.moves import Step, move
+
+RULES = "/v1/screening/rules"
 
 
 @pytest.fixture
@@ -68,7 +72,8 @@ async def test_an_act_asked_for_while_it_becomes_possible_needs_two(
     async def meanwhile(tx: CellTx) -> str:
         [moved] = await move(tx, [Step(number, event, reason="because")])
         assert moved.done, moved
-        racing.append(asyncio.create_task(anna.post(path, json=REASON)))
+        # Another process asks: nothing of this transaction may be known to it.
+        racing.append(asyncio.create_task(anna.post(path, json=REASON), context=Context()))
         await asyncio.wait_for(blocked(served), 10)
         return moved.state
 
@@ -102,3 +107,65 @@ async def test_what_is_at_stake_may_not_grow_after_the_proposal(served: Served, 
     assert (await served.ok("GET", "/v1/users/anna/rewards"))["data"] == []
     await served.ok("PUT", address, task)
     assert (await bea.post(f"/v1/approvals/{text}/approve", json=REASON)).is_success
+
+
+async def test_one_person_does_not_loosen_the_rules_that_send_to_review(
+    served: Served, desk: Desk
+) -> None:
+    """With rules that let everything go: hold and release, and nobody was asked."""
+    await limit(served, "withdrawal.approve", "1.00")
+    _, number = await made_in(served.world, "in_review")
+    path = f"/v1/withdrawals/{text_id('wd', 1, number)}"
+    anna, bea = await desk.session("anna"), await desk.session("bea", Role.RISK)
+    before = await served.ok("GET", RULES)
+    lax = {"based_on": before["version"], "rules": [{"rule": "standing"}]}
+    waiting = await anna.put(RULES, json=lax)
+    assert (waiting.status_code, waiting.json()["state"]) == (202, "proposed")
+    assert (await served.ok("GET", RULES))["version"] == before["version"]
+    text = waiting.json()["approval"]
+    mine = await anna.post(f"/v1/approvals/{text}/approve", json=REASON)
+    assert code(mine) == (403, "second-person-needed")
+    assert code(await (await desk.key(None)).put(RULES, json=lax)) == (403, "person-needed")
+    for verb in ("hold", "release"):
+        assert (await anna.post(f"{path}/{verb}", json=REASON)).is_success
+    done = await bea.post(f"/v1/approvals/{text}/approve", json=REASON)
+    assert done.json()["result"] == await served.ok("GET", RULES)
+    assert [one["rule"] for one in (await served.ok("GET", RULES))["rules"]] == ["standing"]
+
+
+async def test_rules_with_faults_or_out_of_date_are_not_put_in_force_by_two(
+    served: Served, desk: Desk
+) -> None:
+    await limit(served, "withdrawal.approve", "1.00")
+    anna, bea = await desk.session("anna"), await desk.session("bea", Role.RISK)
+    version = (await served.ok("GET", RULES))["version"]
+    bad = {"based_on": version, "rules": [{"rule": "none"}]}
+    assert code(await anna.put(RULES, json=bad)) == (400, "rule-invalid")
+    late = {"based_on": version + 7, "rules": [{"rule": "standing"}]}
+    text = (await anna.put(RULES, json=late)).json()["approval"]
+    answer = await bea.post(f"/v1/approvals/{text}/approve", json=REASON)
+    assert code(answer) == (409, "rule-set-changed")
+
+
+async def test_one_person_does_not_turn_an_approved_transfer_to_another_account(
+    served: Served, desk: Desk
+) -> None:
+    path = "/v1/rail-accounts/wallet"
+    await served.ok("PUT", path, WALLET)
+    await limit(served, "transfer.request", "1.00")
+    anna, bea = await desk.session("anna"), await desk.session("bea")
+    settings = {**WALLET["settings"], "topup_iban": "FR1420041010050500013M02606"}
+    turned = await anna.put(path, json={**WALLET, "settings": settings})
+    assert (turned.status_code, turned.json()["subject"]) == (202, "wallet")
+    assert (await served.ok("GET", path))["settings"] == WALLET["settings"]
+    assert (await anna.put("/v1/rail-accounts/mine", json=WALLET)).status_code == 202
+    wrong = await anna.put("/v1/rail-accounts/mine", json={**WALLET, "rail": "none"})
+    assert code(wrong) == (422, "rail-account-invalid")
+    # What changes nothing asks nobody: a deployment may repeat it with its key.
+    assert (await served.ok("PUT", path, WALLET))["version"] == 1
+    text = turned.json()["approval"]
+    mine = await anna.post(f"/v1/approvals/{text}/approve", json=REASON)
+    assert code(mine) == (403, "second-person-needed")
+    done = await bea.post(f"/v1/approvals/{text}/approve", json=REASON)
+    assert done.json()["result"] == await served.ok("GET", path)
+    assert done.json()["result"]["settings"] == settings

@@ -57,3 +57,11 @@ async def test_an_event_of_before_is_still_told_by_letter(
         await write_all(office)
         assert [state for _, state, *_ in await rows(office)] == ["sent"]
         assert len(box.letters) == 1
+
+
+async def test_events_of_before_are_still_listed(postgres: PostgresServer, tmp_path: Path) -> None:
+    async with desk(postgres, tmp_path) as office:
+        await office.says(3)
+        await forward(office, 40)
+        shown = await office.served.ok("GET", "/v1/webhook-events?types=user.active")
+        assert len(shown["data"]) == 3

@@ -114,6 +114,22 @@ async def test_what_is_left_under_an_old_key_is_counted_and_a_lost_key_is_a_faul
         assert not findings([], [one])[0][1]
 
 
+async def test_a_version_that_is_not_in_use_yet_is_told(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    async with serve(postgres, tmp_path, secrets={"settle_seconds": 600}) as served:
+        old, new = tmp_path / "secrets" / "kek", tmp_path / "secrets" / "kek.2"
+        hour_ago = WallClock().now().timestamp() - 3600
+        os.utime(old, (hour_ago, hour_ago))
+        new.write_bytes(old.read_bytes()[::-1][1:33])
+        new.chmod(0o600)
+        kek = by_name(await secrets_in_use(served.deps, WallClock().now()))["kek"]
+        assert (kek.state, kek.version, kek.versions) == ("ok", "1", 2)
+        [(name, ok, detail)] = findings([kek], [])
+        assert (name, ok) == ("secret kek", True)
+        assert detail.startswith("version 2 is used from ")
+
+
 async def test_a_secret_of_vault_that_ends_soon_is_told(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:

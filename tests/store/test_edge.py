@@ -102,6 +102,22 @@ async def test_a_lock_holds_in_the_other_process_and_is_lifted_by_hand(served: S
         assert (await caller.get(USERS)).status_code == 404
 
 
+async def test_a_caller_who_is_refused_has_the_lock_read_again(served: Served) -> None:
+    """Nobody else calls, so nothing is charged in which the lock could be read by the way."""
+    key = await served.key()
+    await guess(served, "192.0.2.66", wrong(key), OF_PREFIX_AND_ADDRESS)
+    prefix = public(key)
+
+    async def unlock(tx: Any) -> None:
+        await lockouts.clear(tx, "key", prefix, "it was us", address="192.0.2.66")
+
+    async with from_address(served.app, "192.0.2.66", key) as caller, asyncio.timeout(30):
+        assert (await caller.get(USERS)).status_code == 429
+        await served.world.dbs.control.run(ACTOR, "", unlock)
+        while (await caller.get(USERS)).status_code == 429:
+            await asyncio.sleep(0.05)
+
+
 async def test_an_address_that_tries_many_prefixes_is_locked(served: Served) -> None:
     for number in range(OF_ADDRESS):
         await guess(served, "192.0.2.66", f"pk_test_{number:08x}_{'x' * 43}", 1)

@@ -85,6 +85,25 @@ async def test_other_processes_learn_of_it_with_their_next_transaction(served: S
         await there.close()
 
 
+async def test_events_of_there_are_not_in_the_future_of_another_process(served: Served) -> None:
+    to = rfc3339(START + timedelta(days=20))
+    await served.ok("PUT", CLOCK, {"to": to})
+    there = Databases(
+        {"main": served.world.dbs._servers["main"]._pool.conninfo}, ManualClock(START)
+    )
+    await there.open()
+    try:
+        deps = make_deps(served.deps.settings, there, there.clock, served.deps.http)
+        key = served.api.headers["Authorization"].removeprefix("Bearer ")
+        event = {"event_id": "e1", "type": "answer", "user": "anna", "campaign": "spring"}
+        async with client(build_api(deps), key) as other:
+            body = [{**event, "task": "words", "occurred_at": to}]
+            answer = await other.post("/v1/events", json=body)
+        assert [one["slug"] for one in answer.json()["rejected"]] == ["user-unknown"]
+    finally:
+        await there.close()
+
+
 async def test_work_that_runs_while_it_is_put_forward_is_done_once(served: Served) -> None:
     async def users(number: int) -> None:
         for step in range(8):
@@ -103,8 +122,10 @@ async def test_work_that_runs_while_it_is_put_forward_is_done_once(served: Serve
 
 
 async def test_there_must_be_partitions(served: Served) -> None:
-    far = rfc3339(START + timedelta(days=400))
-    await served.refused(422, "clock-too-far", "PUT", CLOCK, {"to": far})
+    for far in (rfc3339(START + timedelta(days=400)), "9999-12-31T23:59:59Z"):
+        await served.refused(422, "clock-too-far", "PUT", CLOCK, {"to": far})
+    # What is long past needs none.
+    await served.ok("PUT", CLOCK, {"to": "0001-01-01T00:00:00Z"})
     assert (await served.ok("GET", CLOCK))["ahead_seconds"] == 0
 
 

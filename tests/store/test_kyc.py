@@ -12,8 +12,10 @@ from tests.served import Served, client, earner, serve
 from tests.world import ACTOR, PostgresServer
 
 from paymaster.api.hot import Hot
+from paymaster.db.tx import CellTx
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.money import Money
+from paymaster.people import kyc
 from paymaster.roles.work import _judge
 from paymaster.screen import activate
 
@@ -69,6 +71,25 @@ async def test_what_was_taken_back_does_not_come_back_by_a_retry(served: Served)
     assert (await known(served))[0] == "basic"
     body = {**BASIC, **gone}
     await served.refused(409, "kyc-evidence-used", "POST", "/v1/users/anna/kyc", body)
+
+
+async def test_what_counts_can_be_taken_back_however_much_was_recorded(served: Served) -> None:
+    """The last room is never needed to say that somebody is not who he seemed to be."""
+
+    async def fill(tx: CellTx) -> None:
+        user = await tx.value("SELECT id FROM app_user")
+        for number in range(kyc.MOST_RECORDS):
+            await kyc.record(tx, user, kyc.Evidence("full", "acme-id", f"r{number}"))
+
+    await served.world.run(fill)
+    await served.refused(409, "kyc-full", "POST", "/v1/users/anna/kyc", BASIC)
+    gone = {"level": "none", "reference": "case-7", "jurisdiction": None, "reason": "forged"}
+    await add(served, **gone)
+    assert await known(served) == ("none", None, None)
+    await add(served, **gone)
+    more = {**BASIC, **gone, "reference": "case-8"}
+    await served.refused(409, "kyc-full", "POST", "/v1/users/anna/kyc", more)
+    await served.refused(409, "kyc-full", "POST", "/v1/users/anna/kyc", {**BASIC, "reference": "x"})
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,18 @@ async def test_a_wrong_key_is_told(office: Desk) -> None:
     async with api(office) as url, listening(url, "pk_test_no") as command:
         _, said = await command.process.communicate()
     assert b"listen-refused: The API said 401" in said
+
+
+async def test_an_api_that_cannot_be_reached_is_told(office: Desk) -> None:
+    key = await office.served.key(["read"])
+    async with listening("http://127.0.0.1:1", key) as command, asyncio.timeout(30):
+        assert command.process.stderr is not None
+        said = (await command.process.stderr.readline()).decode()
+    assert "The API at http://127.0.0.1:1 cannot be used (ConnectError" in said
+
+
+async def test_an_address_without_a_scheme_is_refused(office: Desk) -> None:
+    key = await office.served.key(["read"])
+    async with listening("http://127.0.0.1:1", key, "--forward-to", "localhost:1/x") as command:
+        _, said = await command.process.communicate()
+    assert b"listen-target" in said

@@ -99,7 +99,7 @@ async def test_our_token_for_another_environment(served: Served, other_environme
     user, access = await minted(served)
     other = served.world.dbs.environment(other_environment)
     shown = jwt.decode(user, options={"verify_signature": False})
-    said = {"sub": shown["sub"], "azp": shown["azp"]}
+    said = {name: shown[name] for name in ("sub", "azp", "scope")}
     await refused(served, own(served, tokens.USER_TYPE, said, other))
     prefix = jwt.decode(access, options={"verify_signature": False})["client_id"]
     said = {"sub": prefix, "client_id": prefix, "scope": "read"}
@@ -111,6 +111,7 @@ async def test_our_token_for_another_environment(served: Served, other_environme
         served.world.environment,
         Ref(1, 7),
         prefix,
+        ["read", "users"],
         served.deps.clock.now(),
     )
     await refused(served, nobody.token)

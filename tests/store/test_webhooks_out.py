@@ -220,7 +220,7 @@ async def test_what_never_arrives_is_given_up_and_lets_others_pass(
     assert await office.states(view) == {"waiting": 3}
     assert len(receiver.got) == 1
     for _ in range(40):
-        await office.pass_time(timedelta(hours=4), step=timedelta(hours=4))
+        await office.pass_time(timedelta(hours=4), step=timedelta(hours=1))
         if await office.states(view) == {"failed": 1, "delivered": 2}:
             break
     assert await office.states(view) == {"failed": 1, "delivered": 2}

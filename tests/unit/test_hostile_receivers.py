@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from tests.contract.http_server import Answering, Reply
 
 from paymaster.messages.connect import JudgedTransport
 from paymaster.messages.post import post
-from paymaster.messages.targets import Targets, networks
+from paymaster.messages.targets import Targets, networks, resolve
 from paymaster.rails.http import call, new_client
 
 
@@ -47,3 +51,33 @@ async def test_a_name_that_no_registry_knows_is_a_failure_like_others(host: str)
     async with new_client(JudgedTransport(_own())) as client:
         answer = await post(client, f"http://{host}:1/", {}, b"{}", 5)
     assert not answer.delivered
+
+
+async def test_a_name_server_that_never_answers_holds_up_its_own_names_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    answered = threading.Event()
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))]
+
+    def look_up(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        asked.append(host)
+        if host == "silent.example":
+            answered.wait(30)
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    waiting = [asyncio.create_task(resolve("silent.example", 443)) for _ in range(100)]
+    given_up = asyncio.create_task(resolve("silent.example", 443))
+    try:
+        await asyncio.sleep(0)
+        given_up.cancel()
+        async with asyncio.timeout(10):
+            assert await resolve("other.example", 443) == ["127.0.0.1"]
+            assert await asyncio.to_thread(lambda: "others work on") == "others work on"
+    finally:
+        answered.set()
+    assert await asyncio.gather(*waiting) == [["127.0.0.1"]] * 100
+    assert asked.count("silent.example") == 1
+    await resolve("silent.example", 443)
+    assert asked.count("silent.example") == 2

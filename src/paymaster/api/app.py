@@ -125,6 +125,7 @@ def build_api(deps: Deps, hot_routes: Mapping[Address, Route] | None = None) -> 
     staff_login.install(app, deps)
     app.state.guesses = guesses = KeyGuesses(deps.clock)
     shared = Shared(deps.dbs, [guesses.share])
+    guesses.look_again = shared.later
     app.state.limits = Limits(
         shared, key=limits.requests_per_minute, user=limits.user_requests_per_minute
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from paymaster.api import events, reconciliation, tasks, transfers, withdrawals
+from paymaster.api import events, rails, reconciliation, screening, tasks, transfers, withdrawals
 from paymaster.api.context import Call, Operates, Reads, Staff
 from paymaster.api.door import Door
 from paymaster.api.guarded import Act, lasting, limits_of
@@ -22,7 +22,7 @@ from paymaster.kernel.errors import Problem, Unprocessable
 from paymaster.kernel.ids import Ref, parse_text_id
 from paymaster.kernel.money import exponent
 from paymaster.people import four_eyes
-from paymaster.people.four_eyes import DIRECTORY, LIMITS_ACT
+from paymaster.people.four_eyes import DIRECTORY, LIMITS_ACT, RAIL_ACCOUNT_ACT, RULES_ACT
 from paymaster.people.four_eyes_machine import ApprovalEvent, ApprovalState
 from paymaster.people.four_eyes_store import Approval, LimitRow
 
@@ -148,7 +148,7 @@ async def approve(call: Operates, approval: ApprovalPath, body: Reasoned) -> Rep
     ref = _place(call, approval)
     await limits_of(call, deciding=True)
     if ref.cell == DIRECTORY:
-        return await _approve_limit(call, ref, body.reason)
+        return await _approve_setting(call, ref, body.reason)
     waiting = await call.cell(ref.cell).read(
         lambda tx: four_eyes.get(tx, call.environment.id, ref.id)
     )
@@ -159,22 +159,28 @@ async def approve(call: Operates, approval: ApprovalPath, body: Reasoned) -> Rep
 
     async def work(tx: CellTx) -> Mapping[str, Any]:
         row = await _taken(call, tx, ref, ApprovalEvent.APPROVE, body.reason)
+        four_eyes.check_amount(row, await ready.amount(tx))
         result = await ready.run(tx)
         return await _decided(tx, call, ref, row, result)
 
     return Reply(await call.write(ready.cell, work))
 
 
-async def _approve_limit(call: Call, ref: Ref, reason: str) -> Reply:
-    call.principal.require("staff")
-
+async def _approve_setting(call: Call, ref: Ref, reason: str) -> Reply:
     async def work(tx: ControlTx) -> Mapping[str, Any]:
         row = await _taken(call, tx, ref, ApprovalEvent.APPROVE, reason)
-        asked = row.body
-        await four_eyes.set_limit(
-            tx, row.environment_id, asked["act"], asked["currency"], asked["minor"], row.reason
-        )
-        return await _decided(tx, call, ref, row, {})
+        asked, result = row.body, dict[str, Any]()
+        if row.act == RULES_ACT:
+            result |= await screening.put_in_force(tx, row.environment_id, asked)
+        elif row.act == RAIL_ACCOUNT_ACT:
+            account, _ = await rails.put_account(call, tx, row.subject, asked)
+            result |= rails.shown(call, account)
+        else:
+            call.principal.require("staff")
+            await four_eyes.set_limit(
+                tx, row.environment_id, asked["act"], asked["currency"], asked["minor"], row.reason
+            )
+        return await _decided(tx, call, ref, row, result)
 
     return Reply(await call.control(work))
 

@@ -42,7 +42,8 @@ class Callers:
         if isinstance(found, UserToken):
             if not await oidc_login.is_there(deps.dbs, found.user):
                 raise invalid("The token names no user of its environment.")
-            return oidc_login.of_user(found.environment.id, found.user)
+            within = credential.scopes & found.scopes
+            return oidc_login.of_user(found.environment.id, found.user, within)
         await credentials.note_use(deps.dbs, credential)
         return credential.narrowed(found.scopes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Header, Request
@@ -16,6 +17,7 @@ from paymaster.api.hot import Hot, Look, Seen
 from paymaster.api.staff_session import by_cookie
 from paymaster.api.staff_trace import reason_of
 from paymaster.compose import Deps
+from paymaster.db import environment_clock
 from paymaster.db.cells import Environment
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
@@ -64,6 +66,12 @@ class Call:
     def clock(self) -> Clock:
         """The environment's clock."""
         return self.deps.dbs.clock_of(self.environment.id)
+
+    async def now(self) -> datetime:
+        """The time in this environment, also where another process put its clock forward."""
+        if self.environment.mode == "test":
+            await self.treasury.read(environment_clock.ahead)
+        return self.clock.now()
 
     @property
     def cursors(self) -> Cursors:

@@ -7,6 +7,7 @@ size of the body. FastAPI would read and parse a body first; a stranger's body i
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 from fastapi import Request, Response
@@ -15,10 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from paymaster.api.context import authenticate
+from paymaster.api.context import Call, authenticate
 from paymaster.api.limiter import Limits
 from paymaster.api.staff_trace import traced
-from paymaster.kernel.errors import Problem, Refusal
+from paymaster.kernel.errors import Forbidden, Problem, Refusal
+from paymaster.people import staff
+from paymaster.people.staff_roles import OF_STAFF
 
 SLASH = "\ue000"
 """Stands for an encoded slash (%2F) while the path is matched; see `Outermost`."""
@@ -101,12 +104,30 @@ async def _let_in(request: Request, scope: str | None, *, own: bool) -> None:
         params[name] = value.replace(SLASH, "/") if isinstance(value, str) else value
     if scope is None:
         return
-    call = await authenticate(request)
-    if not (own and call.principal.user is not None):
+    call = await _as_owner(await authenticate(request), scope)
+    if own and call.principal.user is not None:
+        call.principal.require_own(scope)
+    else:
         call.principal.require(scope)
     request.state.call = call
     limits: Limits = request.app.state.limits
     await limits.admit(request.scope["state"], call.principal)
+
+
+async def _as_owner(call: Call, scope: str) -> Call:
+    """With the key of a person nobody does more of the staff's work than that person may now.
+
+    What an app's server does goes on: a key often outlasts whoever made it. Raises Forbidden
+    `person-needed`.
+    """
+    principal, person = call.principal, call.principal.person_id
+    if principal.kind != "server" or person is None or scope not in OF_STAFF:
+        return call
+    may = await call.look(lambda tx: staff.scopes_now(tx, call.environment.id, person))
+    scopes = principal.scopes - (OF_STAFF - may)
+    if scope in principal.scopes and scope not in scopes:
+        raise Forbidden("person-needed", "The person whom this key belongs to may not do this now.")
+    return replace(call, principal=replace(principal, scopes=scopes))
 
 
 def _check_address(request: Request, names: frozenset[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Path, Query, Request
@@ -107,7 +108,8 @@ async def send_events(
     """
     if not source.isprintable():
         raise Refusal("source-malformed", "A source has 1 to 64 printable characters.")
-    parsed = _read(call, request, await request.body(), source, fields)
+    body, now = await request.body(), await call.now()
+    parsed = _read(call, request, body, source, fields, now)
     report = await ingest(
         call.deps.dbs,
         call.deps.secrets.sealer,
@@ -139,12 +141,13 @@ async def send_events(
     )
 
 
-def _read(call: Call, request: Request, body: bytes, source: str, fields: str | None) -> Parsed:
+def _read(
+    call: Call, request: Request, body: bytes, source: str, fields: str | None, now: datetime
+) -> Parsed:
     settings = call.deps.settings
     limits = Limits(
         body_bytes=settings.api.body_limit_bytes, events=settings.limits.event_batch_items
     )
-    now = call.clock.now()
     gzip = request.headers.get("content-encoding", "").strip().lower() == "gzip"
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _DELIMITERS:
@@ -243,7 +246,7 @@ async def _reversal(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
     ref = call.ref("rw", subject)
 
     async def amount(tx: CellTx) -> Money | None:
-        found = await reversal.get(tx, ref.id)
+        found = await reversal.locked(tx, ref.id)
         return found.amount if REWARD.allows(found.state, RewardEvent.REVERSE) else None
 
     async def run(tx: CellTx) -> Mapping[str, Any]:

@@ -44,6 +44,8 @@ class KeyGuesses:
         self._clock = clock
         self._failed: Counter[tuple[str, str]] = Counter()
         self.locks: dict[tuple[str, str], datetime] = {}
+        self.look_again: Callable[[], None] | None = None
+        """Has the locks read anew soon: somebody may have cleared one."""
 
     def failed(self, prefix: str, address: str) -> None:
         """A wrong secret for this prefix came from this address."""
@@ -51,14 +53,16 @@ class KeyGuesses:
             self._failed[prefix, address] += 1
 
     def check(self, prefix: str | None, address: str) -> None:
-        """Raises RateLimited `locked-out`."""
-        until = self.locks.get(("", address))
-        if prefix is not None:
-            until = self.locks.get((prefix, address), until)
+        """Raises RateLimited `locked-out`. Without a key nothing is guessed: tokens go on."""
+        if prefix is None:
+            return
+        until = self.locks.get((prefix, address), self.locks.get(("", address)))
         if until is None:
             return
         left = (until - self._clock.now()).total_seconds()
         if left > 0:
+            if self.look_again is not None:
+                self.look_again()
             raise RateLimited(
                 "locked-out",
                 "Too many wrong keys came from this address.",

@@ -17,6 +17,7 @@ from paymaster.people.issuers import NewIssuer
 
 router = APIRouter(route_class=Door, tags=["issuers"])
 IssuerPath = Annotated[str, Path(max_length=40, description="`is_...`")]
+_OF_EARNERS = ("events:write", "read", "users", "withdrawals")
 Word = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -59,8 +60,11 @@ async def list_issuers(call: Reads) -> Reply:
 async def add_issuer(call: Staff, body: AddIssuer) -> Reply:
     """Trust an issuer: its tokens for these audiences name users of this environment.
 
-    Without a prefix its word is taken for every user of the environment.
+    Without a prefix its word is taken for every user of the environment. The caller needs all
+    scopes of what earners do: whoever names an issuer could be any of them.
     """
+    for scope in _OF_EARNERS:
+        call.principal.require(scope)
     new = NewIssuer(body.url, body.audiences, body.algorithms, body.subject_claim, body.user_prefix)
     made = await call.control(lambda tx: issuers.add(tx, call.environment, new))
     return Reply(made.wire(), 201)

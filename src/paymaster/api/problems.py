@@ -156,7 +156,8 @@ def response_to(request: Request, error: Exception, errors_url: str) -> Response
     if isinstance(error, PaymasterError):
         request.state.refused = error.slug
     if _is_ours_to_repair(error):
-        _log.error("request_failed", trace_id=known, exc_info=error)
+        slug = error.slug if isinstance(error, PaymasterError) else None
+        _log.error("request_failed", slug=slug, trace_id=known, exc_info=error)
     made = problem_of(error, errors_url=errors_url, trace_id=known)
     return Response(made.body, made.status, dict(made.headers))
 
@@ -225,6 +226,8 @@ def _from_pydantic(fault: Mapping[str, Any]) -> Problem:
     place, *path = [str(part) for part in fault["loc"]] or [""]
     if fault["type"] == "json_invalid":
         return Problem("", f"The body is not JSON (character {path[0] if path else 0}).")
+    if place == "body" and not path and fault["type"] == "missing":
+        return Problem("", "Send a body: a JSON object.")
     detail = str(fault["msg"]).removeprefix("Value error, ")[:_MAX_DETAIL]
     if place in ("query", "header", "path", "cookie"):
         return Problem(f"{place}:{'.'.join(path)}", detail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
@@ -9,15 +10,19 @@ from pydantic import Field, StringConstraints
 
 from paymaster.api.context import Call, Operates, Reads
 from paymaster.api.door import Door
+from paymaster.api.guarded import WAITS, lasting, limits_of
 from paymaster.api.models import Body, MaybeReasoned, Reason, Reply, Text, listing, wire
 from paymaster.api.shapes import Page
 from paymaster.api.shapes_operate import FundsOut, RailAccountOut, WindowOut
-from paymaster.db.tx import CellRead, CellTx
+from paymaster.api.shapes_staff import WAITING
+from paymaster.db.tx import CellRead, CellTx, ControlTx
 from paymaster.dispatch import accounts, window
 from paymaster.dispatch.accounts import NewAccount, PayoutAccount
 from paymaster.kernel.money import Money
 from paymaster.ledger import balance
 from paymaster.ledger.chart import KINDS
+from paymaster.people import four_eyes
+from paymaster.people.four_eyes import RAIL_ACCOUNT_ACT, Proposal, Waiting
 
 router = APIRouter(route_class=Door, tags=["rail accounts"])
 AccountPath = Annotated[
@@ -73,23 +78,41 @@ async def find(call: Call, name: str) -> PayoutAccount:
 @router.put(
     "/v1/rail-accounts/{name}",
     response_model=RailAccountOut,
-    responses={201: {"model": RailAccountOut, "description": "Made."}},
+    responses={201: {"model": RailAccountOut, "description": "Made."}, **WAITING},
 )
 async def put_rail_account(call: Operates, name: AccountPath, body: PutRailAccount) -> Reply:
-    """Take an account on, or change how it is reached. Safe to repeat."""
-    new = NewAccount(
-        name,
-        body.rail,
-        body.currency,
-        body.settings,
-        body.secrets,
-        body.time_zone,
-        body.payout_window,
-    )
-    account, created = await call.control(
-        lambda tx: accounts.put(tx, call.environment.id, call.treasury.number, new, call.deps.rails)
-    )
+    """Take an account on, or change how it is reached. Safe to repeat.
+
+    Where acts need two persons above a limit, so does every change of an account.
+    """
+    limits, asked = await limits_of(call), body.model_dump(mode="json")
+    proposal = Proposal(RAIL_ACCOUNT_ACT, name, None, asked, call.reason or "")
+
+    async def work(tx: ControlTx) -> Waiting | tuple[PayoutAccount, bool]:
+        new = _new(name, asked)
+        if not await accounts.unchanged(tx, call.environment.id, new, call.deps.rails):
+            waiting = await four_eyes.guard(tx, call.principal, limits, proposal, lasting(call))
+            if waiting is not None:
+                return waiting
+        return await put_account(call, tx, name, asked)
+
+    done = await call.control(work)
+    if isinstance(done, Waiting):
+        return Reply(done.wire(), WAITS)
+    account, created = done
     return Reply(shown(call, account), 201 if created else 200)
+
+
+async def put_account(
+    call: Call, tx: ControlTx, name: str, asked: Mapping[str, Any]
+) -> tuple[PayoutAccount, bool]:
+    """Carry out what was asked for, at once or once it was approved; whether the account is new."""
+    new = _new(name, asked)
+    return await accounts.put(tx, call.environment.id, call.treasury.number, new, call.deps.rails)
+
+
+def _new(name: str, asked: Mapping[str, Any]) -> NewAccount:
+    return NewAccount(name=name, **asked)
 
 
 @router.get("/v1/rail-accounts", response_model=Page[RailAccountOut])

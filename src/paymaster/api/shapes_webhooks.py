@@ -64,7 +64,7 @@ class DeliveryOut(Shape):
 
 
 class QueuedOut(Shape):
-    """Whether it is sent again; false while it waits to be sent anyway."""
+    """Whether it is sent again, at once; false while it is under way, or waits behind others."""
 
     queued: bool
 

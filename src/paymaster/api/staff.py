@@ -14,7 +14,7 @@ from paymaster.api.shapes_staff import MemberOut, MembersOut, ProvidersOut
 from paymaster.db.tx import ControlTx
 from paymaster.people import break_glass, staff, staff_providers
 from paymaster.people.staff import Member
-from paymaster.people.staff_roles import Role
+from paymaster.people.staff_roles import SCOPES_OF, Role
 
 router = APIRouter(route_class=Door, tags=["staff"])
 LIST = "/v1/staff"
@@ -55,11 +55,21 @@ async def list_staff(call: Audits) -> Reply:
 
 @router.post(LIST, status_code=201, response_model=MemberOut)
 async def add_person(call: Staff, body: AddPerson) -> Reply:
-    """Invite a person, or give one of the tenant a role here as well."""
+    """Invite a person, or give one of the tenant a role here as well.
+
+    Nobody gives a role that can do more than they can.
+    """
+    _may_give(call, body.role)
     made = await call.control(
         lambda tx: staff.add(tx, call.environment, body.email, body.name, body.role, body.reason)
     )
     return Reply(made.wire(), 201)
+
+
+def _may_give(call: Call, role: Role) -> None:
+    """Raises Forbidden `scope-missing`: else a key for this alone would make itself an admin."""
+    for scope_ in sorted(SCOPES_OF[role]):
+        call.principal.require(scope_)
 
 
 @router.get("/v1/staff/{person}", response_model=MemberOut)
@@ -73,6 +83,7 @@ async def get_person(call: Audits, person: PersonPath) -> Reply:
 @router.post("/v1/staff/{person}/role", response_model=MemberOut)
 async def set_role(call: Staff, person: PersonPath, body: SetRole) -> Reply:
     """Change what a person may do here; the sessions here end."""
+    _may_give(call, body.role)
     number = staff.person_number(person)
     found = await call.control(
         lambda tx: staff.set_role(tx, call.environment, number, body.role, body.reason)
@@ -115,6 +126,7 @@ async def enable_person(call: Staff, person: PersonPath, body: Reasoned) -> Repl
 async def lend_role(call: Staff, person: PersonPath, body: BreakGlass) -> Reply:
     """Lend a person a role for a while. It ends by itself, and is told to everybody."""
     number = staff.person_number(person)
+    _may_give(call, body.role)
     most = call.deps.settings.staff.break_glass_minutes
 
     async def work(tx: ControlTx) -> Member:

@@ -102,7 +102,10 @@ async def come_back(
 ) -> Response:
     """From the provider: find out who it is, and begin a session."""
     deps = deps_of(request)
-    if request.headers.get("sec-fetch-mode") not in (None, "navigate"):
+    sent = request.headers
+    if sent.get("sec-fetch-mode", "navigate") != "navigate" or (
+        sent.get("sec-fetch-dest", "document") != "document"
+    ):
         # Made by a page, not by a person: it cannot succeed, and must not lock the person out.
         raise Unauthenticated("login-state", "This login was not begun in this browser.")
     await _not_locked(request, _of_address(request))
@@ -167,7 +170,7 @@ async def _provider(tx: ControlRead, environment: Environment, number: int) -> P
 
 
 def _of_address(request: Request) -> Counted:
-    return _ANYBODY, origin_of(request) or ""
+    return _ANYBODY, request.state.address
 
 
 async def _not_locked(request: Request, counted: Counted) -> None:

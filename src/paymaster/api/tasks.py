@@ -264,7 +264,7 @@ async def submit_task(call: Events, user: UserPath, task_id: TaskIdPath, body: S
         call.actor,
         call.trace_id,
         "submit",
-        intake.parse(msgspec.json.encode([event]), "submit", call.clock.now()),
+        intake.parse(msgspec.json.encode([event]), "submit", await call.now()),
     )
     [outcome] = report.outcomes
     if outcome.status is Status.REJECTED:

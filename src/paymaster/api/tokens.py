@@ -41,6 +41,8 @@ of_users = APIRouter(route_class=Door, tags=["tokens"])
 async def mint_user_token(call: Users, user: UserPath) -> Reply:
     """A token for an earner, good for 15 minutes: whoever holds it is this user.
 
+    With it the earner does no more than the key may: to withdraw it needs `withdrawals`, too.
+
     It ends at once when the user is suspended or closed, or the key that minted it is revoked.
     """
     if call.principal.kind != "server":
@@ -48,9 +50,8 @@ async def mint_user_token(call: Users, user: UserPath) -> Reply:
     prefix = call.principal.actor.removeprefix("key:")
     ref = await call.user(user)
     await call.cell(ref.cell).read(lambda tx: users.require_active(tx, ref.id))
-    made = tokens.mint_user(
-        call.deps.secrets.ed25519, call.environment, ref, prefix, call.deps.clock.now()
-    )
+    signer, scopes = call.deps.secrets.ed25519, call.principal.scopes
+    made = tokens.mint_user(signer, call.environment, ref, prefix, scopes, call.deps.clock.now())
     return Reply(made.wire(text_id("us", ref.cell, ref.id)), 201)
 
 

@@ -217,6 +217,8 @@ def _decision(event: Event, decide: Decision) -> Make:
         ref = call.ref("wd", subject)
 
         async def amount(tx: CellTx) -> Money | None:
+            # Locked, or what is not possible yet becomes so before `run`, and nobody was asked.
+            await moves.lock(tx, ref.id)
             found = await view.one(tx, ref.id)
             return found.amount if WITHDRAWAL.allows(found.row.state, event) else None
 

@@ -53,13 +53,15 @@ def forward(
     until = opened(target)
     ensure_partitions(existing(), WallClock(), until)
 
-    async def work(deps: Deps) -> int:
+    async def work(deps: Deps) -> dict[str, object]:
         environment = environment_of(deps, tenant, "test")
-        return await environment_clock.forward(
+        ahead = await environment_clock.forward(
             deps.dbs, environment.id, Actor("cli"), new_trace_id(), until, reason
         )
+        now = deps.dbs.clock_of(environment.id).now()
+        return {"to": rfc3339(until), "now": rfc3339(now), "ahead_seconds": ahead}
 
-    typer.echo(json.dumps({"to": rfc3339(until), "ahead_seconds": opened(work)}))
+    typer.echo(json.dumps(opened(work)))
 
 
 def _moment(to: str, days: float) -> datetime | None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from paymaster.cli import doctor_secrets
 from paymaster.compose import Deps, build
@@ -28,6 +28,8 @@ from paymaster.roles.process import ROLES
 from paymaster.settings import Settings, explain, load_settings
 
 Finding = tuple[str, bool, str]
+
+_WIDE = 160
 
 
 @dataclass(slots=True)
@@ -70,8 +72,9 @@ def doctor(
 
 
 def _show(settings: Settings, findings: list[Finding], seen: Seen) -> None:
-    console = Console()
-    table = Table("setting", "value", "from")
+    # Into a file or a pipe nothing is cut off and lines stay whole.
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
+    table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "from")))
     for name, value, origin in explain(settings):
         table.add_row(name, value, origin)
     console.print(table, *doctor_secrets.tables(seen.secrets, seen.sealed))

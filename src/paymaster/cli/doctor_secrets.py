@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from paymaster.compose import Deps
 from paymaster.db import seal, sealed
@@ -136,6 +136,8 @@ def _looked_at(deps: Deps, name: str, purpose: str, now: datetime) -> Secret:
         return Secret(name, purpose, "missing", note="no store has it")
     used = versions[0]
     state, note = _judged(used, now, timedelta(days=deps.settings.secrets.warn_age_days))
+    settle = timedelta(seconds=deps.settings.secrets.settle_seconds)
+    note = note or _settling(used, versions, settle)
     return Secret(
         name,
         purpose,
@@ -157,6 +159,16 @@ def _judged(used: SecretVersion, now: datetime, old: timedelta) -> tuple[str, st
     if used.created_at is not None and now - used.created_at > old:
         return "old", f"older than {old.days} days: rotate it"
     return "ok", ""
+
+
+def _settling(used: SecretVersion, versions: Sequence[SecretVersion], settle: timedelta) -> str:
+    """What is said of a newer version that is not in use yet; the one in use comes first."""
+    if used.created_at is None:
+        return ""
+    for one in versions:
+        if one.created_at is not None and one.created_at > used.created_at:
+            return f"version {one.id} is used from {rfc3339(one.created_at + settle)} on"
+    return ""
 
 
 async def _elsewhere(deps: Deps) -> list[Secret]:
@@ -212,9 +224,9 @@ def findings(
 ) -> list[tuple[str, bool, str]]:
     """For the checks: what is missing, what cannot be opened, what may not be removed yet."""
     found = [
-        (f"secret {s.name}", s.state == "missing" and s.name in _SPARE, s.note or s.state)
+        (f"secret {s.name}", s.ok or s.name in _SPARE and s.state == "missing", s.note or s.state)
         for s in secrets
-        if not s.ok
+        if s.note or not s.ok
     ]
     for state, ok, what in (
         ("older", True, "do not remove the key until they are under the newest"),
@@ -233,7 +245,8 @@ def findings(
 
 def tables(secrets: Sequence[Secret], counts: Sequence[SealedCount]) -> list[Table]:
     """For a terminal."""
-    first = Table("secret", "used for", "", "store", "version", "of", "id", "age", "until")
+    names = ("secret", "used for", "", "store", "version", "of", "id", "age", "until")
+    first = Table(*(Column(name, overflow="fold") for name in names))
     colours = {"ok": "green", "old": "yellow", "expires": "yellow"}
     for one in secrets:
         first.add_row(

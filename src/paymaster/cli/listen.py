@@ -66,6 +66,8 @@ def listen(
 
     if key is None:
         raise Refusal("listen-key-missing", "Give a key: --key, or PAYMASTER_API_KEY.")
+    if forward_to is not None and not forward_to.startswith(("http://", "https://")):
+        raise Refusal("listen-target", "--forward-to begins with http:// or https://.")
     signer, console = secret or signing.new_secret(), Console(highlight=False)
     signing.key_of(signer)
     if forward_to is not None:
@@ -90,18 +92,20 @@ def listen(
 def _events(client: httpx.Client, types: str) -> Iterator[dict[str, Any]]:
     """Events from now on. Raises Refusal `listen-refused` or `listen-live`."""
     cursor: str | None = None
+    said = ""
     while True:
         asked = {"types": types, "wait_seconds": str(WAIT_SECONDS)}
         if cursor is not None:
             asked["cursor"] = cursor
         try:
             answer = client.get(_ADDRESS, params=asked, timeout=WAIT_SECONDS + 10.0)
-        except httpx.TransportError:
-            time.sleep(AGAIN_SECONDS)
+        except httpx.TransportError as error:
+            said = _trouble(client, f"{type(error).__name__}: {error}", said)
             continue
         if answer.status_code in _BUSY:
-            time.sleep(AGAIN_SECONDS)
+            said = _trouble(client, f"it answers {answer.status_code}", said)
             continue
+        said = ""
         if not answer.is_success:
             raise Refusal("listen-refused", f"The API said {answer.status_code}: {_detail(answer)}")
         told = answer.json()
@@ -109,6 +113,14 @@ def _events(client: httpx.Client, types: str) -> Iterator[dict[str, Any]]:
             raise Refusal("listen-live", "This key is of a live environment; use a test one.")
         cursor = told["cursor"]
         yield from told["data"]
+
+
+def _trouble(client: httpx.Client, what: str, said: str) -> str:
+    """Say once why nothing comes, and wait."""
+    if what != said:
+        typer.echo(f"The API at {client.base_url} cannot be used ({what}); trying again.", err=True)
+    time.sleep(AGAIN_SECONDS)
+    return what
 
 
 def _detail(answer: httpx.Response) -> str:

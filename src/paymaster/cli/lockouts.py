@@ -60,7 +60,7 @@ def clear(
     reason: Annotated[str, typer.Option(help="Why; it is kept in the audit trail.")],
     address: Annotated[str, typer.Option(help="As shown by `list`, if there is one.")] = "",
 ) -> None:
-    """Unlock, and forget the failures."""
+    """Unlock, and forget the failures. Who calls and is refused is let in a moment later."""
 
     async def work(tx: ControlTx) -> None:
         await lockouts.clear(tx, kind, subject, reason, address=address)

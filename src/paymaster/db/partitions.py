@@ -6,7 +6,7 @@ are never held up. `months_ahead` is what `/readyz` looks at.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import MAXYEAR, UTC, date, datetime
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -66,8 +66,10 @@ def ensure(connection: psycopg.Connection[Any], now: datetime) -> list[str]:
 
 def months_ahead(names: list[str], now: datetime) -> int:
     """How many whole months beyond the current one have a partition of every table."""
-    ahead = 0
-    while all(partition_name(t, month_after(now, ahead + 1)) in names for t in PARTITIONED):
+    ahead, most = 0, (MAXYEAR - now.year) * 12 + 12 - now.month
+    while ahead < most and all(
+        partition_name(t, month_after(now, ahead + 1)) in names for t in PARTITIONED
+    ):
         ahead += 1
     return ahead
 

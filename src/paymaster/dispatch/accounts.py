@@ -200,6 +200,18 @@ async def put(
     return await _locked(tx, environment_id, new.name), False
 
 
+async def unchanged(
+    tx: ControlTx, environment_id: int, new: NewAccount, rails: Mapping[str, Rail]
+) -> bool:
+    """Whether `put` would change nothing. Raises Unprocessable `rail-account-invalid`."""
+    _refuse_faults(new, rails)
+    try:
+        found = await _locked(tx, environment_id, new.name)
+    except NotFound:
+        return False
+    return (found.rail.rail, found.rail.currency) == (new.rail, new.currency) and _same(found, new)
+
+
 def _same(found: PayoutAccount, new: NewAccount) -> bool:
     return (found.rail.settings, found.rail.secrets, found.time_zone, found.payout_window) == (
         dict(new.settings),

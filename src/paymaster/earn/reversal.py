@@ -141,6 +141,12 @@ async def get(tx: CellRead, reward_id: int) -> RewardView:
     return view(tx, rows[0])
 
 
+async def locked(tx: CellTx, reward_id: int) -> RewardView:
+    """As `get`; it changes no more until this transaction ends, but by this one."""
+    await reward_store.lock(tx, [reward_id])
+    return await get(tx, reward_id)
+
+
 async def listing(
     tx: CellRead, user_id: int, before: int | None = None, limit: int = 50
 ) -> list[RewardView]:

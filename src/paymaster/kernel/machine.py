@@ -41,7 +41,7 @@ class Machine:
         """The move of `event` out of `source`. Raises Conflict `illegal-move`."""
         move = self._found.get((source, event))
         if move is None:
-            raise Conflict("illegal-move", f"A {self.name} that is {source} cannot be {event}.")
+            raise Conflict("illegal-move", f"The {self.name} is {source}: {event} is not possible.")
         return move
 
     def allows(self, source: str, event: str) -> bool:

@@ -37,7 +37,8 @@ COMMITS, PLACES = 1000, 20_000
 """How many commits are fanned out at once, and about how many places of `seq` at most."""
 
 STALE = timedelta(days=1)
-"""An older event makes no letter: nobody wants to read today that a payment arrived last month."""
+"""An older event makes no letter: nobody wants to read today that a payment arrived last month.
+Older by the machine's clock; a test environment's may have been put forward meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +138,11 @@ class FanOut:
         until, told = await self._place.read(read)
         owed = [owing for one in told for owing in self._owing(subscribers, one)]
         written = [mail for one in told if (mail := self._mail(one)) is not None]
+        since = self._place.dbs.clock.now() - STALE
 
         async def work(tx: Writes) -> None:
             await put(tx, owed)
-            fresh = {one.seq for one in told if one.created_at > tx.now - STALE}
+            fresh = {one.seq for one in told if one.created_at > since}
             await mails.insert(tx, [mail for mail in written if mail.seq in fresh])
             await outbox.advance(tx, NAME, until)
 

@@ -71,6 +71,7 @@ async def backwards(
 ) -> tuple[list[PublicEvent], list[int] | None]:
     """The events before a position, newest first, and the position after them."""
     parts: list[_Part[PublicEvent]] = []
+    oldest = dbs.clock.now() - kept
     for index, place in enumerate(places_of(dbs, environment_id)):
         before, found = position[index], list[tuple[datetime, int, PublicEvent]]()
         for _ in range(WINDOWS):
@@ -80,7 +81,7 @@ async def backwards(
             async def window(
                 tx: ReadTx, seq: int = before
             ) -> tuple[int | None, list[events.Event]]:
-                return await events.before(tx, seq, COMMITS, topics, tx.now - kept, limit)
+                return await events.before(tx, seq, COMMITS, topics, oldest, limit)
 
             low, rows = await place.read(window)
             before = EXHAUSTED if low is None else low

@@ -13,7 +13,7 @@ from paymaster.kernel.ids import time_floor
 from paymaster.messages import endpoints, fanout
 from paymaster.messages.event import public
 from paymaster.messages.place import Place, places_of
-from paymaster.messages.store import events, replays
+from paymaster.messages.store import deliveries, events, replays
 from paymaster.messages.store.deliveries import Owed
 from paymaster.messages.store.endpoints import EndpointRow
 
@@ -23,9 +23,9 @@ this were committed before all that are younger."""
 
 
 async def resend(place: Place, actor: Actor, seq: int, endpoint: EndpointRow) -> bool:
-    """Owe one event to an endpoint again, whatever it subscribes to; False while it still waits.
+    """Owe one event to an endpoint again, whatever it subscribes to; what waits is due now.
 
-    Raises NotFound for what is no event of the endpoint's environment.
+    False while it is under way or waits behind others. Raises NotFound for what is no event of the endpoint's environment.
     """
 
     async def work(tx: Writes) -> bool:
@@ -35,7 +35,9 @@ async def resend(place: Place, actor: Actor, seq: int, endpoint: EndpointRow) ->
             raise NotFound("not-found", "There is no such event.")
         row = event.row
         owed = Owed(endpoint.id, seq, row.topic, row.key, endpoint.ordered)
-        if not await fanout.put(tx, [owed], again=True):
+        if not await fanout.put(tx, [owed], again=True) and not await deliveries.hurry(
+            tx, endpoint.id, seq
+        ):
             return False
         name = endpoints.name_of(place.dbs, endpoint.environment_id, endpoint.id)
         detail = {"endpoint": name, audit.ENVIRONMENT: endpoint.environment_id}
@@ -48,11 +50,13 @@ async def resend(place: Place, actor: Actor, seq: int, endpoint: EndpointRow) ->
 async def ask(dbs: Databases, actor: Actor, endpoint: EndpointRow, since: datetime) -> None:
     """Have everything owed again that an endpoint wants, has not got, and is not older than this.
 
-    The role that fans out does it in the background, place after place.
+    What waits there for its next try is due now. The rest the role that fans out does in the
+    background, place after place.
     """
     for place in places_of(dbs, endpoint.environment_id):
 
         async def work(tx: Writes) -> None:
+            await deliveries.wake(tx, endpoint.id)
             start = await _start(tx, since)
             if start is not None:
                 end = await events.head(tx)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +18,7 @@ from typing import Final
 import httpx
 
 from paymaster.kernel.errors import Problem, Unprocessable
-from paymaster.kernel.guard import forbid_network
+from paymaster.messages.lookups import Lookups
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -60,11 +59,8 @@ class Target:
     port: int
 
 
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """What the system's resolver says now."""
-    forbid_network()
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+resolve: Final = Lookups().find
+"""What the system's resolver says now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +152,10 @@ def _hidden(address: Address) -> list[Address]:
 
 
 def _open(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None or address in _NAT64:
-            return True  # judged by the address it stands for
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.ipv4_mapped is not None or address in _NAT64
+    ):
+        return True  # judged by the address it stands for
     return (
         not any(address in network for network in _NEVER)
         and address.is_global

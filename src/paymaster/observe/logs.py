@@ -25,6 +25,7 @@ from paymaster.observe.redact import redact_event
 
 _QUIET = {
     "uvicorn.access": logging.WARNING,
+    "uvicorn.error": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
     "asyncssh": logging.WARNING,
@@ -34,7 +35,7 @@ _QUIET = {
     "botocore": logging.WARNING,
     "urllib3": logging.WARNING,
 }
-"""Libraries whose lines repeat ours, or hold query strings or whole answers, secrets among them."""
+"""Libraries whose lines repeat ours, have process numbers in their names, or hold query strings or whole answers, secrets among them."""
 
 _OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncssh", "httpx")
 

@@ -43,6 +43,14 @@ ACTS: dict[str, str] = {
 LIMITS_ACT = "four_eyes.limit"
 """Changing a limit; from the first limit on it needs a second person whatever the amount."""
 
+RULES_ACT = "screening.rules"
+"""Changing the rules of screening: whoever could alone would let go what two must approve."""
+
+RAIL_ACCOUNT_ACT = "rail_account.put"
+"""Taking on or changing a rail account: its settings say where money goes, and who is asked."""
+
+_APPROVE = "withdrawal.approve"
+
 DIRECTORY = 0
 """The directory's place among the cells, in ids."""
 
@@ -109,8 +117,10 @@ class Limits:
 
     def apply_to(self, act: str, amount: Money | None) -> bool:
         """Whether an act over this amount, of either sign, needs a second person."""
-        if act == LIMITS_ACT:
+        if act in (LIMITS_ACT, RAIL_ACCOUNT_ACT):
             return bool(self.rows)
+        if act == RULES_ACT:
+            return any(row.act == _APPROVE for row in self.rows)
         if amount is None:
             return False
         limit = self._minor.get((act, amount.currency))
@@ -135,7 +145,8 @@ async def guard(
     if principal.person_id is None:
         raise Forbidden(
             "person-needed",
-            "Above its limit this act needs two persons; the key that asks belongs to nobody.",
+            "Above its limit this act needs two persons, and nobody in person asks for it: log in, or"
+            " use a key that has an owner. On the command line name one with --person.",
         )
     return await propose(tx, principal, principal.person_id, proposal, lasts)
 
@@ -213,6 +224,18 @@ def check_unaltered(row: Approval) -> None:
         raise Broken("approval-altered", "What waits is not what was proposed.")
 
 
+def check_amount(row: Approval, amount: Money | None) -> None:
+    """What is at stake is what was proposed. Raises Conflict `approval-outdated`.
+
+    `amount` is None where the act may not happen any more; then it says so itself.
+    """
+    if amount is not None and amount != row.money:
+        raise Conflict(
+            "approval-outdated",
+            f"It is about {amount.text()} {amount.currency} by now: refuse it, propose it anew.",
+        )
+
+
 def _check_person(principal: Principal, row: Approval, event: ApprovalEvent) -> None:
     same = principal.person_id == row.proposer_id
     if event == ApprovalEvent.WITHDRAW and not same:
@@ -222,7 +245,7 @@ def _check_person(principal: Principal, row: Approval, event: ApprovalEvent) -> 
     if event != ApprovalEvent.WITHDRAW and (principal.person_id is None or same):
         raise Forbidden(
             "second-person-needed",
-            "Another person than the proposer must decide; their keys are the same person.",
+            "Another person than the proposer must decide, logged in or with a key of their own.",
         )
 
 

@@ -92,7 +92,7 @@ async def add(tx: ControlTx, environment: Environment, new: NewIssuer) -> Issuer
     """Trust an issuer from now on.
 
     Raises Unprocessable `issuer-invalid`, `issuer-exists` (this environment has it, or one with the
-    same prefix of users) or `issuer-audience-taken`.
+    same prefix of users, or where one prefix begins with the other) or `issuer-audience-taken`.
     """
     _check(environment, new)
     row = Issuer(
@@ -108,6 +108,12 @@ async def add(tx: ControlTx, environment: Environment, new: NewIssuer) -> Issuer
     )
     if await tx.value(_COUNT, (environment.id,)) >= MAX_ISSUERS:
         raise Unprocessable("issuer-invalid", f"An environment has {MAX_ISSUERS} issuers at most.")
+    if await tx.value(_OVERLAPPING, {"environment": environment.id, "prefix": row.user_prefix}):
+        raise Unprocessable(
+            "issuer-exists",
+            "An issuer of the environment has a prefix that is the beginning of this one, or goes"
+            " on from it: each could name the other's users.",
+        )
     made = await tx.execute(
         """
         INSERT INTO issuer (id, environment_id, url, audiences, algorithms, subject_claim,
@@ -140,6 +146,11 @@ async def add(tx: ControlTx, environment: Environment, new: NewIssuer) -> Issuer
 
 
 _COUNT = "SELECT count(*) FROM issuer WHERE environment_id = %s AND removed_at IS NULL"
+_OVERLAPPING = """
+    SELECT count(*) FROM issuer WHERE environment_id = %(environment)s AND removed_at IS NULL
+        AND user_prefix <> %(prefix)s::text AND user_prefix <> '' AND %(prefix)s <> ''
+        AND (starts_with(user_prefix, %(prefix)s) OR starts_with(%(prefix)s, user_prefix))
+"""
 
 
 async def _take_audiences(tx: ControlTx, row: Issuer) -> None:

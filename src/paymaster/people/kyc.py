@@ -27,7 +27,7 @@ _COUNTRY = re.compile(r"[A-Z]{2}\Z", re.ASCII)
 _PROVIDER = re.compile(r"[a-z][a-z0-9-]{0,39}\Z", re.ASCII)
 _MOST_EVIDENCE = 128
 MOST_RECORDS = 200
-"""Of one user."""
+"""Of one user; what counts can be taken back beyond it, which it then is for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ async def record(tx: CellTx, user_id: int, found: Evidence) -> Known:
     listed = await records(tx, user_id)
     if _again(listed, found):
         return before
-    if len(listed) >= MOST_RECORDS:
+    if len(listed) >= MOST_RECORDS and (found.level != LEVELS[0] or before == UNKNOWN):
         raise Conflict("kyc-full", f"At most {MOST_RECORDS} records are kept of a user.")
     await tx.execute(
         "INSERT INTO kyc_record (user_id, number, level, jurisdiction, provider, evidence, reason,"
@@ -111,7 +111,7 @@ async def record(tx: CellTx, user_id: int, found: Evidence) -> Known:
         " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (
             user_id,
-            len(listed) + 1,
+            listed[0].number + 1 if listed else 1,
             found.level,
             found.jurisdiction,
             found.provider,

@@ -111,7 +111,10 @@ def refuse_unless_active(status: Status) -> None:
         raise Forbidden(f"user-{status.value}", f"The user is {status.value}.")
 
 
-def of_user(environment_id: int, ref: Ref) -> Principal:
-    """The earner, who has no scopes: routes say themselves what is his."""
+def of_user(environment_id: int, ref: Ref, within: frozenset[str] | None = None) -> Principal:
+    """The earner, who has no scopes: routes say themselves what is his.
+
+    `within` are those of the key that had the token made, if one did.
+    """
     actor = f"user:{text_id('us', ref.cell, ref.id)}"
-    return Principal("user", environment_id, -ref.id, actor, frozenset(), user=ref)
+    return Principal("user", environment_id, -ref.id, actor, frozenset(), user=ref, within=within)

@@ -21,6 +21,9 @@ class Principal:
 
     `person_id` is the human behind it, where one is known: of a session of the staff, or the owner
     of a key. Four eyes count persons. `user` is the earner; nobody else has one.
+
+    `within` are the scopes of the key that had an earner's token made: with it he does no more than
+    the key may. None means that no key stands behind him.
     """
 
     kind: Kind
@@ -30,6 +33,14 @@ class Principal:
     scopes: frozenset[str]
     person_id: int | None = None
     user: Ref | None = None
+    within: frozenset[str] | None = None
+
+    def require_own(self, scope: str) -> None:
+        """Of an earner, about what is his. Raises Forbidden `scope-missing`."""
+        if self.within is not None and scope not in self.within:
+            raise Forbidden(
+                "scope-missing", f"The key that this token was made by lacks the scope {scope!r}."
+            )
 
     def require(self, scope: str) -> None:
         """Raises Forbidden `scope-missing`."""

@@ -130,8 +130,15 @@ def _devices(value: object, problems: list[Problem]) -> tuple[Device, ...]:
 def check_external_id(text: str, pointer: str = "/external_id") -> str:
     """The app's own id of a user: 1 to 128 printable characters; returned as it is.
 
-    Raises Refusal `external-id-malformed`.
+    One that looks like an id of ours is refused: whoever may choose a name would be found under the
+    id of another. Raises Refusal `external-id-malformed`.
     """
+    if text.startswith("us_"):
+        raise Refusal(
+            "external-id-malformed",
+            "An external id does not begin as our own ids do.",
+            problems=[Problem(pointer, "Use another beginning than us_.")],
+        )
     if not 1 <= len(text) <= 128 or not text.isprintable():
         raise Refusal(
             "external-id-malformed",

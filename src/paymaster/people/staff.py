@@ -21,7 +21,7 @@ from paymaster.kernel.ids import parse_text_id, text_id
 from paymaster.people import break_glass, sessions
 from paymaster.people import staff_store as store
 from paymaster.people.break_glass import Lent
-from paymaster.people.staff_roles import Role
+from paymaster.people.staff_roles import Role, scopes_of
 from paymaster.people.staff_store import MemberRow, PersonRow
 
 DIRECTORY = 0
@@ -278,6 +278,16 @@ async def stands(tx: ControlRead, environment_id: int, person_id: int) -> bool:
     row = await store.by_id(tx, person_id)
     active = row is not None and row.state == "active"
     return active and await role_in(tx, environment_id, person_id) is not None
+
+
+async def scopes_now(tx: ControlRead, environment_id: int, person_id: int) -> frozenset[str]:
+    """What a person may do here at this moment; nothing for one who is disabled or has no role."""
+    row = await store.by_id(tx, person_id)
+    role = await role_in(tx, environment_id, person_id)
+    if row is None or row.state != "active" or role is None:
+        return frozenset()
+    lent = await break_glass.active(tx, environment_id)
+    return scopes_of(role, [one.role for one in lent if one.person_id == person_id])
 
 
 async def find(tx: ControlRead, environment: Environment, name: str) -> int:

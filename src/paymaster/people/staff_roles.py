@@ -33,6 +33,10 @@ SCOPES_OF: dict[Role, frozenset[str]] = {
 """What each role may do."""
 
 
+OF_STAFF = frozenset({"operate", "audit", "staff"})
+"""What the staff does; the other scopes are the work of an app's server too."""
+
+
 def scopes_of(role: str, lent: Iterable[str] = ()) -> frozenset[str]:
     """The scopes of a person's role, and of those that are lent to the person.
 

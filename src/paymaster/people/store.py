@@ -160,7 +160,7 @@ async def insert_users(tx: CellTx, ids: Sequence[int], external_ids: Sequence[st
         """
         INSERT INTO app_user (id, external_id, status, created_at, version)
         SELECT i, e, 'active', %s, 1 FROM unnest(%s::bigint[], %s::text[]) AS n (i, e) ORDER BY i
-        ON CONFLICT (id) DO NOTHING RETURNING id
+        ON CONFLICT DO NOTHING RETURNING id
         """,
         (tx.now, list(ids), list(external_ids)),
     )

@@ -63,11 +63,15 @@ class Minted:
 
 @dataclass(frozen=True, slots=True)
 class UserToken:
-    """What a verified token of an earner says; `prefix` is of the key that minted it."""
+    """What a verified token of an earner says.
+
+    `prefix` is of the key that minted it, `scopes` are those that it was minted with.
+    """
 
     environment: Environment
     user: Ref
     prefix: str
+    scopes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,16 @@ def audience(environment: Environment) -> str:
 
 
 def mint_user(
-    signer: TokenSigner, environment: Environment, user: Ref, prefix: str, now: datetime
+    signer: TokenSigner,
+    environment: Environment,
+    user: Ref,
+    prefix: str,
+    scopes: Collection[str],
+    now: datetime,
 ) -> Minted:
-    """A token for an earner, minted for the key of this prefix."""
-    claims = {"sub": text_id("us", user.cell, user.id), "azp": prefix}
+    """A token for an earner, minted for the key of this prefix by who has these scopes of it."""
+    name = text_id("us", user.cell, user.id)
+    claims = {"sub": name, "azp": prefix, "scope": " ".join(sorted(scopes))}
     return _mint(signer, environment, USER_TYPE, claims, now)
 
 
@@ -152,12 +162,11 @@ def verify(
     check_signature(token, _key(signer, token.kid), _ALGORITHM)
     check_times(token, now)
     environment = _environment(dbs, token)
+    scopes = frozenset(token.text_claim("scope").split())
     if token.header["typ"] == USER_TYPE:
-        return UserToken(
-            environment, _user(dbs, environment, token.text_claim("sub")), token.text_claim("azp")
-        )
+        user = _user(dbs, environment, token.text_claim("sub"))
+        return UserToken(environment, user, token.text_claim("azp"), scopes)
     if token.header["typ"] == ACCESS_TYPE:
-        scopes = frozenset(token.text_claim("scope").split())
         return AccessToken(environment, token.text_claim("client_id"), scopes)
     raise invalid("The token is of a type that is not taken here.")
 

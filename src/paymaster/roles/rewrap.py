@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from paymaster.compose import Deps
@@ -78,7 +78,7 @@ class Rewrapper:
 
     def _due(self, known: Progress | None, name: str, key_id: str) -> Progress | None:
         """Where to go on; None when the table is done, or rests."""
-        now = self._place.clock.now()
+        now = self._now()
         if known is None or known.key_id != key_id:
             self._rests_until.pop(name, None)
             return Progress(name, key_id, now, now, None, 0, 0, None)
@@ -87,6 +87,10 @@ class Rewrapper:
         if known.after_key is not None:
             return known
         return replace(known, started_at=now) if known.started_at <= now else None
+
+    def _now(self) -> datetime:
+        """The machine's time: that of a test environment says nothing of other processes."""
+        return self._deps.dbs.clock.now()
 
     async def _window(self, column: SealedColumn, state: Progress) -> int:
         found = await self._place.read(
@@ -151,13 +155,14 @@ class Rewrapper:
     async def _ended(self, tx: Writes, state: Progress) -> bool:
         """The end of a pass: whether that was the last, or it goes once more from the beginning."""
         await self._fence(tx)
+        now = self._now()
         clean, settled_at = not state.changed and not state.missed, state.since + self._tempo.settle
         if clean and state.started_at >= settled_at:
-            await sealed.save(tx, replace(state, after_key=None, done_at=tx.now))
+            await sealed.save(tx, replace(state, after_key=None, done_at=now))
             detail = {"key_id": state.key_id}
             await audit.record(tx, [audit.Act("keys.rewrapped", state.name, detail=detail)])
             return True
-        next_at = max(settled_at, tx.now) if clean else tx.now
+        next_at = max(settled_at, now) if clean else now
         anew = replace(state, after_key=None, changed=0, missed=0, started_at=next_at)
         await sealed.save(tx, anew)
         return bool(state.changed)

@@ -26,7 +26,7 @@ from paymaster.withdraw.told import told
 
 __all__ = [
     "Event", "Moved", "State", "Step", "Withdrawal", "act", "approve", "cancel", "deny", "hold",
-    "move", "release", "reverse", "take_due", "take_queued",
+    "lock", "move", "release", "reverse", "take_due", "take_queued",
 ]  # fmt: skip
 
 
@@ -60,6 +60,11 @@ class Moved:
     state: str
     slug: str | None
     diverted: bool = False
+
+
+async def lock(tx: CellTx, withdrawal_id: int) -> None:
+    """Let a withdrawal change no more until this transaction ends, but by this one."""
+    await store.lock(tx, [withdrawal_id])
 
 
 async def take_due(tx: CellTx, state: State, limit: int) -> list[Withdrawal]:

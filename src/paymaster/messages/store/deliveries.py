@@ -212,6 +212,15 @@ async def wake(tx: Writes, endpoint_id: int) -> int:
     )
 
 
+async def hurry(tx: Writes, endpoint_id: int, seq: int) -> int:
+    """One that waits for its next try is due now; how many. Not one that waits behind others."""
+    return await tx.execute(
+        "UPDATE webhook_delivery SET due_at = %s"
+        " WHERE endpoint_id = %s AND seq = %s AND due_at > %s AND state = 'waiting'",
+        (tx.now, endpoint_id, seq, tx.now),
+    )
+
+
 async def cancel(tx: Writes, endpoint_id: int) -> int:
     """Nothing more goes to this endpoint; how many deliveries were open."""
     return await tx.execute(
