@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from psycopg.errors import UndefinedColumn, UndefinedTable
+
 from paymaster.db.pool import CellDb, ControlDb, Server
 from paymaster.db.tx import ControlRead
 from paymaster.kernel.clock import AheadClock, Clock
-from paymaster.kernel.errors import Broken, NotFound
+from paymaster.kernel.errors import Broken, NotFound, Refusal
 
 CONTROL_SCHEMA = "control"
 CONTROL_SERVER = "main"
@@ -65,10 +67,17 @@ class Databases:
         self._ahead: dict[int, AheadClock] = {}
 
     async def open(self) -> None:
-        """Open the pools and read the directory of cells."""
+        """Open the pools and read the directory of cells. Raises Refusal `schema-behind`."""
         for server in self._servers.values():
             await server.open()
-        await self.refresh()
+        try:
+            await self.refresh()
+        except (UndefinedTable, UndefinedColumn) as error:
+            raise Refusal(
+                "schema-behind",
+                "The database is older than this version of Paymaster, or empty: run `paymaster"
+                " upgrade`, or `paymaster setup`.",
+            ) from error
 
     async def close(self) -> None:
         """Close every pool."""
