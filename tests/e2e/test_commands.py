@@ -75,3 +75,10 @@ def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["ledger", "archive", "verify", path])
         assert isinstance(done.exception, Refusal), done.output
         assert done.exception.slug == "archive-unreadable"
+
+
+@pytest.mark.parametrize("tenant", ["", "a/b", "two words", "-x", "x" * 65])
+def test_a_tenant_that_cannot_stand_in_an_address_is_refused(tmp_path: Path, tenant: str) -> None:
+    done = CliRunner().invoke(app, ["--data", str(tmp_path / "d"), "setup", "--tenant", tenant])
+    assert (done.exit_code, "--tenant" in done.output) == (2, True)
+    assert not (tmp_path / "d").exists()

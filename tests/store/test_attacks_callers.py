@@ -89,6 +89,8 @@ async def test_a_disabled_admin_does_not_come_back_by_a_key(served: Served, desk
         ):
             assert code(await attempt) == (403, "person-needed")
     assert await state_of(served.world, number) == "in_review"
+    [act] = (await bea.get("/v1/audit", params={"action": "staff.disable"})).json()["data"]
+    assert act["detail"]["keys"] == [made.json()["prefix"]], "named, so that they are revoked"
 
 
 async def test_a_key_does_no_more_of_the_staffs_work_than_its_owner_may_now(
@@ -118,7 +120,7 @@ async def test_a_key_does_no_more_of_the_staffs_work_than_its_owner_may_now(
 async def test_nobody_is_made_under_the_name_of_an_id_of_ours(served: Served) -> None:
     victim = (await earner(served))["user"]
     await served.refused(400, "external-id-malformed", "PUT", f"/v1/users/{victim}", {})
-    await served.refused(400, "external-id-malformed", "PUT", "/v1/users/us_x", {})
+    await served.refused(400, "external-id-malformed", "PUT", f"/v1/users/{victim[:-1]}Z", {})
     assert (await served.ok("GET", f"/v1/users/{victim}"))["external_id"] == "anna"
 
 

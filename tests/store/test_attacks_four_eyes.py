@@ -169,3 +169,35 @@ async def test_one_person_does_not_turn_an_approved_transfer_to_another_account(
     done = await bea.post(f"/v1/approvals/{text}/approve", json=REASON)
     assert done.json()["result"] == await served.ok("GET", path)
     assert done.json()["result"]["settings"] == settings
+
+
+async def test_one_person_does_not_switch_the_proofs_of_earners_off(
+    served: Served, desk: Desk
+) -> None:
+    path = "/v1/step-up-policy"
+    rules = {"rules": [{"purpose": "withdrawal", "above": None}], "reason": "start"}
+    kept = (await served.ok("PUT", path, rules))["rules"]
+    await limit(served, "withdrawal.approve", "1.00")
+    anna, bea = await desk.session("anna"), await desk.session("bea", Role.RISK)
+    waiting = await anna.put(path, json={"rules": [], "reason": "quicker"})
+    assert (waiting.status_code, waiting.json()["act"]) == (202, "step_up.policy")
+    assert (await served.ok("GET", path))["rules"] == kept
+    assert code(await (await desk.key(None)).put(path, json=rules)) == (403, "person-needed")
+    text = waiting.json()["approval"]
+    mine = await anna.post(f"/v1/approvals/{text}/approve", json=REASON)
+    assert code(mine) == (403, "second-person-needed")
+    done = await bea.post(f"/v1/approvals/{text}/approve", json=REASON)
+    assert done.json()["result"] == {"rules": []}
+    assert (await served.ok("GET", path))["rules"] == []
+
+
+async def test_support_does_not_raise_what_is_known_of_a_user(served: Served, desk: Desk) -> None:
+    await served.ok("PUT", "/v1/users/carl", {})
+    path = "/v1/users/carl/kyc"
+    full = {"level": "full", "provider": "desk", "reference": "r1"}
+    support = await desk.session("sue", Role.SUPPORT)
+    assert code(await support.post(path, json=full)) == (403, "scope-missing")
+    admin = await desk.session("ada", Role.ADMIN)
+    assert code(await admin.post(path, json=full)) == (422, "kyc-invalid")
+    seen = await admin.post(path, json={**full, "reason": "passport seen"})
+    assert seen.json()["level"] == "full"

@@ -15,6 +15,7 @@ from tests.world import PostgresServer, World, make_world
 from typer.testing import CliRunner
 
 from paymaster.cli.main import app
+from paymaster.db import audit
 from paymaster.kernel.errors import PaymasterError
 from paymaster.people.credentials import DEFAULT_SCOPES
 
@@ -88,6 +89,8 @@ async def test_keys(run: Run, world: World) -> None:
     shop, mine = await shown(run, "keys", "list")
     assert (shop["owner"], shop["expires_at"], shop["last_used_on"]) == (None, None, None)
     assert mine["owner"].startswith("pe_00")
+    acts = await world.dbs.control.read(lambda tx: audit.of_subject(tx, mine["prefix"]))
+    assert [act.detail["owner"] for act in acts] == [mine["owner"]]
     assert mine["expires_at"] is not None
     assert result.output.startswith(f"{mine['prefix']}_")
     assert result.output.strip() not in (await run("keys", "list")).output

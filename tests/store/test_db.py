@@ -8,11 +8,13 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from tests.world import ACTOR, PostgresServer, World, make_world
+from tests.world import ACTOR, START, PostgresServer, World, make_world
 
 from paymaster.db import audit, idempotency, inbox, lease, outbox
+from paymaster.db.cells import Databases
 from paymaster.db.pool import CellDb
-from paymaster.kernel.errors import Broken, Busy, Conflict, Unprocessable
+from paymaster.kernel.clock import ManualClock
+from paymaster.kernel.errors import Broken, Busy, Conflict, Refusal, Unprocessable
 from paymaster.kernel.guard import forbid_network
 
 TRACE = "0" * 32
@@ -22,6 +24,18 @@ TRACE = "0" * 32
 async def world(postgres: PostgresServer):
     async with make_world(postgres, moves=[]) as made:
         yield made
+
+
+async def test_a_database_that_is_older_than_the_code_is_told(postgres: PostgresServer) -> None:
+    postgres.create_database("t_before_migrations")
+    dsn = postgres.app_dsn("t_before_migrations")
+    dbs = Databases({"main": dsn}, ManualClock(START), connections=1)
+    try:
+        with pytest.raises(Refusal, match="schema-behind"):
+            await dbs.open()
+    finally:
+        await dbs.close()
+        postgres.drop_database("t_before_migrations")
 
 
 async def test_seq_is_gapless_and_in_order_of_commit_under_concurrency(world: World) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.served import Served, add_environment, client, earner, make_deps, serve
-from tests.world import START, PostgresServer
+from tests.world import ACTOR, START, PostgresServer
 
 from paymaster.api.app import build_api
 from paymaster.db.cells import Databases
+from paymaster.db.tx import CellTx
 from paymaster.kernel.clock import ManualClock, parse_rfc3339, rfc3339
 from paymaster.kernel.ids import milliseconds_of
 
@@ -119,6 +120,27 @@ async def test_work_that_runs_while_it_is_put_forward_is_done_once(served: Serve
         for cell in (1, 2, 3)
     ]
     assert sum(counts) == 48
+
+
+async def test_who_began_before_another_learned_of_it_is_run_again(served: Served) -> None:
+    """What is sent together reads the clock late: its time and its ids would be of two times."""
+    cell, begun, learned = served.world.dbs.cell(1), asyncio.Event(), asyncio.Event()
+    times: list[datetime] = []
+
+    async def slow(tx: CellTx) -> None:
+        times.append(tx.now)
+        begun.set()
+        await learned.wait()
+        await tx.value("SELECT 1")
+
+    writing = asyncio.create_task(cell.run(ACTOR, "0" * 32, slow, merged=True))
+    await begun.wait()
+    to = START + timedelta(days=20)
+    await served.ok("PUT", CLOCK, {"to": rfc3339(to)})
+    learned.set()
+    await writing
+    assert len(times) == 2
+    assert times[1] >= to
 
 
 async def test_there_must_be_partitions(served: Served) -> None:

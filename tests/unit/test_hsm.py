@@ -265,6 +265,26 @@ async def test_a_wrong_pin_is_not_tried_again_and_a_right_one_is(
     await secrets.close()
 
 
+def another_token(label: str, pin: str) -> None:
+    subprocess.run(
+        ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", pin,
+         "--so-pin", pin],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+async def test_a_pin_that_one_token_refuses_opens_another(token: Token, tmp_path: Path) -> None:
+    another_token("other", "not-" + token.pin)
+    pkcs11.lib(token.driver).reinitialize()
+    secrets = opened(token, tmp_path, kek=address("kek-1"))
+    other = secrets.kek_at("pkcs11:token=other;object=kek-1")
+    assert slug_of(other.current_id) == "hsm-refused"
+    assert secrets.kek.current_id().startswith("hsm-")
+    with pytest.raises(PaymasterError, match="refused this PIN before"):
+        other.current_id()
+    await secrets.close()
+
+
 async def test_a_signature_in_a_token_is_refused_inside_a_transaction(
     token: Token, tmp_path: Path
 ) -> None:

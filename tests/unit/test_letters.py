@@ -70,6 +70,12 @@ def test_a_line_break_in_an_envelope_is_refused(name: str) -> None:
         message(written, "en", "http://x", envelope(**given)).as_bytes()
 
 
+def test_times_are_written_for_people() -> None:
+    values = {**sample(), "usable_at": "2026-11-21T20:11:59.414Z"}
+    written = write("destination_added", "en", values)
+    assert written.paragraphs[0].endswith("from 2026-11-21 20:11 UTC on.")
+
+
 def test_html_is_escaped() -> None:
     written = write("locked_out", "en", {**sample(), "subject": "<script>alert(1)</script>"})
     made = message(written, "en", "http://x", envelope())

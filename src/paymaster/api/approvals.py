@@ -8,7 +8,16 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from paymaster.api import events, rails, reconciliation, screening, tasks, transfers, withdrawals
+from paymaster.api import (
+    events,
+    rails,
+    reconciliation,
+    screening,
+    stepup,
+    tasks,
+    transfers,
+    withdrawals,
+)
 from paymaster.api.context import Call, Operates, Reads, Staff
 from paymaster.api.door import Door
 from paymaster.api.guarded import Act, lasting, limits_of
@@ -22,7 +31,13 @@ from paymaster.kernel.errors import Problem, Unprocessable
 from paymaster.kernel.ids import Ref, parse_text_id
 from paymaster.kernel.money import exponent
 from paymaster.people import four_eyes
-from paymaster.people.four_eyes import DIRECTORY, LIMITS_ACT, RAIL_ACCOUNT_ACT, RULES_ACT
+from paymaster.people.four_eyes import (
+    DIRECTORY,
+    LIMITS_ACT,
+    RAIL_ACCOUNT_ACT,
+    RULES_ACT,
+    STEP_UP_ACT,
+)
 from paymaster.people.four_eyes_machine import ApprovalEvent, ApprovalState
 from paymaster.people.four_eyes_store import Approval, LimitRow
 
@@ -172,6 +187,9 @@ async def _approve_setting(call: Call, ref: Ref, reason: str) -> Reply:
         asked, result = row.body, dict[str, Any]()
         if row.act == RULES_ACT:
             result |= await screening.put_in_force(tx, row.environment_id, asked)
+        elif row.act == STEP_UP_ACT:
+            made = await stepup.replace_policy(tx, row.environment_id, asked)
+            result["rules"] = [rule.wire() for rule in made.rules]
         elif row.act == RAIL_ACCOUNT_ACT:
             account, _ = await rails.put_account(call, tx, row.subject, asked)
             result |= rails.shown(call, account)

@@ -13,6 +13,7 @@ from paymaster.api.models import Body, Moment, Reason, Reply, Text, moment
 from paymaster.api.shapes import Shape, Time
 from paymaster.api.users import UserPath
 from paymaster.db.tx import CellRead
+from paymaster.kernel.errors import Problem, Unprocessable
 from paymaster.people import kyc
 from paymaster.people.kyc import UNKNOWN, Evidence
 
@@ -58,7 +59,15 @@ class KycOut(Shape):
 
 @router.post("/v1/users/{user}/kyc", response_model=KycOut)
 async def post_kyc(call: Users, user: UserPath, body: PostKyc) -> Reply:
-    """Record evidence of who a user is. Safe to repeat."""
+    """Record evidence of who a user is. Safe to repeat.
+
+    The app's servers do so; of the staff only those who may operate, and they say why.
+    """
+    if call.principal.kind == "staff":
+        call.principal.require("operate")
+        if body.reason is None:
+            problems = [Problem("/reason", "Say why, as a person.")]
+            raise Unprocessable("kyc-invalid", "The evidence has faults.", problems=problems)
     ref = await call.user(user)
     found = Evidence(
         body.level,

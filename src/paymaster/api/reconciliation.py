@@ -18,7 +18,7 @@ from paymaster.api.models import Body, Day, Name, Reason, Reply, Text, listing, 
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.rails import find
 from paymaster.api.shapes import Page
-from paymaster.api.shapes_operate import BreakOut, LineOut, RunOut, StatementOut, SummaryOut
+from paymaster.api.shapes_operate import BankStatementOut, BreakOut, LineOut, RunOut, SummaryOut
 from paymaster.api.shapes_staff import WAITING
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.dispatch import accounts
@@ -270,7 +270,7 @@ async def retry_line(call: Operates, line: LinePath, body: Retry) -> Response:
     return await guarded.guarded(call, RETRY, line, body.model_dump(mode="json"))
 
 
-@router.get(STATEMENTS, response_model=Page[StatementOut])
+@router.get(STATEMENTS, response_model=Page[BankStatementOut])
 async def list_statements(
     call: Reads,
     page: Paged,

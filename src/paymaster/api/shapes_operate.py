@@ -100,7 +100,7 @@ class BreakOut(Shape):
     age_days: int
 
 
-class StatementOut(Shape):
+class BankStatementOut(Shape):
     """A statement that a provider sent."""
 
     id: str

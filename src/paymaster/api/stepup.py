@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
 from pydantic import Field, StringConstraints
@@ -11,14 +11,16 @@ from pydantic import Field, StringConstraints
 from paymaster.api.context import Call, Operates, OwnReads, OwnUsers, Reads
 from paymaster.api.door import Door
 from paymaster.api.factors import Code, PasskeyAnswer, not_staff, party
+from paymaster.api.guarded import WAITS, lasting, limits_of
 from paymaster.api.models import Amount, Body, Reason, Reply, Text
+from paymaster.api.shapes_staff import WAITING
 from paymaster.api.shapes_stepup import PolicyOut, StepUpOut
 from paymaster.api.users import UserPath
-from paymaster.db.tx import CellTx
+from paymaster.db.tx import CellTx, ControlTx
 from paymaster.kernel.errors import NotFound, Problem, Refusal, Unprocessable
 from paymaster.kernel.ids import Ref
 from paymaster.kernel.money import exponent
-from paymaster.people import destinations
+from paymaster.people import destinations, four_eyes
 from paymaster.people.factors import policy, step_ups
 from paymaster.people.factors.binding import (
     ADD,
@@ -30,6 +32,7 @@ from paymaster.people.factors.binding import (
 )
 from paymaster.people.factors.policy import By, Policy, Rule
 from paymaster.people.factors.step_ups import Answer
+from paymaster.people.four_eyes import STEP_UP_ACT, Proposal, Waiting
 from paymaster.rails.destinations import check
 
 router = APIRouter(route_class=Door, tags=["second factors"])
@@ -194,14 +197,31 @@ async def get_policy(call: Reads) -> Reply:
     return _shown(await call.look(lambda tx: policy.current(tx, call.environment.id)))
 
 
-@router.put("/v1/step-up-policy", response_model=PolicyOut)
+@router.put("/v1/step-up-policy", response_model=PolicyOut, responses=WAITING)
 async def put_policy(call: Operates, body: PutPolicy) -> Reply:
-    """Replace the rules. They count for the next request; the audit keeps the old ones."""
+    """Replace the rules. They count for the next request; the audit keeps the old ones.
+
+    Where withdrawals are approved by two persons, this needs two as well.
+    """
+    limits = await limits_of(call)
+    for index, rule in enumerate(body.rules):
+        _rule(index, rule)
+    asked = body.model_dump()
+    proposal = Proposal(STEP_UP_ACT, "step-up-policy", None, asked, body.reason)
+
+    async def work(tx: ControlTx) -> Waiting | Policy:
+        waiting = await four_eyes.guard(tx, call.principal, limits, proposal, lasting(call))
+        return waiting or await replace_policy(tx, call.environment.id, asked)
+
+    done = await call.control(work)
+    return Reply(done.wire(), WAITS) if isinstance(done, Waiting) else _shown(done)
+
+
+async def replace_policy(tx: ControlTx, environment_id: int, asked: Mapping[str, Any]) -> Policy:
+    """Carry out what was asked for, at once or once it was approved."""
+    body = PutPolicy.model_validate(asked)
     rules = [_rule(index, rule) for index, rule in enumerate(body.rules)]
-    made = await call.control(
-        lambda tx: policy.replace(tx, call.environment.id, rules, body.reason)
-    )
-    return _shown(made)
+    return await policy.replace(tx, environment_id, rules, body.reason)
 
 
 def _rule(index: int, asked: AskedRule) -> Rule:

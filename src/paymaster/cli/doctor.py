@@ -99,9 +99,16 @@ def _binaries(settings: Settings) -> Finding:
 
 
 def _servers(settings: Settings) -> list[Finding]:
+    def said(*, runs: bool, exists: bool) -> str:
+        if runs:
+            return "runs"
+        if exists:
+            return "run `paymaster up`"
+        return "not made yet: name its folder with --data, or run `paymaster setup`"
+
     return [
-        (f"server {name}", server.is_running, "runs" if server.is_running else "run `paymaster up`")
-        for name, server in embedded(settings).items()
+        (f"server {name}", one.is_running, said(runs=one.is_running, exists=one.exists))
+        for name, one in embedded(settings).items()
     ]
 
 

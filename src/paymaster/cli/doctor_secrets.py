@@ -224,7 +224,7 @@ def findings(
 ) -> list[tuple[str, bool, str]]:
     """For the checks: what is missing, what cannot be opened, what may not be removed yet."""
     found = [
-        (f"secret {s.name}", s.ok or s.name in _SPARE and s.state == "missing", s.note or s.state)
+        (f"secret {s.name}", s.ok or (s.state == "missing" and s.name in _SPARE), s.note or s.state)
         for s in secrets
         if s.note or not s.ok
     ]

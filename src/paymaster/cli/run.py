@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import threading
 from typing import Annotated
 from zoneinfo import available_timezones
@@ -26,6 +27,8 @@ from paymaster.observe import configure_logs
 from paymaster.settings import Settings, load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def up(
@@ -117,6 +120,11 @@ def setup(
     as_json: Json = False,
 ) -> None:
     """Make an environment with its cells; safe to repeat."""
+    if not _TENANT.fullmatch(tenant):
+        raise typer.BadParameter(
+            "Write 1 to 64 letters, digits, dots, - and _: it stands in addresses.",
+            param_hint="--tenant",
+        )
     if mode not in ("live", "test"):
         raise typer.BadParameter("It is live or test.", param_hint="--mode")
     if time_zone not in available_timezones():
@@ -128,6 +136,8 @@ def setup(
     upgrade_schemas(settings, clock)
     servers = [NewCell(server) for server in cell or ["main"]]
     environment = add_environment(settings, clock, tenant, mode, time_zone, servers)
+    if environment.time_zone != time_zone:
+        typer.echo(f"{tenant}/{mode} keeps its time zone {environment.time_zone}.", err=True)
     shown = {"tenant": environment.tenant, "mode": environment.mode, "cells": len(servers)}
     typer.echo(json.dumps(shown) if as_json else f"{tenant}/{mode}: {len(servers)} cell(s)")
 

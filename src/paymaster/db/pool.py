@@ -155,9 +155,16 @@ async def _sent(
     sending: Sending, schema: str, begin: LiteralString, clock: AheadClock | None
 ) -> AsyncGenerator[None]:
     """The same for statements that are sent together."""
+    began = clock.ahead_seconds if clock is not None else 0
 
     def moved(rows: Sequence[tuple[Any, ...]]) -> Exception | None:
-        return _ClockMovedError() if any(clock and clock.learn(row[0]) for row in rows) else None
+        for (ahead_seconds,) in rows:
+            if clock is not None:
+                clock.learn(ahead_seconds)
+            # Another transaction may have learned of it since this one took its time.
+            if ahead_seconds > began:
+                return _ClockMovedError()
+        return None
 
     sending.begin()
     try:

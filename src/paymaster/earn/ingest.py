@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import psycopg
@@ -26,6 +26,7 @@ from paymaster.earn.grant import BudgetShort
 from paymaster.earn.intake import Parsed
 from paymaster.earn.places import places_in
 from paymaster.earn.record import FIRST, MAX_BATCH, record
+from paymaster.earn.resolve import Item, resolve
 from paymaster.earn.turns import Overtaken, Turn
 from paymaster.secrets.sealing import Sealer
 
@@ -76,22 +77,34 @@ class _Way(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Events of one cell's users, and what the directory says of them."""
+    """Events of one cell's users, what the directory says of them, and what that comes to."""
 
     cell: int
     found: Catalogue
     events: Sequence[Event]
+    resolved: list[Item | EventOutcome]
+
+
+def _part(cell: int, found: Catalogue, events: Sequence[Event]) -> _Part:
+    return _Part(cell, found, events, resolve(cell, found, events))
 
 
 async def _in_turn(way: _Way, events: Sequence[Event]) -> list[EventOutcome]:
-    """Record part after part; while one is being written, the next is under way."""
+    """Record part after part; while two are under way, the next is looked up."""
     outcomes: list[EventOutcome] = []
     before: Turn | None = None
     running: list[asyncio.Task[list[EventOutcome]]] = []
+    parts = _parts(way, events)
+
+    async def following() -> _Part | None:
+        return await anext(parts, None)
+
+    upcoming = asyncio.create_task(following())
     try:
-        async for part in _parts(way, events):
+        while (part := await upcoming) is not None:
             turn = Turn(before)
             running.append(asyncio.create_task(_take(way, part, turn)))
+            upcoming = asyncio.create_task(following())
             if before is not None:
                 outcomes += await running[0]
                 del running[0]
@@ -100,9 +113,11 @@ async def _in_turn(way: _Way, events: Sequence[Event]) -> list[EventOutcome]:
         for task in running:
             outcomes += await task
     finally:
-        for task in running:
+        left: list[asyncio.Task[Any]] = [*running, upcoming]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
+        await parts.aclose()
     return outcomes
 
 
@@ -121,7 +136,7 @@ async def _parts(way: _Way, events: Sequence[Event]) -> AsyncGenerator[_Part]:
             ref = found.users.get(event.user)
             cells.setdefault(treasury if ref is None else ref.cell, []).append(event)
         for cell, here in sorted(cells.items()):
-            yield _Part(cell, found, here)
+            yield _part(cell, found, here)
 
 
 def split(events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
@@ -166,7 +181,10 @@ async def _record(way: _Way, part: _Part, turn: Turn) -> list[EventOutcome]:
         if tries > 1:
             turn.stumbles()
         await lease.permit(tx)
-        return await record(tx, way.sealer, part.found, part.events, how=how, turn=turn)
+        resolved = part.resolved if tries == 1 else None
+        return await record(
+            tx, way.sealer, part.found, part.events, resolved=resolved, how=how, turn=turn
+        )
 
     while True:
         try:
@@ -195,13 +213,13 @@ def _about_events(error: psycopg.Error) -> bool:
 
 
 async def _halves(way: _Way, part: _Part, error: psycopg.Error) -> list[EventOutcome]:
-    cell, found, events = part
+    cell, found, events, _ = part
     if len(events) > 1:
         half = len(events) // 2
         return [
             outcome
             for some in (events[:half], events[half:])
-            for outcome in await _record(way, _Part(cell, found, some), Turn())
+            for outcome in await _record(way, _part(cell, found, some), Turn())
         ]
     [event] = events
     detail = f"The database refuses this event ({error.sqlstate})."

@@ -64,6 +64,7 @@ async def record(
     catalogue: Catalogue,
     events: Sequence[Event],
     *,
+    resolved: Sequence[Item | EventOutcome] | None = None,
     how: How = FIRST,
     turn: Turn | None = None,
 ) -> list[EventOutcome]:
@@ -75,11 +76,12 @@ async def record(
 
     What is done for speed may turn out wrong; then the whole is run again with another `how`:
     upon UniqueViolation `careful`, upon BudgetShort not `ahead`. `turn` is the place among the
-    parts of a larger batch; raises Overtaken.
+    parts of a larger batch; raises Overtaken. `resolved` is what `resolve` made of the events,
+    which is used up here.
     """
     if len(events) > MAX_BATCH:
         raise Broken("batch-limit", f"{len(events)} events in one call; split them.")
-    found = resolve(tx, catalogue, events)
+    found = resolve(tx.cell, catalogue, events) if resolved is None else resolved
     items = [one for one in found if isinstance(one, Item)]
     await _check_users(tx, sealer, items)
     first: dict[tuple[str, str], Item] = {}
@@ -88,13 +90,15 @@ async def record(
     digests = {key: item.event.digest for key, item in first.items()}
     fresh = await _dedupe(tx, first, digests)
     states = await _lock(tx, fresh)
+    turn = turn or Turn()
+    turn.holds()
     before = await _before(tx, states, fresh)
+    await turn.writes()
     if fresh:
         fresh = await _keep(tx, fresh, digests, careful=how.careful)
     for item in again:
         _end_again(item, digests[item.key])
-    turn = turn or Turn()
-    turn.holds()
+    turn.wrote()
     await _judge(tx, catalogue, states, fresh, before, how, turn)
     done = [one if isinstance(one, EventOutcome) else one.outcome or _lost(one) for one in found]
     rejected = Status.REJECTED

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from paymaster.db.tx import CellRead
 from paymaster.earn import verify
 from paymaster.earn.catalogue import Catalogue, Offer
 from paymaster.earn.event import Event, EventOutcome, Status
 from paymaster.earn.store.states import Pair
-from paymaster.people import users
+from paymaster.kernel.errors import Broken
 
 STARTED = "started"
 """The type of event that only says that a user began."""
@@ -57,16 +56,14 @@ class _Naming(NamedTuple):
     detail: str = ""
 
 
-def resolve(
-    tx: CellRead, catalogue: Catalogue, events: Sequence[Event]
-) -> list[Item | EventOutcome]:
+def resolve(cell: int, catalogue: Catalogue, events: Sequence[Event]) -> list[Item | EventOutcome]:
     """Each event with what it names and shows, or why it is rejected.
 
     Raises Broken `wrong-cell` for a user of another cell.
     """
     namings: dict[tuple[str | None, str, str], _Naming] = {}
     found: list[Item | EventOutcome] = []
-    places, here = catalogue.users, tx.cell
+    places = catalogue.users
     for event in events:
         ref = places.get(event.user)
         if ref is None:
@@ -76,8 +73,9 @@ def resolve(
         naming = namings.get(name)
         if naming is None:
             naming = namings[name] = _naming(catalogue, event)
-        user_id = ref.id if ref.cell == here else users.check_cell(tx, ref)
-        found.append(_against(catalogue, event, user_id, naming))
+        if ref.cell != cell:
+            raise Broken("wrong-cell", f"A user of cell {ref.cell} was sought in cell {cell}.")
+        found.append(_against(catalogue, event, ref.id, naming))
     return found
 
 

@@ -52,6 +52,11 @@ class AheadClock:
         """The moment there."""
         return self._base.now() + self._ahead
 
+    @property
+    def ahead_seconds(self) -> int:
+        """How far it is ahead, as far as is known here."""
+        return self._ahead // timedelta(seconds=1)
+
     def learn(self, ahead_seconds: int) -> bool:
         """How far it is ahead by now; whether that is new. It never comes nearer again."""
         ahead = timedelta(seconds=ahead_seconds)

@@ -6,6 +6,7 @@ is made of the same paragraphs, escaped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 Language = Literal["en", "zh"]
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "zh")
+
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):[\d.]+Z")
+"""How an event writes a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +66,22 @@ def language_of(tag: str | None) -> Language:
 
 
 def write(template: str, language: Language, values: Mapping[str, Any]) -> Written:
-    """Fill in a template. Line breaks in values become spaces: they cannot begin a paragraph."""
-    plain = {name: _one_line(value) for name, value in values.items()}
+    """Fill in a template. Line breaks in values become spaces: they cannot begin a paragraph.
+
+    Times are written as people read them, to the minute.
+    """
+    plain = {name: _readable(value) for name, value in values.items()}
     text = _environment().get_template(f"{language}/{template}.txt").render(plain)
     subject, _, rest = text.partition("\n")
     paragraphs = [" ".join(part.split()) for part in rest.split("\n\n")]
     return Written(" ".join(subject.split()), [part for part in paragraphs if part])
 
 
-def _one_line(value: object) -> object:
-    return " ".join(value.split()) if isinstance(value, str) else value
+def _readable(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    moment = _MOMENT.fullmatch(value)
+    return f"{moment[1]} {moment[2]} UTC" if moment else " ".join(value.split())
 
 
 def message(written: Written, language: Language, link: str, envelope: Envelope) -> EmailMessage:

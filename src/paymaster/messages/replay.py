@@ -25,7 +25,8 @@ this were committed before all that are younger."""
 async def resend(place: Place, actor: Actor, seq: int, endpoint: EndpointRow) -> bool:
     """Owe one event to an endpoint again, whatever it subscribes to; what waits is due now.
 
-    False while it is under way or waits behind others. Raises NotFound for what is no event of the endpoint's environment.
+    False while it is under way or waits behind others. Raises NotFound for what is no event of the
+    endpoint's environment.
     """
 
     async def work(tx: Writes) -> bool:

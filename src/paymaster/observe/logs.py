@@ -35,7 +35,8 @@ _QUIET = {
     "botocore": logging.WARNING,
     "urllib3": logging.WARNING,
 }
-"""Libraries whose lines repeat ours, have process numbers in their names, or hold query strings or whole answers, secrets among them."""
+"""Libraries whose lines repeat ours, or hold numbers of processes, query strings or whole answers,
+secrets among them."""
 
 _OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncssh", "httpx")
 

@@ -27,7 +27,7 @@ from paymaster.kernel.errors import (
     Unauthenticated,
     Unprocessable,
 )
-from paymaster.kernel.ids import Ref
+from paymaster.kernel.ids import Ref, text_id
 from paymaster.people.factors import policy
 from paymaster.people.factors.policy import Policy
 from paymaster.people.principal import Principal
@@ -180,9 +180,10 @@ async def issue(
             person_id,
         ),
     )
-    await audit.record(
-        tx, [audit.Act("credential.issue", prefix, detail={"scopes": row.scopes, "name": name})]
-    )
+    detail: dict[str, Any] = {"scopes": row.scopes, "name": name}
+    if person_id is not None:
+        detail["owner"] = text_id("pe", 0, person_id)
+    await audit.record(tx, [audit.Act("credential.issue", prefix, detail=detail)])
     return Issued(row.view(), f"{prefix}_{secret}")
 
 

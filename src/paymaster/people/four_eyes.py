@@ -43,6 +43,9 @@ ACTS: dict[str, str] = {
 LIMITS_ACT = "four_eyes.limit"
 """Changing a limit; from the first limit on it needs a second person whatever the amount."""
 
+STEP_UP_ACT = "step_up.policy"
+"""Which acts of earners need a proof: two persons, where withdrawals are approved by two."""
+
 RULES_ACT = "screening.rules"
 """Changing the rules of screening: whoever could alone would let go what two must approve."""
 
@@ -119,7 +122,7 @@ class Limits:
         """Whether an act over this amount, of either sign, needs a second person."""
         if act in (LIMITS_ACT, RAIL_ACCOUNT_ACT):
             return bool(self.rows)
-        if act == RULES_ACT:
+        if act in (RULES_ACT, STEP_UP_ACT):
             return any(row.act == _APPROVE for row in self.rows)
         if amount is None:
             return False
@@ -145,8 +148,8 @@ async def guard(
     if principal.person_id is None:
         raise Forbidden(
             "person-needed",
-            "Above its limit this act needs two persons, and nobody in person asks for it: log in, or"
-            " use a key that has an owner. On the command line name one with --person.",
+            "Above its limit this act needs two persons, and nobody in person asks for it: log in,"
+            " or use a key that has an owner. On the command line name one with --person.",
         )
     return await propose(tx, principal, principal.person_id, proposal, lasts)
 

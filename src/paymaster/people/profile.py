@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
-from paymaster.kernel.errors import Problem, Refusal, Unprocessable
+from paymaster.kernel.errors import NotFound, Problem, Refusal, Unprocessable
+from paymaster.kernel.ids import parse_text_id
 from paymaster.settings.messages import is_mail_address
 
 MAX_DEVICES = 50
@@ -127,17 +128,25 @@ def _devices(value: object, problems: list[Problem]) -> tuple[Device, ...]:
     return tuple(devices)
 
 
+def _is_ours(text: str) -> bool:
+    try:
+        parse_text_id("us", text)
+    except NotFound:
+        return False
+    return True
+
+
 def check_external_id(text: str, pointer: str = "/external_id") -> str:
     """The app's own id of a user: 1 to 128 printable characters; returned as it is.
 
-    One that looks like an id of ours is refused: whoever may choose a name would be found under the
-    id of another. Raises Refusal `external-id-malformed`.
+    One that can be read as an id of ours is refused: whoever may choose a name would be found under
+    the id of another. Raises Refusal `external-id-malformed`.
     """
-    if text.startswith("us_"):
+    if _is_ours(text):
         raise Refusal(
             "external-id-malformed",
-            "An external id does not begin as our own ids do.",
-            problems=[Problem(pointer, "Use another beginning than us_.")],
+            "An external id must not look like an id of ours.",
+            problems=[Problem(pointer, "Use something else than us_ and 15 digits and letters.")],
         )
     if not 1 <= len(text) <= 128 or not text.isprintable():
         raise Refusal(

@@ -140,7 +140,8 @@ async def remove_role(tx: ControlTx, environment: Environment, person_id: int, r
     await break_glass.end_all(tx, person_id, environment.id)
     await store.drop_role(tx, environment.id, person_id)
     await sessions.end_all(tx, person_id, "role-removed", environment.id)
-    detail = {"before": before}
+    keys = await store.keys_of(tx, person_id, environment.id)
+    detail = {"before": before, "keys": keys}
     await _told(tx, environment, person_id, "staff.role_removed", reason, detail)
 
 
@@ -155,6 +156,8 @@ async def disable(
 ) -> None:
     """End a person's access to every environment of the tenant, at once.
 
+    Keys that the person owns go on as keys of servers (see `scopes_now`); the audit names them.
+
     Unless `everywhere`, whoever does it (`by`, None for a key) must be an admin of each environment
     where the person has a role. Raises NotFound `person-unknown`; Conflict `last-admin`; Forbidden
     `staff-elsewhere`.
@@ -168,7 +171,8 @@ async def disable(
     await store.set_state(tx, person_id, "disabled")
     await break_glass.end_all(tx, person_id)
     await sessions.end_all(tx, person_id, "disabled")
-    await _told(tx, environment, person_id, "staff.disable", reason, {})
+    keys = await store.keys_of(tx, person_id)
+    await _told(tx, environment, person_id, "staff.disable", reason, {"keys": keys})
 
 
 async def _may_decide(

@@ -117,6 +117,17 @@ async def roles(tx: ControlRead, person_id: int) -> list[RoleRow]:
     )
 
 
+async def keys_of(tx: ControlRead, person_id: int, environment_id: int | None = None) -> list[str]:
+    """The prefixes of a person's keys that are good still, in one environment or in all."""
+    rows = await tx.tuples(
+        "SELECT prefix FROM credential WHERE person_id = %s AND revoked_at IS NULL"
+        " AND (expires_at IS NULL OR expires_at > %s)"
+        " AND (%s::bigint IS NULL OR environment_id = %s) ORDER BY id",
+        (person_id, tx.now, environment_id, environment_id),
+    )
+    return [row[0] for row in rows]
+
+
 async def lock_admins(tx: ControlTx, environment_id: int) -> list[int]:
     """Who is an active admin of an environment; their persons and roles are held until the end."""
     rows = await tx.tuples(

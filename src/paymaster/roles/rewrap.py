@@ -6,14 +6,16 @@ wraps their keys anew and commits. Bodies are not decrypted. Where it stopped is
 done twice changes nothing, so a crash costs at most one window.
 
 A table is done when a whole pass found nothing to do, and began when every process had long used
-the new key: only then nothing is written under the old one any more. Fingerprints of destinations
-go the same way under a new fingerprint key.
+the new key: only then nothing is written under the old one any more. Should somebody do so all the
+same (who begins anew takes files that were just put in place for new versions), the hourly count
+finds it, and the table is gone through again. Fingerprints of destinations go the same way under a
+new fingerprint key.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,6 +63,7 @@ class Rewrapper:
         self._tempo = tempo
         self._held: lease.Lease | None = None
         self._rests_until: dict[str, float] = {}
+        self._ready_at = monotonic_seconds() + tempo.settle.total_seconds()
         self._stuck: dict[str, int] = {}
         self._columns = sealed.columns("cell" if isinstance(place, CellDb) else "control")
 
@@ -80,6 +83,8 @@ class Rewrapper:
         """Where to go on; None when the table is done, or rests."""
         now = self._now()
         if known is None or known.key_id != key_id:
+            if known is not None and monotonic_seconds() < self._ready_at:
+                return None  # by the times of files an older key may still pass for the one in use
             self._rests_until.pop(name, None)
             return Progress(name, key_id, now, now, None, 0, 0, None)
         if known.done_at is not None or monotonic_seconds() < self._rests_until.get(name, 0.0):
@@ -210,6 +215,21 @@ class Rewrapper:
         on = await self._place.run(ACTOR, new_trace_id(), work)
         return 1 if on else 0
 
+    async def again(self, column: SealedColumn, counts: Mapping[str, int]) -> None:
+        """Begin a table anew that was done, when there are values under another key again."""
+        key_id = self._sealer.current_id()
+        if not any(count for name, count in counts.items() if name != key_id):
+            return
+
+        async def work(tx: Writes) -> None:
+            known = (await sealed.progress(tx)).get(column.table)
+            if known is not None and known.key_id == key_id and known.done_at is not None:
+                now = self._now()
+                await sealed.save(tx, Progress(known.name, key_id, now, now, None, 0, 0, None))
+
+        # Nobody else writes the progress of a table that is done.
+        await self._place.run(ACTOR, new_trace_id(), work)
+
     async def _lead(self) -> bool:
         held = self._held
         if held is not None and held.expires_at - self._place.clock.now() > self._tempo.lease / 2:
@@ -252,8 +272,8 @@ def anew(
     return None if fresh is None else (fresh, sealer.key_of(fresh).key_id)
 
 
-async def measure(deps: Deps, place: Place, column: SealedColumn) -> None:
-    """Put on `/metrics` how many values of a table are under which key."""
+async def measure(deps: Deps, place: Place, column: SealedColumn) -> Mapping[str, int]:
+    """Put on `/metrics` how many values of a table are under which key; the same numbers."""
     kind = f"{seal.chain_of(place)}.{column.table}"
     found = await place.read(lambda tx: sealed.counts(tx, column))
     gauge = deps.metrics.sealed_values
@@ -263,6 +283,7 @@ async def measure(deps: Deps, place: Place, column: SealedColumn) -> None:
                 gauge.labels(sample.labels["key_id"], kind).set(0)
     for key_id, count in found.items():
         gauge.labels(key_id, kind).set(count)
+    return found
 
 
 def rewrappers(deps: Deps) -> dict[str, Rewrapper]:
@@ -287,7 +308,9 @@ def lanes(deps: Deps, made: dict[str, Rewrapper]) -> list[Lane]:
             kind = "cell" if isinstance(place, CellDb) else "control"
             for column in sealed.columns(kind):
                 try:
-                    await measure(deps, place, column)
+                    found = await measure(deps, place, column)
+                    if (one := made.get(seal.chain_of(place))) is not None:
+                        await one.again(column, found)
                 except PaymasterError as error:
                     log.warning("sealed_values_not_counted", slug=error.slug, table=column.table)
         return 0

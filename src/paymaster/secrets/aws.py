@@ -19,6 +19,7 @@ from typing import Any, cast
 from paymaster.kernel.errors import Broken, Busy, PaymasterError, Refusal
 from paymaster.kernel.guard import forbid_network
 from paymaster.secrets.port import SecretVersion, decoded, is_name
+from paymaster.secrets.warm import EntryRefused
 from paymaster.settings import AwsSettings
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 15
@@ -161,7 +162,12 @@ class AwsSecretsSource:
             # A secret that is marked for deletion is refused as an invalid request.
             if error.code in _GONE or error.code == "InvalidRequestException":
                 return []
-            raise _denied(error, f"the secret {name!r}") from None
+            what = f"the secret {name!r}"
+            if error.code in _DENIED:
+                raise EntryRefused(
+                    "secret-store-refused", f"AWS refused {what}: {error.code}."
+                ) from None
+            raise _denied(error, what) from None
 
     async def _version(
         self, name: str, listed: Mapping[str, Any], known: Mapping[str, SecretVersion]

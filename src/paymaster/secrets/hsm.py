@@ -76,7 +76,7 @@ class Hsm:
         self._lock = threading.RLock()
         self._sessions: dict[str, Any] = {}
         self._found: dict[tuple[HsmKey, str], Any] = {}
-        self._wrong_pin: str | None = None
+        self._wrong_pins: dict[str, str] = {}
 
     def use(self, key: HsmKey, kind: str, work: Callable[[Any, Any], T]) -> T:
         """Call `work(library, key object)`. `kind` is SECRET_KEY, PRIVATE_KEY or PUBLIC_KEY.
@@ -134,7 +134,7 @@ class Hsm:
             # A driver that saw its device come back lists its tokens anew only then.
             driver.reinitialize()
         found, pin = driver.get_token(token_label=token), self._pin()
-        if pin == self._wrong_pin:
+        if pin == self._wrong_pins.get(token):
             # A token locks itself after a few wrong ones.
             raise Broken("hsm-refused", f"The token {token!r} refused this PIN before.")
         try:
@@ -142,7 +142,7 @@ class Hsm:
         except faults.UserAlreadyLoggedIn:
             return found.open()
         except (faults.PinIncorrect, faults.PinLocked):
-            self._wrong_pin = pin
+            self._wrong_pins[token] = pin
             raise
 
     def _forget(self) -> None:

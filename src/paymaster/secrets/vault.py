@@ -22,6 +22,7 @@ from paymaster.kernel.clock import WallClock, monotonic_seconds
 from paymaster.kernel.errors import Broken, Busy, PaymasterError
 from paymaster.kernel.guard import forbid_network
 from paymaster.secrets.port import SecretVersion, decoded, is_name
+from paymaster.secrets.warm import EntryRefused
 from paymaster.settings import VaultSettings
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
@@ -191,6 +192,8 @@ class VaultSource:
         listing = params is not None and "list" in params
         if answer.status_code in (200, 404) or (listing and answer.status_code == 403):
             return answer
+        if answer.status_code == 403:
+            raise EntryRefused("secret-store-refused", f"Vault refused {path}: status 403.")
         raise _refused(answer, path)
 
     async def _still_taken(self) -> bool:

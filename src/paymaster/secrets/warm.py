@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from paymaster.kernel.clock import monotonic_seconds
-from paymaster.kernel.errors import Busy, PaymasterError
+from paymaster.kernel.errors import Broken, Busy, PaymasterError
 from paymaster.observe import Metrics, get_logger
 from paymaster.secrets.port import SecretVersion, checked_name
 
 log = get_logger("paymaster.secrets")
 _LOOK_SECONDS = 0.5
 _LEAST_SECONDS_BETWEEN = 2.0
+
+
+class EntryRefused(Broken):
+    """The store refused one secret, not us: `secret-store-refused`."""
 
 
 class Source(Protocol):
@@ -41,7 +45,8 @@ class Source(Protocol):
         """All versions in use, newest first; empty when the name or all of its versions are gone.
 
         `known` are those of the last time, by id: the value of a version never changes, so it is
-        not fetched again. Raises what `names` raises, Broken `secret-malformed`.
+        not fetched again. Raises what `names` raises, Broken `secret-malformed`, EntryRefused when
+        the store knows us and keeps this one from us.
         """
         ...
 
@@ -72,6 +77,7 @@ class WarmStore:
         self._source = source
         self._kept = kept
         self._seconds = seconds
+        self._needed = frozenset(names)
         self._wanted = set(names)
         self._copy: dict[str, Sequence[SecretVersion] | PaymasterError] = {}
         self._fresh_at: float | None = None
@@ -107,7 +113,8 @@ class WarmStore:
     async def refresh(self) -> None:
         """Make the copy anew. Raises Busy `secret-store-down`, Broken `secret-store-refused`.
 
-        A value that cannot be used is no fault of the others: who asks for it is told.
+        A value that cannot be used is no fault of the others, nor is one that was never ours to
+        read: a listing shows them too. Who asks for it is told.
         """
         self._asked = False
         listed = await self._source.names()
@@ -117,6 +124,10 @@ class WarmStore:
             known = {} if isinstance(before, PaymasterError) else {v.id: v for v in before}
             try:
                 fresh[name] = await self._source.versions(name, known)
+            except EntryRefused as error:
+                if known or name in self._needed:
+                    raise
+                fresh[name] = error
             except PaymasterError as error:
                 if error.slug != "secret-malformed":
                     raise

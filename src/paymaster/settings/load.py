@@ -113,7 +113,10 @@ def load_settings(file: Path | None = None) -> Settings:
         settings = Settings(**values)
     except ValidationError as error:
         raise _invalid(
-            Problem(_name(fault["loc"]), fault["msg"])
+            Problem(
+                _name(fault["loc"]),
+                "there is no such setting" if fault["type"] == "extra_forbidden" else fault["msg"],
+            )
             for fault in error.errors(include_input=False)
         ) from None
     except SettingsError as error:
