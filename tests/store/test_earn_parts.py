@@ -22,6 +22,8 @@ from paymaster.earn.event import Event, EventOutcome, Status
 from paymaster.earn.ingest import split
 from paymaster.earn.intake import parse
 from paymaster.earn.record import FIRST, How
+from paymaster.earn.store import events as event_store
+from paymaster.earn.store.events import EventRow
 from paymaster.kernel.errors import Busy, Conflict
 
 PART = 4
@@ -216,6 +218,28 @@ async def test_nothing_of_later_parts_is_kept_when_one_fails(
     assert owner_rows(earning.world, "SELECT count(*) FROM event") == [(0,)]
     outcomes = await earning.send(*lines)
     assert [(one.status, one.slug) for one in outcomes] == expected(lines, money=100)
+
+
+async def test_of_two_parts_with_one_id_the_first_keeps_it(
+    earning: Earning, monkeypatch: pytest.MonkeyPatch
+):
+    """However long it takes to write: the second part has its locks by then, and waits."""
+    await labelling(earning)
+    honest = event_store.write_events
+
+    async def slow(tx: CellTx, rows: Sequence[EventRow]) -> None:
+        if any(event_id == "0" for _, event_id, *_ in rows):
+            await asyncio.sleep(0.2)
+        await honest(tx, rows)
+
+    monkeypatch.setattr(event_store, "write_events", slow)
+    first = [answer(n, USERS[n], "a", "A") for n in range(4)]
+    outcomes = await earning.send(*first, answer("1", "u4", "a", "A"), answer("5", "u5", "a", "A"))
+    rewarded = Status.REWARDED, None
+    conflict = Status.REJECTED, "event-conflict"
+    found = [(one.status, one.slug) for one in outcomes]
+    assert found == [rewarded, rewarded, rewarded, rewarded, conflict, rewarded]
+    await earning.prove()
 
 
 async def test_a_batch_that_is_given_up_leaves_nothing_running(
