@@ -344,7 +344,8 @@ async def test_every_sealed_column_of_the_catalogue_is_known(kept: Kept) -> None
     sealed_ones = {one for one in found if one[1].endswith((".sealed", ".wrapped"))}
     assert sealed_ones - {("cell", "sealed_key.wrapped")} == known | under_user
     harmless = ("hash", "digest", "digests", "marks", "previous", "signature", "sha256", "nonce",
-                "fingerprint", "challenge", "answer", "key_hash", "body_hash", "certificate")  # fmt: skip
+                "fingerprint", "challenge", "answer", "key_hash", "body_hash",
+                "certificate")  # fmt: skip
     others = {name for _, name in found - sealed_ones}
     assert {n for n in others if not n.split(".")[1].endswith(harmless)} == set()
 
