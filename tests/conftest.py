@@ -134,6 +134,22 @@ def _in_memory() -> Path | None:
     return Path(made)
 
 
+@pytest.fixture(autouse=True)
+def _settings_stay() -> Generator[None]:
+    """A test that leaves settings in the environment would be another one's fault later."""
+
+    def ours() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith("PAYMASTER")}
+
+    before = ours()
+    yield
+    after = ours()
+    for name in after.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+    assert after == before, "this test left settings in the environment"
+
+
 @pytest.fixture
 def empty_database(postgres: Postgres) -> Generator[str]:
     """The name of a new database, dropped after the test."""

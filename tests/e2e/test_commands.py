@@ -78,7 +78,10 @@ def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tenant", ["", "a/b", "two words", "-x", "x" * 65])
-def test_a_tenant_that_cannot_stand_in_an_address_is_refused(tmp_path: Path, tenant: str) -> None:
+def test_a_tenant_that_cannot_stand_in_an_address_is_refused(
+    tmp_path: Path, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAYMASTER__DATABASE__DATA_DIR", str(tmp_path / "d"))
     done = CliRunner().invoke(app, ["--data", str(tmp_path / "d"), "setup", "--tenant", tenant])
     assert (done.exit_code, "--tenant" in done.output) == (2, True)
     assert not (tmp_path / "d").exists()

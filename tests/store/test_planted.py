@@ -209,7 +209,7 @@ async def plant_secrets(bank: Bank) -> None:
     for number, one in enumerate(done["recovery_codes"]):
         plant(f"recovery code {number}", one)
     key = await bank.shown_once("POST", "/v1/keys", {"name": "planted", "scopes": ["read"]})
-    plant("api key", key["key"].rpartition("_")[2])
+    plant("api key", key["key"].split("_", 3)[3])
     token = await bank.shown_once("POST", "/v1/users/anna/tokens", None)
     plant("user token", next(v for v in token.values() if str(v).count(".") == 2).split(".")[2])
     hook = {"url": bank.receiver.url, "types": ["*"]}

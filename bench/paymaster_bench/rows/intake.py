@@ -295,7 +295,7 @@ def _row(name: str, series: Mapping[str, Series], shares: Mapping[str, float]) -
         name,
         rate,
         "events/s",
-        f"COPY of the same event rows, commits of {MAX_BATCH}, into the {table}",
+        f"COPY of the same event rows, commits of {MAX_BATCH}, into {table}",
         series[f"copy:{name}"].rate,
         None if name == "intake_indexed" else 0.1,
         note=f"every event is verified, {_CREDITED[own]}; one caller, from bytes"
