@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 
+import psycopg
 import pytest
 from tests.world import ACTOR, START, PostgresServer, World, make_world
 
@@ -244,3 +246,24 @@ async def test_columns_go_to_the_fields_of_their_names_in_whatever_order(world: 
     same, other, fewer = await world.read(both)
     assert same == other == [_Numbers(1, 2, 4)]
     assert fewer == [_Numbers(1, 2)]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+async def test_a_commit_that_was_a_rollback_is_never_told_as_done(
+    world: World, merged: bool
+) -> None:
+    async def swallows(tx):
+        await audit.record(tx, [audit.Act("test", "swallowed")])
+        await tx.value("SELECT 1")
+        with contextlib.suppress(psycopg.errors.DivisionByZero):
+            await tx.value("SELECT 1 / 0")
+
+    async def unsealed(tx):
+        tx.seal = lambda: asyncio.sleep(0)  # nothing after the failure meets it
+        await swallows(tx)
+
+    with pytest.raises((Broken, psycopg.errors.InFailedSqlTransaction)):
+        await world.cell.run(ACTOR, TRACE, unsealed, merged=merged)
+    kept = "SELECT count(*) FROM audit WHERE subject = 'swallowed'"
+    assert await world.read(lambda tx: tx.value(kept)) == 0
+    assert await world.run(lambda tx: tx.value("SELECT 1")) == 1

@@ -21,7 +21,7 @@ from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from paymaster.db import arrays
-from paymaster.db.sending import Sending
+from paymaster.db.sending import Sending, check_committed
 from paymaster.db.tx import (
     MERGED_PATIENCE,
     PATIENCE,
@@ -126,7 +126,7 @@ class Server:
                 except BaseException:
                     await _roll_back(connection)
                     raise
-                await connection.execute("COMMIT")
+                check_committed((await connection.execute("COMMIT")).statusmessage)
             finally:
                 TRANSACTION_OPEN.reset(token)
 

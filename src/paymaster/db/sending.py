@@ -23,6 +23,7 @@ from psycopg import AsyncConnection, errors, generators, pq
 from psycopg.adapt import PyFormat, Transformer
 
 from paymaster.db import arrays
+from paymaster.kernel.errors import Broken
 
 T = TypeVar("T")
 
@@ -40,6 +41,15 @@ Seen = Callable[[list[tuple[Any, ...]]], Exception | None]
 """Looks at the rows as they come: what is wrong with them, if something is."""
 
 Params = Sequence[Any] | dict[str, Any] | None
+
+
+def check_committed(status: str | bytes | None) -> None:
+    """A COMMIT after a failure that somebody swallowed is a ROLLBACK, and no error to the server.
+
+    Raises Broken `commit-rolled-back`.
+    """
+    if status not in ("COMMIT", b"COMMIT"):
+        raise Broken("commit-rolled-back", "The server rolled back what was to be committed.")
 
 
 class _Query(NamedTuple):
@@ -220,8 +230,9 @@ class Sending:
             if any(reply.seen is not None for reply in self._waiting):
                 await self.receive()
             self._ended = True
-            self.put("COMMIT")
+            reply = self.put("COMMIT")
             await self.end()
+            check_committed(reply.result.command_status if reply.result else None)
 
     async def end(self) -> None:
         """As `receive`; afterwards the connection is as before `begin`."""
