@@ -100,8 +100,7 @@ class Payouts:
         """Transaction 1 alone."""
         desk = self.desk
         rooms = dict.fromkeys(desk.accounts, room)
-        healthy = frozenset(desk.accounts)
-        return await self.world.run(lambda tx: batch.claim_approved(tx, desk, rooms, healthy), cell)
+        return await self.world.run(lambda tx: batch.claim_approved(tx, desk, rooms), cell)
 
     async def claim_queued(self, account: str, cell: int = 1, room: int = 50) -> list[Order]:
         desk, found = self.desk, self.accounts[account]

@@ -10,6 +10,7 @@ import httpx
 
 from paymaster.db.cells import Databases
 from paymaster.db.servers import app_dsns
+from paymaster.db.tx import Policy
 from paymaster.dispatch.machine import ATTEMPT, TRANSFER
 from paymaster.earn.machine import REWARD, TASK
 from paymaster.kernel.clock import Clock, WallClock
@@ -65,6 +66,7 @@ async def build(
         clock,
         connections=settings.database.pool_size,
         statement_seconds=settings.database.statement_timeout_seconds,
+        policy=Policy(destination_failures=settings.limits.destination_failures),
     )
     metrics = Metrics()
     try:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     import asyncssh
+    import httpx
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -210,6 +211,24 @@ class World:
         """What was really paid (see `truth.books`)."""
         with self.chassis.tx() as tx:
             return truth.books(tx, brief=brief)
+
+    def run_due(self) -> None:
+        """Do every job that is due now; for a simulation that owns the time and enters nothing."""
+        self._schedule.run_due()
+
+    async def deliver_due(self, client: httpx.AsyncClient) -> int:
+        """Try every notice that is due now once, through a client; how many were tried."""
+        return await self._webhooks.courier.deliver(client)
+
+    def next_due(self) -> int | None:
+        """When something falls due by itself, in virtual microseconds; None when nothing waits."""
+        with self.chassis.tx() as tx:
+            due = (self._schedule.next_due(tx), self._webhooks.courier.next_due(tx))
+        return min((moment for moment in due if moment is not None), default=None)
+
+    def close(self) -> None:
+        """Close the books of a world that was never entered."""
+        self.chassis.store.close()
 
     async def drain_uploads(self) -> int:
         """Execute what lies finished in `/in` now; for tests without the SFTP server."""

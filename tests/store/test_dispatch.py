@@ -143,6 +143,21 @@ async def test_not_found_is_no_proof_before_the_lag_is_over(
     assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
 
 
+async def test_it_is_asked_again_as_soon_as_not_found_is_proof(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    withdrawal = await one(payouts)
+    rail.before = [silence()]
+    await payouts.deliver(await payouts.claim())
+    for _ in range(4):  # the pauses grow: without a date the next question would come long after
+        later(payouts, (LAG - timedelta(seconds=4)) / 4)
+        assert await payouts.ask("wallet") == {}
+    assert len(rail.questions) >= 3
+    later(payouts, timedelta(seconds=4))
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+
+
 async def test_after_the_lag_the_same_bytes_go_again_under_the_same_key(
     payouts: Payouts, rail: AskableRail
 ) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from tests.world import START
 
-from paymaster.messages.compose_mail import LANGUAGES, Envelope, message, write
+from paymaster.kernel.language import LANGUAGES
+from paymaster.messages.compose_mail import Envelope, message, write
 from paymaster.messages.letters import LETTERS
 
 
@@ -20,9 +21,13 @@ def sample() -> dict[str, Any]:
         "kind": "totp",
         "currency": "EUR",
         "usable_at": "soon",
+        "answer_by": "soon",
         "cooling_off_until": "soon",
         "endpoint": "we_1",
         "reason": "failing",
+        "why": "The account was closed.",
+        "mask": "DE89 … 3000",
+        "failures": 3,
         "failing_since": "then",
         "subject": "pk_test_1a2b3c4d",
         "times": 2,

@@ -21,6 +21,7 @@ from paymaster.api import (
     exports,
     factors,
     health,
+    holds,
     hooks,
     hot_withdrawals,
     issuers,
@@ -41,6 +42,7 @@ from paymaster.api import (
     users,
     webhook_events,
     webhooks,
+    withdrawal_acts,
     withdrawals,
 )
 from paymaster.api.callers import Callers
@@ -68,6 +70,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     tasks.router,
     events.router,
     withdrawals.router,
+    withdrawal_acts.router,
+    holds.router,
     rails.router,
     transfers.router,
     reconciliation.router,

@@ -10,13 +10,14 @@ from pydantic import Field
 
 from paymaster.api import (
     events,
+    holds,
     rails,
     reconciliation,
     screening,
     stepup,
     tasks,
     transfers,
-    withdrawals,
+    withdrawal_acts,
 )
 from paymaster.api.context import Call, Operates, Reads, Staff
 from paymaster.api.door import Door
@@ -50,9 +51,7 @@ CurrencyPath = Annotated[str, Path(max_length=12, examples=["EUR"])]
 ACTS: dict[str, Act] = {
     act.name: act
     for act in (
-        withdrawals.APPROVE,
-        withdrawals.DENY,
-        withdrawals.REVERSE,
+        *withdrawal_acts.ACTS,
         transfers.REQUEST_ACT,
         reconciliation.RESOLVE,
         reconciliation.RETRY,
@@ -61,6 +60,9 @@ ACTS: dict[str, Act] = {
     )
 }
 """How each act on money is carried out once it is approved."""
+
+_WITHOUT_LIMIT: dict[str, Act] = {holds.LIFT.name: holds.LIFT}
+"""Acts that have no amount, and wait in a cell as those do."""
 
 
 class SetLimit(Body):
@@ -168,7 +170,7 @@ async def approve(call: Operates, approval: ApprovalPath, body: Reasoned) -> Rep
         lambda tx: four_eyes.get(tx, call.environment.id, ref.id)
     )
     four_eyes.check_unaltered(waiting)
-    act = ACTS[waiting.act]
+    act = (ACTS | _WITHOUT_LIMIT)[waiting.act]
     call.principal.require(act.scope)
     ready = await act.make(call, waiting.subject, waiting.body)
 

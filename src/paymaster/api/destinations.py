@@ -8,19 +8,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import Field, StringConstraints
 
-from paymaster.api.context import Call, OwnReads, OwnUsers
+from paymaster.api.context import Call, Operates, OwnReads, OwnUsers
 from paymaster.api.door import Door
 from paymaster.api.factors import StepUpId
-from paymaster.api.models import Body, Reply, Text, listing
+from paymaster.api.models import Body, Reasoned, Reply, Text, listing
 from paymaster.api.shapes import DestinationOut, Page
 from paymaster.api.stepup import by
 from paymaster.api.users import UserPath
-from paymaster.kernel.errors import NotFound
+from paymaster.kernel.errors import Conflict, NotFound
 from paymaster.people import destinations
 from paymaster.people.factors import policy
 from paymaster.people.factors.binding import Purpose
 from paymaster.people.factors.proof import Shown
 from paymaster.people.views import DestinationView
+from paymaster.withdraw import pinned
+from paymaster.withdraw.refused import for_earner
 
 router = APIRouter(route_class=Door, tags=["destinations"])
 DestinationPath = Annotated[str, Path(max_length=40, description="`de_...`")]
@@ -85,15 +87,33 @@ async def close_destination(
         Text, Query(min_length=1, max_length=500, description="Kept in the audit.")
     ] = "asked for",
 ) -> Reply:
-    """Close a destination for good. Withdrawals under way to it go to a person."""
+    """Close a destination for good. Withdrawals that still wait for it are cancelled.
+
+    Their money is available again, at once; what is with the rail already goes on.
+    """
     ref = call.ref("de", destination)
     own = call.principal.user
     if own is not None and own.cell != ref.cell:
         raise NotFound("destination-unknown", "There is no such destination.")
-    view = await call.write(
-        call.cell(ref.cell), lambda tx: destinations.close(tx, ref.id, reason, user_id=call.mine)
-    )
+    try:
+        view = await call.write(
+            call.cell(ref.cell), lambda tx: pinned.close(tx, ref.id, reason, user_id=call.mine)
+        )
+    except Conflict as error:
+        raise (for_earner(error) if call.mine is not None else error) from None
     return Reply(_shown(call, view))
+
+
+@router.post("/v1/destinations/{destination}/resume", response_model=DestinationOut)
+async def resume_destination(
+    call: Operates, destination: DestinationPath, body: Reasoned
+) -> Reply:
+    """Let money go again to a destination that was paused after several failures."""
+    ref = call.ref("de", destination)
+    view = await call.write(
+        call.cell(ref.cell), lambda tx: destinations.resume(tx, ref.id, body.reason)
+    )
+    return Reply(view.wire())
 
 
 def _shown(call: Call, view: DestinationView) -> dict[str, Any]:

@@ -89,7 +89,7 @@ async def perform(
     body: Mapping[str, Any],
 ) -> Mapping[str, Any] | Waiting:
     """Do an act in this transaction, or let it wait for a second person. Raises as either does."""
-    if limits.rows:
+    if limits.rows or limits.always:
         amount = await ready.amount(tx)
         proposal = Proposal(act.name, subject, amount, body, str(body.get("reason") or ""))
         waiting = await four_eyes.guard(tx, call.principal, limits, proposal, lasting(call))

@@ -77,6 +77,8 @@ class DestinationOut(Shape):
     mask: str
     state: str
     closed_reason: str | None
+    paused_at: Time | None
+    paused_code: str | None
     usable_at: Time
     created_at: Time
 

@@ -8,18 +8,15 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from paymaster.api import guarded
 from paymaster.api.context import Call, Key, Operates, OwnReads, OwnWithdrawals
 from paymaster.api.door import Door
-from paymaster.api.factors import StepUpId
-from paymaster.api.guarded import Make, Ready
+from paymaster.api.factors import StepUpId, not_staff
 from paymaster.api.idempotent import claim, replied
 from paymaster.api.models import (
     Amount,
     Body,
     ExternalId,
     MaybeReasoned,
-    Reasoned,
     Reply,
     Text,
     listing,
@@ -27,19 +24,20 @@ from paymaster.api.models import (
 from paymaster.api.paging import Page as PageAsked
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.shapes import Page, RequestedOut, StoryOut, WithdrawalOut
-from paymaster.api.shapes_staff import WAITING
 from paymaster.api.stepup import by
 from paymaster.db.idempotency import Key as StoredKey
 from paymaster.db.tx import CellTx, ControlRead
-from paymaster.kernel.errors import NotFound, Refusal
+from paymaster.kernel.errors import Conflict, NotFound, Refusal
 from paymaster.kernel.ids import Ref, parse_text_id
 from paymaster.kernel.money import Money
 from paymaster.people.factors import policy
 from paymaster.people.factors.binding import Purpose
 from paymaster.people.factors.policy import Policy
 from paymaster.people.factors.proof import Shown
+from paymaster.screen import challenge
 from paymaster.withdraw import moves, view
-from paymaster.withdraw.machine import WITHDRAWAL, Event, State
+from paymaster.withdraw.machine import State
+from paymaster.withdraw.refused import for_earner
 from paymaster.withdraw.request import Limits, RequestWithdrawal
 from paymaster.withdraw.request_keyed import Keyed
 
@@ -181,24 +179,31 @@ async def _of_user(call: Call, page: PageAsked, user: str) -> Reply:
     return listing([_shown(call, one) for one in found], next_cursor(call, LIST, filters, last))
 
 
-Act = Callable[[CellTx, int], Awaitable[Any]]
-
-
-async def _act(call: Call, withdrawal: str, act: Act) -> Reply:
+async def _act(
+    call: Call, withdrawal: str, act: Callable[[CellTx, int], Awaitable[Any]]
+) -> Reply:
+    """An act of the user. What stood in its way is told without names of the staff."""
     ref = _ref(call, withdrawal)
 
     async def work(tx: CellTx) -> dict[str, Any]:
         await act(tx, ref.id)
         return _shown(call, await view.one(tx, ref.id))
 
-    return Reply(await call.write(call.cell(ref.cell), work))
+    try:
+        return Reply(await call.write(call.cell(ref.cell), work))
+    except Conflict as error:
+        raise (for_earner(error) if call.mine is not None else error) from None
 
 
 @router.post("/v1/withdrawals/{withdrawal}/cancel", response_model=WithdrawalOut)
 async def cancel_withdrawal(
     call: OwnWithdrawals, withdrawal: WithdrawalPath, body: MaybeReasoned | None = None
 ) -> Reply:
-    """Take it back before it is sent; the money is available again."""
+    """Take it back before it is sent; the money is available again.
+
+    The same again by the same caller changes nothing. Who comes too late is told who was there
+    before, and when.
+    """
 
     async def act(tx: CellTx, number: int) -> None:
         owner = (await view.one(tx, number, user_id=call.mine)).row.user_id
@@ -207,68 +212,24 @@ async def cancel_withdrawal(
     return await _act(call, withdrawal, act)
 
 
-Decision = Callable[[CellTx, int, str], Awaitable[Any]]
+class AnswerChallenge(Body):
+    """A verified step-up for a withdrawal of this amount to this destination."""
+
+    step_up: StepUpId | None = None
 
 
-def _decision(event: Event, decide: Decision) -> Make:
-    """How the act is made ready. What may not happen as things stand is told why at once."""
+@router.post("/v1/withdrawals/{withdrawal}/challenge", response_model=WithdrawalOut)
+async def answer_challenge(
+    call: OwnWithdrawals, withdrawal: WithdrawalPath, body: AnswerChallenge
+) -> Reply:
+    """Give the proof that a withdrawal in `challenged` waits for; then it is judged anew.
 
-    async def make(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
-        ref = call.ref("wd", subject)
-
-        async def amount(tx: CellTx) -> Money | None:
-            # Locked, or what is not possible yet becomes so before `run`, and nobody was asked.
-            await moves.lock(tx, ref.id)
-            found = await view.one(tx, ref.id)
-            return found.amount if WITHDRAWAL.allows(found.row.state, event) else None
-
-        async def run(tx: CellTx) -> Mapping[str, Any]:
-            await decide(tx, ref.id, body["reason"])
-            return (await view.one(tx, ref.id)).wire()
-
-        return Ready(call.cell(ref.cell), amount, run)
-
-    return make
-
-
-APPROVE = guarded.Act("withdrawal.approve", _decision(Event.APPROVE, moves.approve))
-DENY = guarded.Act("withdrawal.deny", _decision(Event.DENY, moves.deny))
-REVERSE = guarded.Act("withdrawal.reverse", _decision(Event.RETURN, moves.reverse))
-
-
-@router.post(
-    "/v1/withdrawals/{withdrawal}/approve", response_model=WithdrawalOut, responses=WAITING
-)
-async def approve_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
-) -> Response:
-    """Let one in review go to the rail."""
-    return await guarded.guarded(call, APPROVE, withdrawal, {"reason": body.reason})
-
-
-@router.post("/v1/withdrawals/{withdrawal}/deny", response_model=WithdrawalOut, responses=WAITING)
-async def deny_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Response:
-    """Refuse it before it is sent; the money is available again."""
-    return await guarded.guarded(call, DENY, withdrawal, {"reason": body.reason})
-
-
-@router.post("/v1/withdrawals/{withdrawal}/hold", response_model=WithdrawalOut)
-async def hold_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Reply:
-    """Freeze it before it is sent."""
-    return await _act(call, withdrawal, lambda tx, one: moves.hold(tx, one, body.reason))
-
-
-@router.post("/v1/withdrawals/{withdrawal}/release", response_model=WithdrawalOut)
-async def release_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Reply:
-    """Lift a hold; it is judged anew."""
-    return await _act(call, withdrawal, lambda tx, one: moves.release(tx, one, body.reason))
-
-
-@router.post(
-    "/v1/withdrawals/{withdrawal}/reverse", response_model=WithdrawalOut, responses=WAITING
-)
-async def reverse_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
-) -> Response:
-    """Book a paid one as come back, on the evidence named in the reason."""
-    return await guarded.guarded(call, REVERSE, withdrawal, {"reason": body.reason})
+    Make a step-up for its `amount` and `destination`, verify it, and send it here: it is used up by
+    this. What is not answered in time is denied, and the money is available again.
+    """
+    not_staff(call)
+    return await _act(
+        call,
+        withdrawal,
+        lambda tx, one: challenge.answer(tx, one, body.step_up, user_id=call.mine),
+    )

@@ -13,6 +13,7 @@ from paymaster.cli import (
     archive,
     audit,
     bench,
+    broker,
     cells,
     certificates,
     clock,
@@ -51,6 +52,7 @@ app.command("bench")(bench.bench)
 app.command("listen")(listen.listen)
 app.command("openapi")(run.openapi)
 app.add_typer(audit.app, name="audit")
+app.add_typer(broker.app, name="broker")
 app.add_typer(keys.app, name="keys")
 app.add_typer(issuers.app, name="issuers")
 app.add_typer(environments.app, name="environments")

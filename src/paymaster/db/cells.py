@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from psycopg.errors import UndefinedColumn, UndefinedTable
 
+from paymaster.db.connections import MakePool, own_pool
 from paymaster.db.pool import CellDb, ControlDb, Server
-from paymaster.db.tx import ControlRead
+from paymaster.db.tx import CellTx, ControlRead, Policy
 from paymaster.kernel.clock import AheadClock, Clock
 from paymaster.kernel.errors import Broken, NotFound, Refusal
 
@@ -52,10 +53,19 @@ class Databases:
         *,
         connections: int = 8,
         statement_seconds: int = 30,
+        make_pool: MakePool = own_pool,
+        policy: Policy = CellTx.policy,
     ) -> None:
         self.clock = clock
+        self._policy = policy
         self._servers = {
-            name: Server(name, dsn, connections=connections, statement_seconds=statement_seconds)
+            name: Server(
+                name,
+                dsn,
+                connections=connections,
+                statement_seconds=statement_seconds,
+                make_pool=make_pool,
+            )
             for name, dsn in servers.items()
         }
         if CONTROL_SERVER not in self._servers:
@@ -149,7 +159,7 @@ class Databases:
                 raise Broken("server-missing", f"Cell {number} is on unknown server {row.server!r}")
             zone = self.environment(row.environment_id).time_zone
             clock = self.clock_of(row.environment_id)
-            found = CellDb(server, row.schema_name, clock, number, zone)
+            found = CellDb(server, row.schema_name, clock, number, zone, self._policy)
             self._open[number] = found
         return found
 

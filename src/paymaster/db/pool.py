@@ -13,14 +13,13 @@ import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property
 from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, errors
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
-from paymaster.db import arrays
+from paymaster.db.connections import Connection, MakePool, own_pool
 from paymaster.db.sending import Sending, check_committed
 from paymaster.db.tx import (
     MERGED_PATIENCE,
@@ -30,6 +29,7 @@ from paymaster.db.tx import (
     CellTx,
     ControlRead,
     ControlTx,
+    Policy,
 )
 from paymaster.db.worker import WorkerIds
 from paymaster.kernel.clock import AheadClock, Clock
@@ -48,15 +48,6 @@ _AGAIN = (
 """The last: the server was told to forget what is prepared. It is prepared anew."""
 
 
-class Connection(AsyncConnection[Any]):
-    """A connection with what is prepared on it for statements that are sent together."""
-
-    @cached_property
-    def sending(self) -> Sending:
-        """Sends statements of a transaction together."""
-        return Sending(self)
-
-
 class Server:
     """A pool of connections to one PostgreSQL server, shared by all schemas on it.
 
@@ -64,19 +55,20 @@ class Server:
     planning anew costs a small transaction a quarter of PostgreSQL's time.
     """
 
-    def __init__(self, name: str, dsn: str, *, connections: int, statement_seconds: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        dsn: str,
+        *,
+        connections: int,
+        statement_seconds: int,
+        make_pool: MakePool = own_pool,
+    ) -> None:
         self.name = name
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool = make_pool(
             dsn,
-            connection_class=Connection,
-            min_size=1,
-            max_size=connections,
-            open=False,
-            timeout=5.0,
-            reconnect_timeout=0.0,
-            check=None,
-            configure=arrays.configure,
-            kwargs={
+            connections,
+            {
                 "autocommit": True,
                 "application_name": f"paymaster-{os.getpid()}",
                 "options": f"-c statement_timeout={statement_seconds * 1000}"
@@ -87,7 +79,7 @@ class Server:
 
     async def open(self) -> None:
         """Start the pool; connections are made as they are needed."""
-        await self._pool.open(wait=False)
+        await self._pool.open()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -292,11 +284,18 @@ class CellDb(Schema):
     """One cell."""
 
     def __init__(
-        self, server: Server, name: str, clock: Clock, number: int, time_zone: str
+        self,
+        server: Server,
+        name: str,
+        clock: Clock,
+        number: int,
+        time_zone: str,
+        policy: Policy = CellTx.policy,
     ) -> None:
         super().__init__(server, name, clock)
         self.number = number
         self.time_zone = time_zone
+        self._policy = policy
 
     async def read(self, work: Callable[[CellRead], Awaitable[T]]) -> T:
         """Run `work` on one snapshot."""
@@ -339,6 +338,7 @@ class CellDb(Schema):
                     self.time_zone,
                     connection.sending if merged else None,
                 )
+                tx.policy = self._policy
                 result = await work(tx)
                 await tx.seal()
             return result

@@ -13,7 +13,8 @@ APPEND_ONLY = frozenset({
     "event", "answer", "dead_letter", "slice_wait", "task_move", "reward_move",
     "withdrawal_move", "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run",
     "day_close", "proof", "environment", "cell", "rule_set", "registry", "directory", "seal",
-    "login_used", "issuer_audience", "kyc_record",
+    "login_used", "issuer_audience", "kyc_record", "fee_plan", "fx_rate",
+    "attempt_proof", "automatic_run",
 })  # fmt: skip
 """Tables whose rows never change."""
 
@@ -28,6 +29,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "permit": ("number",),  # needed for FOR UPDATE; the number is never changed
     "cursor": ("seq",),
     "aside": ("tries", "slug", "detail", "due_at", "done_at"),
+    "broker_aside": ("tries", "detail", "due_at", "done_at"),
     "inbox": ("due_at", "tries", "lease_token", "done_at", "result", "sealed"),
     "rewrap": ("key_id", "since", "started_at", "after_key", "changed", "missed", "done_at"),
     "sealed_key": ("wrapped", "kek_id"),
@@ -40,7 +42,10 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "app_user": ("status", "status_reason", "version"),
     "data_key": ("wrapped", "kek_id"),
     "pii": ("sealed", "updated_at"),
-    "destination": ("state", "closed_reason", "usable_at", "version", "fingerprint"),
+    "destination": (
+        "state", "closed_reason", "usable_at", "version", "fingerprint", "paused_code", "paused_at",
+        "resumed_at",
+    ),
     "factor": (
         "state", "sealed", "credential_hash", "counter", "challenge", "expires_at", "confirmed_at",
         "last_used_at", "version",
@@ -59,12 +64,19 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "withdrawal": (
         "state", "number", "rail_account_id", "reason", "due_at", "tries", "lease_token", "version",
     ),
+    "quote": ("withdrawal_id",),
+    "legal_hold": ("lifted_by", "lift_reason", "lifted_at", "version"),
     "batch": (
         "state", "tries", "due_at", "lease_token", "sent_at", "detail", "version", "sealed",
     ),
     "attempt": (
         "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",
-        "booked_on", "booked_line", "returned_on", "returned_line", "version",
+        "booked_on", "booked_line", "returned_on", "returned_line", "version", "alerted",
+    ),
+    "automatic_payout": (
+        "mode", "destination_id", "minimum", "at_most", "every", "on_day", "own", "proven",
+        "due_at", "last_at", "last_slug", "last_detail", "last_withdrawal_id", "changed_at",
+        "version",
     ),
     "payout_window": ("due_at", "lease_token", "version"),
     "transfer": ("state", "number", "due_at", "lease_token", "version"),
@@ -85,6 +97,9 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "webhook_replay": ("at_seq", "queued", "done_at"),
     "mail": ("state", "tries", "due_at", "lease_token", "outcome", "tried_at"),
     # control
+    "payout_policy": (
+        "failover", "most_orders", "tries_before_leaving", "automatic", "version", "changed_at",
+    ),
     "lockout": ("failures", "counted_from", "failed_at", "locks", "locked_until"),
     "rate_bucket": ("per_minute", "left_milli", "filled_at"),
     "webhook_endpoint": (

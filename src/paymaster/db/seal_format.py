@@ -224,7 +224,26 @@ _SECOND: tuple[Table, ...] = (
     ),
 )
 
-FORMATS: Mapping[int, tuple[Table, ...]] = {1: _FIRST, 2: _SECOND}
+_THIRD: tuple[Table, ...] = (
+    *_SECOND,
+    appended(
+        "fee_plan",
+        "environment_id name version",
+        "environment_id bigint, name text, version integer, revision integer, plan jsonb,"
+        " created_at timestamptz, commit_id bigint, ordinal integer",
+        CONTROL,
+    ),
+    appended(
+        "fx_rate",
+        "id",
+        "id bigint, environment_id bigint, source text, base text, counter text, rate text,"
+        " observed_at timestamptz, valid_seconds integer, reference text, actor text,"
+        " recorded_at timestamptz, commit_id bigint, ordinal integer",
+        CONTROL,
+    ),
+)
+
+FORMATS: Mapping[int, tuple[Table, ...]] = {1: _FIRST, 2: _SECOND, 3: _THIRD}
 """Every format that blocks were ever sealed in; records of one place are in the tables' order."""
 
 NEWEST = max(FORMATS)

@@ -323,8 +323,20 @@ class ControlTx(Writes, ControlRead):
     """Writes to the directory."""
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the settings say to use cases that are given nothing but a transaction.
+
+    `destination_failures`: after so many failures in a row a destination is paused; 0 means never.
+    """
+
+    destination_failures: int = 3
+
+
 class CellTx(Writes, CellRead):
     """Writes to one cell."""
+
+    policy = Policy()
 
     def __init__(
         self,

@@ -8,8 +8,6 @@ that was stopped past its lease and goes on can never make an id a second time.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, LiteralString
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, LiteralString
 from paymaster.kernel.clock import Clock, milliseconds
 from paymaster.kernel.errors import Broken, Busy
 from paymaster.kernel.ids import IdMaker
+from paymaster.kernel.sources import SOURCES
 
 if TYPE_CHECKING:
     from paymaster.db.pool import Server
@@ -28,7 +27,7 @@ _WRITE: LiteralString = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 def holder() -> str:
     """Names this process in lease rows."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return SOURCES.get().process_name()
 
 
 class WorkerIds:

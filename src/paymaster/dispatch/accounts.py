@@ -12,10 +12,11 @@ from paymaster.db.tx import ControlRead, ControlTx, json
 from paymaster.dispatch.window import window_fault
 from paymaster.kernel.errors import Conflict, NotFound, Problem, Unprocessable
 from paymaster.kernel.ids import text_id
-from paymaster.kernel.money import EXPONENTS
+from paymaster.kernel.money import EXPONENTS, Money
 from paymaster.rails.base import ChecksAccounts, Rail, RailAccount
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}\Z", re.ASCII)
+_PERCENT = re.compile(r"[0-9]{1,2}(\.[0-9]{1,4})?\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,19 @@ class PayoutAccount:
     def cost(self) -> int:
         """What a payment costs, in minor units, for the choice of the cheaper account."""
         return self.number("cost", 0)
+
+    @property
+    def cost_millionths(self) -> int:
+        """The setting `cost_percent`, such as `0.35`, in millionths of the amount; 0 without."""
+        written = self.rail.settings.get("cost_percent", "")
+        whole, _, part = written.partition(".")
+        if _PERCENT.match(written) is None:
+            return 0
+        return int(whole) * 10_000 + int(part.ljust(4, "0") or 0)
+
+    def cost_of(self, money: Money) -> int:
+        """What paying so much costs, in minor units of the account, rounded up."""
+        return self.cost - (-money.minor * self.cost_millionths // 1_000_000)
 
     def number(self, name: str, default: int) -> int:
         """A setting that is a whole number; the default when it is missing or is none."""

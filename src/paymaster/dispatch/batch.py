@@ -11,15 +11,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
 from typing import NamedTuple
 
 from paymaster.db.tx import CellTx
-from paymaster.dispatch import store, transfer, transfer_store, window
+from paymaster.dispatch import proof, store, transfer, transfer_store, window
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.desk import Desk, Order
 from paymaster.dispatch.machine import TransferEvent
-from paymaster.dispatch.route import Candidate, choose
+from paymaster.dispatch.route import Choice, by_amount, pick
 from paymaster.dispatch.store import NewAttempt, NewBatch
 from paymaster.kernel.errors import Broken, NeverSent, RailRefused
 from paymaster.kernel.ids import reference, text_id
@@ -29,6 +28,7 @@ from paymaster.people import destinations
 from paymaster.rails.base import Instruction, Payee, Prepared, Rail
 from paymaster.secrets.sealing import place
 from paymaster.withdraw import moves
+from paymaster.withdraw.failing import pause_failing
 from paymaster.withdraw.moves import Withdrawal
 
 _log = get_logger(__name__)
@@ -44,6 +44,9 @@ class _Item(NamedTuple):
     money: Money
     payee: Payee | None
     trace_id: str
+    number: int
+    routed: str | None
+    proven: bool = True
 
 
 @dataclass(slots=True)
@@ -57,32 +60,13 @@ class _Sorted:
     postponed: list[tuple[_Item, str]] = field(default_factory=list[tuple[_Item, str]])
 
 
-async def claim_approved(
-    tx: CellTx, desk: Desk, rooms: Mapping[int, int], healthy: frozenset[int]
-) -> list[Order]:
+async def claim_approved(tx: CellTx, desk: Desk, rooms: Mapping[int, int]) -> list[Order]:
     """Give approved withdrawals their account; where there is room, make the orders at once.
 
-    `rooms` has how many orders may begin for each account id, `healthy` the accounts that work.
+    `rooms` has how many orders may begin for each account id.
     """
     waiting = await moves.take_due(tx, moves.State.APPROVED, desk.pace.items)
-    kinds = await store.kinds(tx, [one.destination_id for one in waiting])
-    candidates = [
-        Candidate(account, rail.caps, account.id in healthy)
-        for account in desk.accounts.values()
-        if (rail := desk.rail(account)) is not None
-    ]
-    choices: dict[tuple[str, str], PayoutAccount | None] = {}
-    chosen: dict[int, list[Withdrawal]] = {}
-    nowhere: list[int] = []
-    for one in waiting:
-        wanted = kinds[one.destination_id], one.asset
-        if wanted not in choices:
-            choices[wanted] = choose(candidates, *wanted)
-        account = choices[wanted]
-        if account is None:
-            nowhere.append(one.id)
-        else:
-            chosen.setdefault(account.id, []).append(one)
+    chosen, nowhere = await _choose(tx, desk, waiting)
     if nowhere:
         later = tx.now + desk.pace.look_again
         await store.postpone_approved(tx, nowhere, later, "no-route")
@@ -93,19 +77,63 @@ async def claim_approved(
         rail = desk.rail(account)
         now = group[: room * rail.caps.batch_items] if rail is not None else []
         await _queue(tx, account, group[len(now) :])
-        orders += await _form(tx, desk, account, now, [])
+        routed = {one.id: why for one, why in now}
+        orders += await _form(tx, desk, account, [one for one, _ in now], [], routed)
     return orders
 
 
-async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[Withdrawal]) -> None:
+_Routed = tuple[Withdrawal, str]
+"""A withdrawal with why its account was chosen."""
+
+
+async def _choose(
+    tx: CellTx, desk: Desk, waiting: Sequence[Withdrawal]
+) -> tuple[dict[int, list[_Routed]], list[int]]:
+    """The account of each, by id, and those for which there is none.
+
+    One that comes back after its order died goes to no account where that happened, if it can.
+    """
+    kinds = await store.kinds(tx, [one.destination_id for one in waiting])
+    before = await proof.earlier(tx, [one.id for one in waiting if one.rail_account_id is not None])
+    candidates = desk.candidates()
+    exact = by_amount(candidates)
+    choices: dict[tuple[str, str, int], Choice | None] = {}
+    chosen: dict[int, list[_Routed]] = {}
+    nowhere: list[int] = []
+    for one in waiting:
+        kind, money = kinds[one.destination_id], one.net
+        wanted = kind, money.currency, money.minor if exact else 0
+        dead = before[one.id].accounts if one.id in before else frozenset[int]()
+        if dead:
+            choice = pick(candidates, kind, money, dead) or pick(candidates, kind, money)
+        else:
+            if wanted not in choices:
+                choices[wanted] = pick(candidates, kind, money)
+            choice = choices[wanted]
+        if choice is None:
+            nowhere.append(one.id)
+        else:
+            chosen.setdefault(choice.account.id, []).append((one, choice.why))
+    return chosen, nowhere
+
+
+async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[_Routed]) -> None:
     if not group:
         return
     if account.payout_window != window.ALWAYS:
         await window.ensure(tx, account.id, account.payout_window, account.time_zone)
     await moves.move(
         tx,
-        [moves.Step(one.id, moves.Event.QUEUE, rail_account_id=account.id) for one in group],
-        locked=group,
+        [
+            moves.Step(
+                one.id,
+                moves.Event.QUEUE,
+                reason=f"{account.rail.name}: {why}",
+                rail_account_id=account.id,
+            )
+            for one, why in group
+        ],
+        locked=[one for one, _ in group],
     )
 
 
@@ -122,7 +150,8 @@ async def claim_queued(tx: CellTx, desk: Desk, account: PayoutAccount, room: int
     limit = min(room * rail.caps.batch_items, max(rail.caps.batch_items, desk.pace.items))
     transfers = await transfer_store.take_requested(tx, account.id, limit)
     waiting = await moves.take_queued(tx, account.id, limit - len(transfers))
-    orders = await _form(tx, desk, account, waiting, transfers)
+    routed = await store.reasons(tx, [one.id for one in waiting])
+    orders = await _form(tx, desk, account, waiting, transfers, routed)
     if windowed and len(transfers) + len(waiting) < limit:
         await window.move_on(tx, account.id, account.payout_window, account.time_zone)
     return orders
@@ -134,14 +163,17 @@ async def _form(
     account: PayoutAccount,
     waiting: Sequence[Withdrawal],
     transfers: Sequence[transfer_store.Transfer],
+    routed: Mapping[int, str],
 ) -> list[Order]:
     """Move to `sending`, prepare the bytes, write orders and attempts."""
     rail = desk.rail(account)
     if rail is None or not (waiting or transfers):
         return []
-    items = await _withdrawal_items(tx, desk, account, waiting)
+    items = await _withdrawal_items(tx, desk, account, waiting, routed)
     items += await _transfer_items(tx, desk, transfers)
     found = _Sorted()
+    found.postponed = [(item, "attempt-unproven") for item in items if not item.proven]
+    items = [item for item in items if item.proven]
     found.refused = [(item, "destination-closed") for item in items if item.payee is None]
     payable = [item for item in items if item.payee is not None]
     for start in range(0, len(payable), rail.caps.batch_items):
@@ -157,8 +189,13 @@ async def _form(
 
 
 async def _withdrawal_items(
-    tx: CellTx, desk: Desk, account: PayoutAccount, waiting: Sequence[Withdrawal]
+    tx: CellTx,
+    desk: Desk,
+    account: PayoutAccount,
+    waiting: Sequence[Withdrawal],
+    routed: Mapping[int, str],
 ) -> list[_Item]:
+    before = await proof.earlier(tx, [one.id for one in waiting])
     steps = [moves.Step(one.id, moves.Event.SEND, rail_account_id=account.id) for one in waiting]
     moved = await moves.move(tx, steps, locked=waiting)
     sending = [one for one, result in zip(waiting, moved, strict=True) if result.done]
@@ -173,6 +210,9 @@ async def _withdrawal_items(
             one.net,
             payees.get(one.destination_id),
             one.trace_id,
+            1 + (before[one.id].number if one.id in before else 0),
+            routed.get(one.id),
+            one.id not in before or before[one.id].proven,
         )
         for attempt_id, one in zip(ids, sending, strict=True)
     ]
@@ -200,12 +240,15 @@ async def _transfer_items(
         tx, [transfer.Step(one.id, TransferEvent.SEND) for one in transfers]
     )
     sending = [one for one, result in zip(transfers, moved, strict=True) if result.done]
+    numbers = await store.transfer_numbers(tx, [one.id for one in sending])
     items: list[_Item] = []
     for attempt_id, one in zip(tx.ids(len(sending)), sending, strict=True):
         target = desk.accounts.get(one.to_account_id)
         payee = transfer.payee(target) if target is not None else None
-        key = reference(tx.cell, attempt_id)
-        items.append(_Item(attempt_id, key, None, one.id, one.money, payee, one.trace_id))
+        key, number = reference(tx.cell, attempt_id), 1 + numbers.get(one.id, 0)
+        items.append(
+            _Item(attempt_id, key, None, one.id, one.money, payee, one.trace_id, number, one.reason)
+        )
     return items
 
 
@@ -284,12 +327,6 @@ async def _write(tx: CellTx, desk: Desk, account: PayoutAccount, found: _Sorted)
         for (batch_id, prepared, items), sealed in zip(found.orders, bodies, strict=True)
     ]
     await store.insert_batches(tx, batches, tx.commit_id, tx.now + desk.pace.lease)
-    everything = list(chain.from_iterable(items for _, _, items in found.orders))
-    withdrawals, transfers = await store.attempt_numbers(
-        tx,
-        [item.withdrawal_id for item in everything if item.withdrawal_id is not None],
-        [item.transfer_id for item in everything if item.transfer_id is not None],
-    )
     await store.insert_attempts(
         tx,
         [
@@ -297,15 +334,14 @@ async def _write(tx: CellTx, desk: Desk, account: PayoutAccount, found: _Sorted)
                 id=item.attempt_id,
                 withdrawal_id=item.withdrawal_id,
                 transfer_id=item.transfer_id,
-                number=1
-                + withdrawals.get(item.withdrawal_id or 0, 0)
-                + transfers.get(item.transfer_id or 0, 0),
+                number=item.number,
                 batch_id=batch_id,
                 rail_account_id=account.id,
                 key=item.key,
                 amount=item.money.minor,
                 asset=item.money.currency,
                 trace_id=item.trace_id,
+                routed=item.routed,
             )
             for batch_id, _, items in found.orders
             for item in items
@@ -315,14 +351,13 @@ async def _write(tx: CellTx, desk: Desk, account: PayoutAccount, found: _Sorted)
 
 async def _fail(tx: CellTx, refused: Sequence[tuple[_Item, str]]) -> None:
     """Nothing was sent and nothing will be: the money goes back."""
-    await moves.move(
-        tx,
-        [
-            moves.Step(item.withdrawal_id, moves.Event.REJECT, reason=reason)
-            for item, reason in refused
-            if item.withdrawal_id is not None
-        ],
-    )
+    steps = [
+        moves.Step(item.withdrawal_id, moves.Event.REJECT, reason=reason)
+        for item, reason in refused
+        if item.withdrawal_id is not None
+    ]
+    await moves.move(tx, steps)
+    await pause_failing(tx, [step.withdrawal_id for step in steps])
     await transfer.move(
         tx,
         [

@@ -112,13 +112,23 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """One payment of an order, with the order's state."""
+    """One payment of an order, with the order's state. `amount` is in minor units of `asset`."""
 
     attempt_id: int
+    withdrawal_id: int | None
     key: str
     state: str
     rail_account_id: int
     batch_state: str
+    amount: int
+    asset: str
+
+
+async def live_attempt(tx: CellRead, withdrawal_id: int) -> int | None:
+    """The one attempt to pay a withdrawal that is not dead; None when there is none."""
+    return await tx.value(
+        "SELECT id FROM attempt WHERE withdrawal_id = %s AND state <> 'rejected'", (withdrawal_id,)
+    )
 
 
 async def lock_order_of(tx: CellTx, attempt_id: int) -> list[Ordered] | None:
@@ -132,7 +142,8 @@ async def lock_order_of(tx: CellTx, attempt_id: int) -> list[Ordered] | None:
         return None
     return await tx.fetch(
         """
-        SELECT a.id AS attempt_id, a.key, a.state, a.rail_account_id, b.state AS batch_state
+        SELECT a.id AS attempt_id, a.withdrawal_id, a.key, a.state, a.rail_account_id,
+            b.state AS batch_state, a.amount, a.asset
         FROM attempt a JOIN batch b ON b.id = a.batch_id
         WHERE a.batch_id = %s ORDER BY a.id FOR UPDATE OF a
         """,
@@ -216,6 +227,7 @@ async def stop_asking(tx: CellTx, rail_account_id: int, limit: int) -> int:
         """
         UPDATE attempt SET due_at = NULL WHERE id IN (
             SELECT id FROM attempt WHERE rail_account_id = %s AND due_at <= %s
+                AND state IN ('unknown', 'sent')
             ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
         )
         """,

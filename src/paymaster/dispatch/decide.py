@@ -2,21 +2,33 @@
 
 The bank was called, or its own portal was looked at. Saying that a payment was made concerns that
 payment; saying that it was not concerns its whole order, because an order goes out as one: had it
-been sent again for the sake of its other payments, this one would be paid after all.
+been sent again for the sake of its other payments, this one would be paid after all. Of an order
+that was answered, and so never goes out again, it concerns the one payment.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from paymaster.db import audit
 from paymaster.db.tx import CellTx
 from paymaster.dispatch import batch_store, outcome
+from paymaster.dispatch.batch_store import Ordered
 from paymaster.dispatch.machine import AttemptState
 from paymaster.dispatch.outcome import Applied
+from paymaster.dispatch.proof import AGAIN
 from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
 from paymaster.rails.base import Outcome, Verdict
+from paymaster.withdraw import moves
+
+BY_HAND = "decided-by-hand"
+"""The code of what a person found out."""
+
+_NOT_UNKNOWN = "attempt-not-unknown"
+_OPEN = (AttemptState.UNKNOWN, AttemptState.SENT)
 
 
 class Finding(StrEnum):
@@ -24,32 +36,27 @@ class Finding(StrEnum):
 
     PAID = "paid"
     NOT_PAID = "not_paid"
+    AGAIN = "again"
+    """It was not paid and never will be, and the withdrawal shall be paid by a further order."""
 
 
 async def decide(tx: CellTx, attempt_id: int, finding: Finding, proof: str) -> list[Applied]:
-    """Resolve an unknown attempt by hand; audited with the proof. One result for each attempt.
+    """Resolve an attempt without an end by hand; audited with the proof. One result for each.
 
     Raises NotFound `not-found`, Unprocessable `reason-missing` without a proof, Conflict
-    `attempt-not-unknown` when there is nothing to decide or its order is on the wire right now.
+    `attempt-not-unknown` when there is nothing to decide or its order is on the wire right now,
+    Conflict `held-by-order` when one of the withdrawals is under a regulatory hold.
     """
     if not proof.strip():
         raise Unprocessable("reason-missing", "Say how it is known, for example who confirmed it.")
-    order = await batch_store.lock_order_of(tx, attempt_id)
-    if order is None:
-        raise NotFound("not-found", "There is no attempt of this id.")
-    this = next(each for each in order if each.attempt_id == attempt_id)
-    if this.state != AttemptState.UNKNOWN or this.batch_state == "sending":
-        raise Conflict(
-            "attempt-not-unknown",
-            f"The attempt is {this.state} and its order {this.batch_state}: nothing to decide.",
-        )
-    concerned = [this] if finding is Finding.PAID else order
+    this, concerned = await _concerned(tx, attempt_id, finding)
+    await moves.require_free(tx, [one.withdrawal_id for one in concerned if one.withdrawal_id])
     verdict = Verdict.PAID if finding is Finding.PAID else Verdict.REJECTED
-    open_ones = [each for each in concerned if each.state == AttemptState.UNKNOWN]
+    code = AGAIN if finding is Finding.AGAIN else BY_HAND
     applied = await outcome.apply(
         tx,
         this.rail_account_id,
-        [Outcome(each.key, verdict, code="decided-by-hand", detail=proof) for each in open_ones],
+        [Outcome(each.key, verdict, code=code, detail=proof) for each in concerned],
         evidence=f"person:{tx.actor.name}",
     )
     await audit.record(
@@ -61,7 +68,78 @@ async def decide(tx: CellTx, attempt_id: int, finding: Finding, proof: str) -> l
                 proof,
                 {"finding": finding.value, "state": result.state},
             )
-            for each, result in zip(open_ones, applied, strict=True)
+            for each, result in zip(concerned, applied, strict=True)
         ],
     )
     return applied
+
+
+async def _concerned(
+    tx: CellTx, attempt_id: int, finding: Finding
+) -> tuple[Ordered, Sequence[Ordered]]:
+    """The attempt, and everything without an end that the finding is about; the order is locked."""
+    order = await batch_store.lock_order_of(tx, attempt_id)
+    if order is None:
+        raise NotFound("not-found", "There is no attempt of this id.")
+    this = next(each for each in order if each.attempt_id == attempt_id)
+    if this.state not in _OPEN or this.batch_state == "sending":
+        raise Conflict(
+            _NOT_UNKNOWN,
+            f"The attempt is {this.state} and its order {this.batch_state}: nothing to decide.",
+        )
+    if finding is Finding.PAID or this.state == AttemptState.SENT:
+        return this, [this]
+    return this, [each for each in order if each.state == AttemptState.UNKNOWN]
+
+
+async def at_stake(tx: CellTx, withdrawal_id: int, finding: Finding) -> Money | None:
+    """What a finding about a withdrawal's order is about, all payments that it concerns.
+
+    None when there is nothing to decide. The order stays locked.
+    """
+    attempt_id = await batch_store.live_attempt(tx, withdrawal_id)
+    if attempt_id is None:
+        return None
+    try:
+        this, concerned = await _concerned(tx, attempt_id, finding)
+    except Conflict:
+        return None
+    return Money(sum(each.amount for each in concerned), this.asset)
+
+
+async def of_withdrawal(
+    tx: CellTx, withdrawal_id: int, finding: Finding, proof: str
+) -> list[Applied]:
+    """`decide` about the one order of a withdrawal that may still pay it.
+
+    Raises as `decide` does; a Conflict `illegal-move` or `attempt-not-unknown` says who moved the
+    withdrawal before, and when.
+    """
+    attempt_id = await batch_store.live_attempt(tx, withdrawal_id)
+    if attempt_id is None:
+        raise await moves.too_late(tx, withdrawal_id)
+    try:
+        applied = await decide(tx, attempt_id, finding, proof)
+    except Conflict as error:
+        if error.slug != _NOT_UNKNOWN:
+            raise
+        raise await moves.too_late(tx, withdrawal_id, _NOT_UNKNOWN) from None
+    for one in applied:
+        if one.attempt_id == attempt_id and not one.done:
+            raise await moves.too_late(tx, withdrawal_id, one.slug or _NOT_UNKNOWN)
+    return applied
+
+
+async def retry(tx: CellTx, withdrawal_id: int, proof: str) -> list[Applied]:
+    """Pay it by a further order, since the proof says that the one before it is dead.
+
+    One that waits for its rail is tried at once; that needs no proof but a reason. Raises as
+    `of_withdrawal` does.
+    """
+    if not proof.strip():
+        raise Unprocessable("reason-missing", "Say how it is known, for example who confirmed it.")
+    if await batch_store.live_attempt(tx, withdrawal_id) is None and await moves.hurry(
+        tx, withdrawal_id, proof
+    ):
+        return []
+    return await of_withdrawal(tx, withdrawal_id, Finding.AGAIN, proof)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.dispatch.policy import PayoutPolicy
+from paymaster.dispatch.route import Candidate
 from paymaster.kernel.retry import Backoff
 from paymaster.rails.base import Prepared, Rail
 from paymaster.secrets.sealing import Sealer
@@ -35,13 +37,39 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How an account works at the moment; see `route.Candidate`."""
+
+    healthy: bool = True
+    share: int | None = None
+
+
+WELL = Standing()
+
+
+@dataclass(frozen=True, slots=True)
 class Desk:
-    """One environment's way out. Made anew when the accounts are read again."""
+    """One environment's way out. Made anew when the accounts are read again.
+
+    `standing` tells how an account works now, as far as this process knows.
+    """
 
     accounts: Mapping[int, PayoutAccount]
     rails: Mapping[str, Rail]
     sealer: Sealer
     pace: Pace = field(default_factory=Pace)
+    policy: PayoutPolicy = field(default_factory=PayoutPolicy)
+    standing: Callable[[int], Standing] = lambda _account_id: WELL
+
+    def candidates(self) -> list[Candidate]:
+        """The accounts whose rails are installed here, each with how it works."""
+        found: list[Candidate] = []
+        for account in self.accounts.values():
+            rail = self.rail(account)
+            if rail is not None:
+                now = self.standing(account.id)
+                found.append(Candidate(account, rail.caps, now.healthy, now.share))
+        return found
 
     def rail(self, account: PayoutAccount) -> Rail | None:
         """The rail of an account; None when this process does not have it installed."""

@@ -17,15 +17,18 @@ from typing import Final
 from paymaster.db import outbox_lines
 from paymaster.db.outbox_lines import Line
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.dispatch import failures, store, transfer
+from paymaster.dispatch import failures, proof, store, transfer
+from paymaster.dispatch.failures import Category
 from paymaster.dispatch.machine import ATTEMPT, AttemptEvent, AttemptState, TransferEvent
+from paymaster.dispatch.policy import MOST_ORDERS
+from paymaster.dispatch.proof import Proof, ProofKind
 from paymaster.dispatch.store import AttemptChange, AttemptRow
 from paymaster.dispatch.told import contradicted, moved_on
 from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.ids import text_id
-from paymaster.people import destinations
 from paymaster.rails.base import Outcome, Verdict
-from paymaster.withdraw import moves
+from paymaster.withdraw import moves, pinned
+from paymaster.withdraw.failing import pause_failing
 
 ASK_UNKNOWN_AFTER: Final = timedelta(seconds=2)
 """How soon an attempt without an answer is asked about for the first time."""
@@ -33,8 +36,11 @@ ASK_UNKNOWN_AFTER: Final = timedelta(seconds=2)
 ASK_SENT_AFTER: Final = timedelta(seconds=30)
 """How long an accepted attempt waits for the provider's message before it is asked about."""
 
-MAX_REQUEUES: Final = 50
-"""After so many orders refused for want of funds a withdrawal fails after all."""
+TIME_MAY_HELP: Final = frozenset({ProofKind.NEVER_SENT, ProofKind.NOT_FOUND})
+"""Proofs of orders that were given up unpaid, for no fault of anybody's."""
+
+ABOUT_THE_ACCOUNT: Final = frozenset({Category.FUNDS, Category.OURS, Category.PROVIDER})
+"""Whose refusals say nothing against the payee: another account of ours may pay."""
 
 _REQUEUE_AFTER: Final = timedelta(minutes=10)
 _MAX_DETAIL: Final = 200
@@ -91,6 +97,8 @@ class _Book:
     changes: dict[int, AttemptChange] = field(default_factory=dict[int, AttemptChange])
     told: list[Line] = field(default_factory=list[Line])
     dead: dict[int, str] = field(default_factory=dict[int, str])
+    failing: list[int] = field(default_factory=list[int])
+    proofs: list[Proof] = field(default_factory=list[Proof])
 
 
 async def apply(
@@ -115,8 +123,10 @@ async def apply(
         waiting = later
     if book.changes:
         await store.write_attempts(tx, list(book.changes.values()))
+    await proof.write(tx, book.proofs)
     await outbox_lines.put(tx, book.told)
     await _close_dead(tx, book.dead)
+    await pause_failing(tx, book.failing)
     return [results[index] for index in range(len(outcomes))]
 
 
@@ -127,7 +137,7 @@ async def _close_dead(tx: CellTx, dead: Mapping[int, str]) -> None:
     targets = await store.destinations_of(tx, list(dead))
     reasons = {targets[withdrawal_id]: reason for withdrawal_id, reason in dead.items()}
     for destination_id, reason in sorted(reasons.items()):
-        await destinations.close(tx, destination_id, reason)
+        await pinned.close_dead(tx, destination_id, reason)
 
 
 async def payments_of(tx: CellRead, batch_key: str) -> list[str]:
@@ -206,7 +216,13 @@ async def _step(
             results[index] = refused
             continue
         target = ATTEMPT.find(row.state, event).target.value
-        book.changes[row.id] = _change(tx, target, row, outcome, book.changes.get(row.id))
+        changed = _change(tx, target, row, outcome, book.changes.get(row.id))
+        if event is AttemptEvent.REJECT:
+            said_in = book.evidence[index]
+            book.proofs.append(proof.of(row.id, outcome, said_in))
+            if _goes_on(row, outcome, said_in):
+                changed = changed._replace(due_at=tx.now)
+        book.changes[row.id] = changed
         moved = row._replace(state=target)
         book.rows[outcome.key] = moved
         book.told.append(moved_on(tx, moved, outcome, row.state, book.evidence[index]))
@@ -225,7 +241,8 @@ async def _move_withdrawals(
     for index, outcome, event in events:
         row = book.rows[outcome.key]
         if row.withdrawal_id is not None:
-            chosen.append((index, _withdrawal_step(tx, row, outcome, event)))
+            step = _withdrawal_step(tx, row, outcome, event, book.evidence[index])
+            chosen.append((index, step))
     moved = await moves.move(tx, [step for _, step in chosen])
     return {
         index: f"The withdrawal is {one.state}: {one.slug}."
@@ -244,20 +261,27 @@ _FOLLOWS: dict[AttemptEvent, moves.Event] = {
 """What an attempt's event is for the withdrawal that it pays."""
 
 
+def _goes_on(row: AttemptRow, outcome: Outcome, evidence: str) -> bool:
+    """Whether a rejected order leaves its withdrawal in the queue; `failover` then decides."""
+    if row.withdrawal_id is None or row.number >= MOST_ORDERS:
+        return False
+    if outcome.code == proof.AGAIN:
+        return True
+    given_up = proof.kind_of(evidence) in TIME_MAY_HELP
+    return given_up or failures.find(outcome.code).category in ABOUT_THE_ACCOUNT
+
+
 def _withdrawal_step(
-    tx: CellTx, row: AttemptRow, outcome: Outcome, event: AttemptEvent
+    tx: CellTx, row: AttemptRow, outcome: Outcome, event: AttemptEvent, evidence: str
 ) -> moves.Step:
     assert row.withdrawal_id is not None
-    if (
-        event is AttemptEvent.REJECT
-        and failures.waits_for_funds(outcome.code)
-        and row.number < MAX_REQUEUES
-    ):
-        proof = f"{outcome.code}: attempt {text_id('at', tx.cell, row.id)} was refused"
+    if event is AttemptEvent.REJECT and _goes_on(row, outcome, evidence):
+        attempt = text_id("at", tx.cell, row.id)
+        said = outcome.code or proof.kind_of(evidence).value
         return moves.Step(
             row.withdrawal_id,
             moves.Event.QUEUE,
-            reason=proof,
+            reason=f"{said}: attempt {attempt} was refused",
             rail_account_id=row.rail_account_id,
             due_at=tx.now + _REQUEUE_AFTER,
         )
@@ -323,8 +347,15 @@ def _change(
 
 
 def _note_dead_destination(book: _Book, row: AttemptRow, outcome: Outcome) -> None:
-    """A destination that the provider calls dead is closed: nobody should pay it again."""
-    if row.state not in {AttemptState.REJECTED, AttemptState.RETURNED}:
+    """A destination that the provider calls dead is closed: nobody should pay it again.
+
+    One of which it says so again and again, but not that it is dead, is paused.
+    """
+    ended = {AttemptState.REJECTED, AttemptState.RETURNED}
+    if row.state not in ended or row.withdrawal_id is None:
         return
-    if row.withdrawal_id is not None and failures.find(outcome.code).closes_destination:
+    failure = failures.find(outcome.code)
+    if failure.closes_destination:
         book.dead[row.withdrawal_id] = outcome.code or ""
+    if failure.counts_against_destination:
+        book.failing.append(row.withdrawal_id)

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from random import Random
 
 from paymaster.db.tx import CellTx
-from paymaster.dispatch import batch_store, outcome
+from paymaster.dispatch import batch_store, failover, outcome
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.batch_store import Asked, BatchChange, BatchRow
 from paymaster.dispatch.desk import Desk, Order, Pace
@@ -28,10 +28,13 @@ from paymaster.dispatch.machine import AttemptState
 from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import Broken
 from paymaster.observe import get_logger
+from paymaster.rails import meaning
 from paymaster.rails.base import Outcome, Prepared, Queries, RailCaps, Verdict
+from paymaster.rails.meaning import Kind
 from paymaster.secrets.sealing import place
 
 _log = get_logger(__name__)
+_LEASE_EXPIRED = meaning.OF[Kind.LEASE_EXPIRED].slug
 _WAIT_FOR_REPORT = timedelta(hours=1)
 _SWEEP_ASKED = timedelta(minutes=15)
 
@@ -39,10 +42,10 @@ _SWEEP_ASKED = timedelta(minutes=15)
 async def expire(tx: CellTx, account: PayoutAccount, limit: int) -> int:
     """Orders whose holder has gone silent become unknown; how many."""
     rows = await batch_store.take_due(tx, account.id, "sending", limit)
-    lost = [Outcome(key, Verdict.UNKNOWN, code="lease-expired") for row in rows for key in row.keys]
+    lost = [Outcome(key, Verdict.UNKNOWN, code=_LEASE_EXPIRED) for row in rows for key in row.keys]
     await outcome.apply(tx, account.id, lost, evidence="lease")
     changes = [
-        BatchChange(row.id, "unknown", tx.now, "lease-expired: its sender went silent")
+        BatchChange(row.id, "unknown", tx.now, f"{_LEASE_EXPIRED}: its sender went silent")
         for row in rows
     ]
     await batch_store.write(tx, changes)
@@ -50,8 +53,12 @@ async def expire(tx: CellTx, account: PayoutAccount, limit: int) -> int:
 
 
 async def claim_prepared(tx: CellTx, desk: Desk, account: PayoutAccount, room: int) -> list[Order]:
-    """Orders of which nothing has ever left: claim them to be sent now, at most `room`."""
+    """Orders of which nothing has ever left: claim them to be sent now, at most `room`.
+
+    At a paused account they are given up instead, where another account can pay.
+    """
     if not account.active:
+        await failover.leave_paused(tx, desk, account, desk.pace.items)
         return []
     rows = await batch_store.take_due(tx, account.id, "prepared", room)
     return await _claim(tx, desk, account, rows, replay=False)
@@ -192,7 +199,10 @@ async def ask(
 async def conclude(
     tx: CellTx, desk: Desk, account: PayoutAccount, told: Sequence[Told], random: Random
 ) -> dict[int, frozenset[str]]:
-    """Apply the answers; the payments, by batch, that are proven not to be at the provider."""
+    """Apply the answers; the payments, by batch, that are proven not to be at the provider.
+
+    Those that cannot be sent again are given up for another account, if one can pay them.
+    """
     held = await batch_store.lock_asked(
         tx, [(each.asked.id, each.asked.lease_token) for each in told]
     )
@@ -204,32 +214,55 @@ async def conclude(
     ]
     applied = await outcome.apply(tx, account.id, decisive, evidence="query")
     moved = {each.key for each in applied if each.done}
+    rail = desk.rail(account)
+    caps = rail.caps if rail is not None else None
     later = [
-        (each.asked.id, tx.now + _pause(each.asked, desk.pace, random))
+        (each.asked.id, _ask_next(caps, each, desk.pace, tx.now, random))
         for each in mine
         if each.asked.key not in moved
     ]
     await batch_store.ask_later(tx, later)
-    rail = desk.rail(account)
-    absent: dict[int, set[str]] = {}
+    if rail is None:
+        return {}
+    found: dict[int, set[str]] = {}
     for each in mine:
-        if rail is not None and _proves_absence(rail.caps, each):
-            absent.setdefault(each.asked.batch_id, set()).add(each.asked.key)
-    return {batch_id: frozenset(keys) for batch_id, keys in absent.items()}
+        if _proves_absence(rail.caps, each):
+            found.setdefault(each.asked.batch_id, set()).add(each.asked.key)
+    if not found:
+        return {}
+    absent = {batch_id: frozenset(keys) for batch_id, keys in found.items()}
+    asked = {each.asked.batch_id: each.asked.sent_at for each in mine}
+    rows = await batch_store.take_unknown(tx, list(absent))
+    stuck = {
+        row.id: absent[row.id]
+        for row in rows
+        if row.sent_at == asked[row.id]
+        and not (account.active and _may_replay(rail.caps, row, desk.pace, tx.now))
+    }
+    buried = await failover.bury_absent(tx, desk, account, stuck)
+    return {batch_id: keys for batch_id, keys in absent.items() if batch_id not in buried}
 
 
-def _pause(asked: Asked, pace: Pace, random: Random) -> timedelta:
+def _ask_next(
+    caps: RailCaps | None, told: Told, pace: Pace, now: datetime, random: Random
+) -> datetime:
+    """In growing intervals, but no later than when another "not found" would be proof."""
+    asked = told.asked
     backoff = pace.ask_again if asked.state == AttemptState.UNKNOWN else pace.poll_again
-    return backoff.delay(asked.tries, random)
+    again = now + backoff.delay(asked.tries, random)
+    proof_at = _proof_at(caps, told) if caps is not None else None
+    return min(again, proof_at) if proof_at is not None and proof_at > now else again
+
+
+def _proof_at(caps: RailCaps, told: Told) -> datetime | None:
+    """From when on "not found" proves that the payment is not there; None if it never does."""
+    lag, sent_at = caps.not_found_is_proof_after, told.asked.sent_at
+    if told.outcome.verdict is not Verdict.NOT_FOUND or told.asked.state != AttemptState.UNKNOWN:
+        return None
+    return sent_at + lag if lag is not None and sent_at is not None else None
 
 
 def _proves_absence(caps: RailCaps, told: Told) -> bool:
     """Not found, asked long enough after the last try that the provider would know it by now."""
-    lag, sent_at = caps.not_found_is_proof_after, told.asked.sent_at
-    return (
-        told.outcome.verdict is Verdict.NOT_FOUND
-        and told.asked.state == AttemptState.UNKNOWN
-        and lag is not None
-        and sent_at is not None
-        and told.asked_at - sent_at >= lag
-    )
+    proof_at = _proof_at(caps, told)
+    return proof_at is not None and told.asked_at >= proof_at

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
@@ -17,15 +18,16 @@ from typing import Any, TypeVar
 from paymaster.db.cells import Databases
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellTx
-from paymaster.dispatch import accounts, batch, resolve, send, store, window
+from paymaster.dispatch import accounts, batch, failover, policy, resolve, send, store, window
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.batch_store import Asked
-from paymaster.dispatch.desk import Desk, Order, Pace
+from paymaster.dispatch.desk import WELL, Desk, Order, Pace, Standing
 from paymaster.dispatch.lane import Lane
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Busy
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.retry import Backoff
+from paymaster.kernel.sources import jitter
 from paymaster.observe import Metrics, get_logger
 from paymaster.rails.base import Queries, Rail
 from paymaster.secrets.sealing import Sealer
@@ -54,9 +56,9 @@ class Dispatcher:
     ) -> None:
         self._dbs = dbs
         self._environment_id = environment_id
-        self._desk = Desk({}, rails, sealer, pace or Pace())
+        self._desk = Desk({}, rails, sealer, pace or Pace(), standing=self._standing)
         self._metrics = metrics or Metrics()
-        self._random = random or Random()  # noqa: S311 - jitter, not a secret
+        self._random = random or jitter()
         self._actor = actor or Actor("role:dispatch")
         self._lanes: dict[int, Lane] = {}
         self._windows: set[tuple[int, int, str]] = set()
@@ -132,10 +134,18 @@ class Dispatcher:
         if self._refreshed is not None and now - self._refreshed < _REFRESH_SECONDS:
             return
         found = await accounts.load(self._dbs, self._environment_id)
-        self._desk = Desk(found, self._desk.rails, self._desk.sealer, self._desk.pace)
+        wanted = await policy.load(self._dbs, self._environment_id)
+        self._desk = replace(self._desk, accounts=found, policy=wanted)
         for account in found.values():
             self._lanes.setdefault(account.id, Lane()).configure(account)
         self._refreshed = now
+
+    def _standing(self, account_id: int) -> Standing:
+        lane = self._lanes.get(account_id)
+        if lane is None:
+            return WELL
+        now = self._now()
+        return Standing(lane.healthy(now), lane.share(now))
 
     def reload(self) -> None:
         """Read the accounts again at the next tick, whatever the time."""
@@ -155,6 +165,8 @@ class Dispatcher:
             for claim in (resolve.claim_prepared, resolve.claim_replays):
                 claimed += self._deliver(db, account, await self._claim(db, account, claim))
         if "attempt" in work:
+            items = desk.pace.items
+            claimed += await self._run(db, lambda tx: failover.follow_up(tx, desk, account, items))
             asked = await self._claim(db, account, resolve.claim_questions)
             claimed += self._ask(db, account, asked)
         if self._may_leave(db, account, work):
@@ -202,13 +214,12 @@ class Dispatcher:
 
     async def _approved(self, db: CellDb) -> int:
         desk, now = self._desk, self._now()
-        healthy = frozenset(i for i, lane in self._lanes.items() if lane.healthy(now))
         rooms = {account_id: lane.room(now) for account_id, lane in self._lanes.items()}
         for account_id, room in rooms.items():
             self._lanes[account_id].begin(room)
         grouped: dict[int, list[Order]] = {account_id: [] for account_id in rooms}
         try:
-            orders = await self._run(db, lambda tx: batch.claim_approved(tx, desk, rooms, healthy))
+            orders = await self._run(db, lambda tx: batch.claim_approved(tx, desk, rooms))
             for order in orders:
                 grouped[order.account.id].append(order)
         finally:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 
 from paymaster.db.tx import CellTx
-from paymaster.dispatch import batch_store, outcome
+from paymaster.dispatch import batch_store, failover, outcome
 from paymaster.dispatch.batch_store import BatchChange
 from paymaster.dispatch.desk import Desk, Order, Pace
 from paymaster.dispatch.failures import waits_for_funds
@@ -27,9 +27,12 @@ from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import NeverSent, PaymasterError, RailRefused
 from paymaster.observe import get_logger
+from paymaster.rails import meaning
 from paymaster.rails.base import Outcome, Rail, Verdict
+from paymaster.rails.meaning import Kind
 
 _log = get_logger(__name__)
+_CALL_TIMEOUT, _RAIL_FAULT = meaning.OF[Kind.CALL_TIMEOUT].slug, meaning.OF[Kind.RAIL_FAULT].slug
 
 
 class Answer(StrEnum):
@@ -52,6 +55,8 @@ class Sent:
     outcomes: tuple[Outcome, ...] = ()
     code: str | None = None
     detail: str | None = None
+    given_up: bool = False
+    """Nothing left, and nothing shall: see `failover`."""
 
     @property
     def healthy(self) -> bool:
@@ -75,10 +80,10 @@ async def call(rail: Rail, order: Order, pace: Pace, clock: Clock) -> Sent:
     except PaymasterError as error:
         return _failed(order, Answer.UNKNOWN, error)
     except TimeoutError:
-        return Sent(order, Answer.UNKNOWN, (), "call-timeout", "No answer in time.")
+        return Sent(order, Answer.UNKNOWN, (), _CALL_TIMEOUT, "No answer in time.")
     except Exception as error:  # noqa: BLE001 - whatever it was, the order may be under way
         _log.error("send_failed", batch=order.prepared.batch_key, error=type(error).__name__)
-        return Sent(order, Answer.UNKNOWN, (), "rail-fault", type(error).__name__)
+        return Sent(order, Answer.UNKNOWN, (), _RAIL_FAULT, type(error).__name__)
     return Sent(order, Answer.ANSWERED, tuple(outcomes))
 
 
@@ -97,6 +102,7 @@ async def finish(
         if each.order.batch_id not in held:
             _log.warning("lease_lost", batch=each.order.prepared.batch_key)
     mine = [each for each in sent if each.order.batch_id in held]
+    mine = await _give_up(tx, desk, mine)
     applied: dict[int, list[outcome.Applied]] = {each.order.batch_id: [] for each in mine}
     for account_id in sorted({each.order.account.id for each in mine}):
         here = [each for each in mine if each.order.account.id == account_id]
@@ -114,6 +120,19 @@ async def finish(
         tx, [_change(tx, desk, each, applied[each.order.batch_id], random) for each in mine]
     )
     return [result for each in mine for result in applied[each.order.batch_id]]
+
+
+async def _give_up(tx: CellTx, desk: Desk, sent: Sequence[Sent]) -> list[Sent]:
+    """Orders of which nothing ever left, and of which nothing shall: another account pays."""
+    never = [each for each in sent if each.answer is Answer.NEVER and not each.order.replay]
+    leaving: set[int] = set()
+    for account in {each.order.account.id: each.order.account for each in never}.values():
+        tries = {e.order.batch_id: e.order.tries for e in never if e.order.account is account}
+        # As it is known now: the order may be older than what was read of its account since.
+        leaving |= await failover.given_up(tx, desk, desk.accounts.get(account.id, account), tries)
+    return [
+        replace(each, given_up=True) if each.order.batch_id in leaving else each for each in sent
+    ]
 
 
 async def _tell(
@@ -148,6 +167,10 @@ def _outcomes(sent: Sent) -> list[Outcome]:
                 for key in keys
                 if key in proven
             ]
+        case Answer.NEVER if sent.given_up:
+            return [
+                Outcome(key, Verdict.REJECTED, code=sent.code, detail=sent.detail) for key in keys
+            ]
         case Answer.UNKNOWN if not order.replay:
             return [
                 Outcome(key, Verdict.UNKNOWN, code=sent.code, detail=sent.detail) for key in keys
@@ -174,8 +197,9 @@ def _change(
     unknown = any(state in unclear for state in latest.values())
     if sent.answer is Answer.ANSWERED and not unknown:
         state, due_at = "sent", None
-    elif sent.answer is Answer.REFUSED and (
-        not order.replay or order.absent >= set(order.prepared.keys)
+    elif sent.given_up or (
+        sent.answer is Answer.REFUSED
+        and (not order.replay or order.absent >= set(order.prepared.keys))
     ):
         state, due_at = "refused", None
     elif sent.answer is Answer.NEVER and not order.replay:

@@ -60,6 +60,16 @@ async def kinds(tx: CellRead, destination_ids: Sequence[int]) -> dict[int, str]:
     )
 
 
+async def reasons(tx: CellRead, withdrawal_ids: Sequence[int]) -> dict[int, str]:
+    """Why queued withdrawals are where they are, of those that say so."""
+    return dict(
+        await tx.tuples(
+            "SELECT id, reason FROM withdrawal WHERE id = ANY(%s) AND reason IS NOT NULL",
+            (list(withdrawal_ids),),
+        )
+    )
+
+
 async def postpone_approved(
     tx: CellTx, withdrawal_ids: Sequence[int], due_at: datetime, reason: str
 ) -> None:
@@ -71,21 +81,13 @@ async def postpone_approved(
     )
 
 
-async def attempt_numbers(
-    tx: CellTx, withdrawal_ids: Sequence[int], transfer_ids: Sequence[int]
-) -> tuple[dict[int, int], dict[int, int]]:
-    """The number of the latest attempt of each withdrawal and transfer that has one."""
-    rows = await tx.tuples(
-        """
-        SELECT withdrawal_id, transfer_id, max(number) FROM attempt
-        WHERE withdrawal_id = ANY(%s) OR transfer_id = ANY(%s)
-        GROUP BY withdrawal_id, transfer_id
-        """,
-        (list(withdrawal_ids), list(transfer_ids)),
-    )
-    return (
-        {w: number for w, _, number in rows if w is not None},
-        {t: number for _, t, number in rows if t is not None},
+async def transfer_numbers(tx: CellTx, transfer_ids: Sequence[int]) -> dict[int, int]:
+    """The number of the latest attempt of each transfer that has one."""
+    return dict(
+        await tx.tuples(
+            "SELECT transfer_id, max(number) FROM attempt WHERE transfer_id = ANY(%s) GROUP BY 1",
+            (list(transfer_ids),),
+        )
     )
 
 
@@ -121,7 +123,7 @@ async def insert_batches(
 
 
 class NewAttempt(NamedTuple):
-    """One payment of an order."""
+    """One payment of an order. `routed` is why this account and no other."""
 
     id: int
     withdrawal_id: int | None
@@ -133,17 +135,25 @@ class NewAttempt(NamedTuple):
     amount: int
     asset: str
     trace_id: str
+    routed: str | None
 
 
 async def insert_attempts(tx: CellTx, attempts: Sequence[NewAttempt]) -> None:
-    """Write attempts in their first state; the database refuses a second live one of a thing."""
+    """Write attempts in their first state.
+
+    The database refuses a second live one of a thing, and for a withdrawal one whose earlier ones
+    are not all proven dead.
+    """
     same = f"sending\t0\t0\t{tx.now.isoformat()}\t1\n"
     await tx.copy(
-        "COPY attempt (id, withdrawal_id, transfer_id, number, batch_id, rail_account_id, key,"
-        " amount, asset, trace_id, state, tries, lease_token, created_at, version) FROM STDIN",
+        "COPY attempt (id, withdrawal_id, transfer_id, number, after_number, routed, batch_id,"
+        " rail_account_id, key, amount, asset, trace_id, state, tries, lease_token, created_at,"
+        " version) FROM STDIN",
         [
             f"{a.id}\t{a.withdrawal_id or copying.NULL}\t{a.transfer_id or copying.NULL}\t"
-            f"{a.number}\t{a.batch_id}\t{a.rail_account_id}\t{a.key}\t{a.amount}\t{a.asset}\t"
+            f"{a.number}\t{a.number - 1 or copying.NULL}\t"
+            f"{copying.NULL if a.routed is None else copying.text(a.routed)}\t"
+            f"{a.batch_id}\t{a.rail_account_id}\t{a.key}\t{a.amount}\t{a.asset}\t"
             f"{copying.text(a.trace_id)}\t{same}"
             for a in attempts
         ],

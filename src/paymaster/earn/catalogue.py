@@ -20,6 +20,7 @@ from paymaster.earn.places import Places
 from paymaster.earn.requirements import Requirements
 from paymaster.earn.store import offers
 from paymaster.earn.store.offers import CampaignRow, TaskRow
+from paymaster.earn.terms import NONE, Policies, Policy
 from paymaster.kernel.errors import NotFound
 from paymaster.kernel.ids import Ref, parse_text_id, text_id
 from paymaster.kernel.money import Money
@@ -48,9 +49,11 @@ class Offer:
     vesting_seconds: int
     type: str = "custom"
     title: str = ""
+    sponsor_id: int = 0
+    policies: Policies = NONE
 
     @classmethod
-    def of(cls, row: TaskRow, parent: CampaignRow) -> Offer:
+    def of(cls, row: TaskRow, parent: CampaignRow, policies: Policies = NONE) -> Offer:
         """From the rows of task and campaign."""
         both = (parent.state, row.state)
         return cls(
@@ -70,6 +73,8 @@ class Offer:
             vesting_seconds=parent.vesting_seconds,
             type=row.type,
             title=row.title,
+            sponsor_id=parent.sponsor_id,
+            policies=policies,
         )
 
     @property
@@ -87,6 +92,10 @@ class Offer:
         """Whether the task was on offer then."""
         closes_at = self.closes_at
         return self.starts_at <= moment and (closes_at is None or moment < closes_at)
+
+    def policy(self, source: str) -> Policy | None:
+        """What counts for a reward that an event of this source brings."""
+        return self.policies.of(self.campaign_id, self.sponsor_id, self.type, source)
 
     @property
     def task_name(self) -> str:
@@ -135,16 +144,17 @@ async def load(
     refs = await places.find(tx, environment_id, [event.user for event in events])
     names = sorted({(e.campaign, e.task) for e in events if e.campaign is not None})
     numbers = _numbers({event.task for event in events if event.campaign is None})
-    parents = {
-        row.external_id: row
-        for row in await offers.campaigns_named(
-            tx, environment_id, sorted({name[0] for name in names})
-        )
-    }
+    found_parents, in_force = await offers.parents_named(
+        tx, environment_id, sorted({name[0] for name in names})
+    )
+    parents = {row.external_id: row for row in found_parents}
+    policies = Policies(in_force) if in_force else NONE
     rows = await offers.tasks_by_name(tx, environment_id, names) if names else []
     by_id = {row.id: row for row in parents.values()}
     named = {
-        (by_id[row.campaign_id].external_id, row.external_id): Offer.of(row, by_id[row.campaign_id])
+        (by_id[row.campaign_id].external_id, row.external_id): Offer.of(
+            row, by_id[row.campaign_id], policies
+        )
         for row in rows
     }
     numbered = {
@@ -195,7 +205,7 @@ async def by_number(
     if not numbers:
         return {}
     rows = await offers.tasks_by_id(tx, environment_id, numbers)
-    return await _with_parents(tx, rows)
+    return await _with_parents(tx, environment_id, rows)
 
 
 async def live(
@@ -203,12 +213,14 @@ async def live(
 ) -> list[Offer]:
     """What is on offer now, oldest first."""
     rows = await offers.live_tasks(tx, environment_id, now, limit)
-    return list((await _with_parents(tx, rows)).values())
+    return list((await _with_parents(tx, environment_id, rows)).values())
 
 
-async def _with_parents(tx: ControlRead, rows: Sequence[TaskRow]) -> dict[int, Offer]:
-    parents = {
-        row.id: row
-        for row in await offers.campaigns_by_id(tx, sorted({row.campaign_id for row in rows}))
-    }
-    return {row.id: Offer.of(row, parents[row.campaign_id]) for row in rows}
+async def _with_parents(
+    tx: ControlRead, environment_id: int, rows: Sequence[TaskRow]
+) -> dict[int, Offer]:
+    numbers = sorted({row.campaign_id for row in rows})
+    found, in_force = await offers.parents_by_id(tx, environment_id, numbers)
+    parents = {row.id: row for row in found}
+    policies = Policies(in_force) if in_force else NONE
+    return {row.id: Offer.of(row, parents[row.campaign_id], policies) for row in rows}

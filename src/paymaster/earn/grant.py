@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import NamedTuple
 
 from paymaster.db import outbox_lines
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import recall, reward
+from paymaster.earn import maturity, recall, reward
 from paymaster.earn import slice as slices
 from paymaster.earn.catalogue import Offer
 from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
+from paymaster.earn.maturity import Clearing
 from paymaster.earn.reward import Credit
 from paymaster.earn.states import States
 from paymaster.earn.store import rewards as reward_store
@@ -78,7 +78,7 @@ async def make(tx: CellTx, grants: Sequence[Grant], *, slice_rewards: int) -> li
     """
     if not grants:
         return []
-    rows, names = _rows(tx, grants)
+    rows, names = _rows(tx, grants, await maturity.clearings(tx, grants))
     posted = await reward.credit(tx, await reward.prepare(tx, rows, names))
     short = {
         one.offer.campaign_id: one.offer.when_exhausted == "refuse"
@@ -106,7 +106,7 @@ async def ahead(tx: CellTx, grants: Sequence[Grant]) -> Ahead | None:
     """
     if not grants or not await _ample(tx, grants):
         return None
-    rows, names = _rows(tx, grants)
+    rows, names = _rows(tx, grants, await maturity.clearings(tx, grants))
     credit = await reward.prepare(tx, rows, names)
     made = await _write(tx, rows, names, [_credited(tx, row) for row in rows])
     return Ahead(made, credit)
@@ -153,12 +153,12 @@ def tell(states: States, pair: Pair, made: Granted, *, once: bool) -> None:
         states.move(pair, TaskEvent.PROGRESS)
 
 
-def _rows(tx: CellTx, grants: Sequence[Grant]) -> tuple[list[RewardRow], list[str]]:
+def _rows(
+    tx: CellTx, grants: Sequence[Grant], clearings: Sequence[Clearing]
+) -> tuple[list[RewardRow], list[str]]:
     """The rows with the numbers of all that they will ever post, and their text ids."""
     numbers = iter(tx.ids(4 * len(grants)))
     now, trace_id, due = tx.now, tx.trace_id, RewardState.DUE.value
-    offers = {one.offer.id: one.offer for one in grants}
-    vested = {n: now + timedelta(seconds=offer.vesting_seconds) for n, offer in offers.items()}
     rows = [
         RewardRow(
             number,
@@ -171,7 +171,7 @@ def _rows(tx: CellTx, grants: Sequence[Grant]) -> tuple[list[RewardRow], list[st
             offer.reward.currency,
             due,
             0,
-            vested[offer.id],
+            matures_at,
             entry_credit,
             entry_mature,
             entry_reverse,
@@ -181,13 +181,16 @@ def _rows(tx: CellTx, grants: Sequence[Grant]) -> tuple[list[RewardRow], list[st
             now,
             trace_id,
             0,
+            None if policy is None else policy.id,
         )
-        for (offer, user_id, occurrence, source, event_id), (
+        for (offer, user_id, occurrence, source, event_id), (matures_at, policy), (
             number,
             entry_credit,
             entry_mature,
             entry_reverse,
-        ) in zip(grants, zip(numbers, numbers, numbers, numbers, strict=True), strict=True)
+        ) in zip(
+            grants, clearings, zip(numbers, numbers, numbers, numbers, strict=True), strict=True
+        )
     ]
     return rows, [text_id("rw", tx.cell, row.id) for row in rows]
 

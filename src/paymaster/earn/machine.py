@@ -123,6 +123,7 @@ class RewardEvent(StrEnum):
     WAIT = "wait"
     REFUSE = "refuse"
     MATURE = "mature"
+    REDUCE = "reduce"
     REVERSE = "reverse"
 
 
@@ -139,6 +140,8 @@ REWARD = Machine(
         Move(RewardState.AWAITING_FUNDS, RewardEvent.REFUSE, RewardState.REFUSED),
         Move(RewardState.AWAITING_FUNDS, RewardEvent.REVERSE, RewardState.REVERSED),
         Move(RewardState.VESTING, RewardEvent.MATURE, RewardState.CREDITED, "mature"),
+        Move(RewardState.VESTING, RewardEvent.REDUCE, RewardState.VESTING, "reverse"),
+        Move(RewardState.CREDITED, RewardEvent.REDUCE, RewardState.CREDITED, "reverse"),
         Move(RewardState.VESTING, RewardEvent.REVERSE, RewardState.REVERSED, "reverse"),
         Move(RewardState.CREDITED, RewardEvent.REVERSE, RewardState.REVERSED, "reverse"),
     ),

@@ -7,22 +7,25 @@ occurrence be rewarded once, for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
 
-from paymaster.db import outbox_lines
+from paymaster.db import outbox, outbox_lines
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn import recall
+from paymaster.earn import chargeback, policy, recall, reserve
 from paymaster.earn import slice as slices
 from paymaster.earn.machine import REWARD, RewardEvent, RewardState, TaskEvent
 from paymaster.earn.states import States
 from paymaster.earn.store import rewards as reward_store
 from paymaster.earn.store.rewards import RewardMove, RewardRow, Waiting
 from paymaster.earn.store.states import Fresh
+from paymaster.earn.terms import Policy
 from paymaster.earn.views import money
-from paymaster.kernel.errors import Broken
+from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.errors import Broken, Conflict, NotFound
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.machine import Move
 from paymaster.kernel.money import MAX_MINOR, Money
@@ -86,10 +89,13 @@ async def credit(tx: CellTx, made: Credit) -> list[Posted]:
     """Post credits; INSUFFICIENT is the only refusal. Raises Broken `reward-refused`."""
     posted = await post(tx, made.entries)
     credited: list[RewardRow] = []
+    under_policy: list[RewardRow] = []
     now = tx.now
     for row, result in zip(made.rows, posted, strict=True):
         verdict = result.verdict
         if verdict is Verdict.POSTED or result.done:
+            if row.policy_id is not None and verdict is Verdict.POSTED:
+                under_policy.append(row)
             if row.matures_at <= now:
                 credited.append(row)
         elif verdict is not Verdict.INSUFFICIENT:
@@ -97,6 +103,11 @@ async def credit(tx: CellTx, made: Credit) -> list[Posted]:
                 "reward-refused", f"Entry {result.entry_id} was refused: {result.verdict}."
             )
     await _recover_late(tx, credited, made.debtors)
+    if under_policy:
+        policies = await policy.applied(tx, {row.policy_id for row in under_policy})
+        matured = [row for row in under_policy if row.matures_at <= now]
+        await reserve.set_aside(tx, matured, policies)
+        await chargeback.credited(tx, under_policy, policies)
     return posted
 
 
@@ -127,7 +138,7 @@ def move(row: RewardRow, event: RewardEvent, reason: str | None = None) -> Rewar
     if vests:
         row.remaining, row.due_at = row.amount, row.matures_at
     else:
-        row.remaining, row.due_at = 0, None
+        row.remaining, row.due_at, row.waits_for = 0, None, None
     return RewardMove(row.id, number, before, name, row.state, reason)
 
 
@@ -185,9 +196,11 @@ async def moved(tx: CellTx, rows: Sequence[RewardRow], moves: Sequence[RewardMov
 
 async def mature_due(tx: CellTx, limit: int = MAX_BATCH) -> int:
     """Make vested rewards whose time has come available; how many."""
-    rows = await reward_store.claim_due(tx, limit)
+    claimed = await reward_store.claim_due(tx, limit)
+    policies = await policy.applied(tx, {row.policy_id for row in claimed})
+    rows = await _unless_held(tx, claimed, policies)
     if not rows:
-        return 0
+        return len(claimed)
     debtors = await _debtors(tx, rows)
     posted = await post(
         tx,
@@ -207,9 +220,59 @@ async def mature_due(tx: CellTx, limit: int = MAX_BATCH) -> int:
     )
     all_done(posted)
     await _recover_late(tx, rows, debtors)
+    await reserve.set_aside(tx, rows, policies)
     moves = [move(row, RewardEvent.MATURE) for row in rows]
     await moved(tx, rows, moves)
-    return len(rows)
+    return len(claimed)
+
+
+async def _unless_held(
+    tx: CellTx, rows: Sequence[RewardRow], policies: Mapping[int, Policy]
+) -> list[RewardRow]:
+    """Those that may mature; of the others too much was taken back, so they clear for longer."""
+    asked = {row.id: chargeback.watch(row, policies) for row in rows if not row.exempt}
+    bad = await chargeback.above(tx, [one for one in asked.values() if one is not None])
+    held = [row for row in rows if asked.get(row.id) in bad]
+    if not held:
+        return list(rows)
+    for row in held:
+        one = asked[row.id]
+        longer = None if one is None else one.rule.extra_seconds
+        row.waits_for = chargeback.RATE
+        row.due_at = None if longer is None else tx.now + timedelta(seconds=longer)
+        row.matures_at = row.due_at or row.matures_at
+    await reward_store.update(tx, held)
+    await outbox.put(tx, [_postponed(tx, row) for row in held])
+    return [row for row in rows if asked.get(row.id) not in bad]
+
+
+def _postponed(tx: CellTx, row: RewardRow) -> outbox.Message:
+    user = text_id("us", tx.cell, row.user_id)
+    payload = {
+        "reward": text_id("rw", tx.cell, row.id),
+        "user": user,
+        "reason": row.waits_for,
+        "matures_at": None if row.due_at is None else rfc3339(row.due_at),
+    }
+    return outbox.Message("reward.postponed", user, payload)
+
+
+async def let_mature(tx: CellTx, reward_id: int) -> RewardRow:
+    """A person lets a reward mature that waits because much is taken back; due at once if it is.
+
+    Raises NotFound `reward-unknown`, Conflict `reward-not-held`.
+    """
+    found = await reward_store.lock(tx, [reward_id])
+    if not found:
+        raise NotFound("reward-unknown", "There is no such reward.")
+    [row] = found
+    if row.state != RewardState.VESTING or (row.waits_for is None and not row.exempt):
+        raise Conflict("reward-not-held", f"The reward is {row.state}, and nothing holds it back.")
+    if not row.exempt:
+        row.exempt, row.waits_for = True, None
+        row.matures_at = row.due_at = tx.now
+        await reward_store.update(tx, [row])
+    return row
 
 
 def all_done(posted: Sequence[Posted]) -> None:

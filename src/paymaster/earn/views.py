@@ -189,6 +189,9 @@ class RewardView:
     matures_at: datetime
     created_at: datetime
     trace_id: str
+    taken_back: Money
+    waits_for: str | None
+    policy: dict[str, Any] | None
 
     def wire(self) -> dict[str, Any]:
         """For JSON."""
@@ -198,8 +201,11 @@ class RewardView:
             "task": self.task,
             "occurrence": self.occurrence,
             "amount": money(self.amount),
+            "taken_back": money(self.taken_back),
             "state": self.state,
             "matures_at": rfc3339(self.matures_at),
+            "waits_for": self.waits_for,
+            "policy": self.policy,
             "created_at": rfc3339(self.created_at),
             "trace_id": self.trace_id,
         }

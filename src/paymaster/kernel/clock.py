@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
+
+from paymaster.kernel.sources import SOURCES
 
 
 class Clock(Protocol):
@@ -99,4 +100,4 @@ def parse_rfc3339(text: str) -> datetime:
 
 def monotonic_seconds() -> float:
     """For measuring durations only."""
-    return time.monotonic()
+    return SOURCES.get().monotonic_seconds()

@@ -15,12 +15,12 @@ The 15 characters behind the prefix are the payout reference: they fit into ever
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from paymaster.kernel.errors import Broken, NotFound
+from paymaster.kernel.sources import SOURCES
 
 EPOCH_MS = 1_735_689_600_000
 """2025-01-01T00:00:00Z in milliseconds since 1970."""
@@ -149,4 +149,4 @@ class IdMaker:
 
 def new_trace_id() -> str:
     """32 hex digits, the trace-id of W3C Trace Context; random, never a key of a table."""
-    return secrets.token_hex(16)
+    return SOURCES.get().trace_id()

@@ -15,12 +15,16 @@ from paymaster.kernel.errors import Conflict
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """From `source`, on `event`, to `target`; `recipe` names the posting made with it."""
+    """From `source`, on `event`, to `target`; `recipe` names the posting made with it.
+
+    `by` says who may make it, where the machine distinguishes that.
+    """
 
     source: StrEnum
     event: StrEnum
     target: StrEnum
     recipe: str | None = None
+    by: frozenset[StrEnum] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

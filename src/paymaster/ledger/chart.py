@@ -28,11 +28,13 @@ KINDS: dict[str, Kind] = {
     for kind in (
         Kind("available", "user", 0, None, 1, "what the user may withdraw"),
         Kind("vesting", "user", 0, None, 1, "earned, not yet matured"),
+        Kind("reserve", "user", 0, None, 1, "kept aside for a time after it matured"),
         Kind("held", "user", 0, None, 1, "set aside for a withdrawal that is under way"),
         Kind("debt", "user", None, 0, -1, "what the user owes after a late reversal"),
         Kind("budget", "campaign", 0, None, 1, "a sponsor's money for one campaign"),
         Kind("commission", "house", None, None, 1, "our share of rewards"),
         Kind("fee_revenue", "house", None, None, 1, "withdrawal fees that users paid"),
+        Kind("fx", "house", None, None, 1, "our position: taken in and given out in exchange"),
         Kind("clearing", "rail account", None, None, 1, "paid by us, not yet on a statement"),
         Kind("cash", "rail account", None, None, -1, "our money at a bank or provider"),
         Kind("transit", "house", None, None, -1, "on the way between two of our own accounts"),

@@ -4,19 +4,24 @@ fund       cash -> budget                     a sponsor's payment arrived
 opening    cash -> equity                     what was on an account when it was taken on
 reward     budget -> vesting | available      (and available -> debt, up to what is owed)
 mature     vesting -> available
-reverse    vesting, then available -> budget, the rest debt -> budget
+reserve    available -> reserve               up to the share, of what matured just now
+reserve_release  reserve -> available         (and available -> debt, up to what is owed)
+reverse    vesting, then available, then reserve -> budget, the rest debt -> budget
 recover    available -> debt                  up to what is owed, of what came in just now
 request    available -> held
 release    held -> available
 paid       held -> clearing (and held -> fee revenue)
-returned   clearing -> available
+paid       held -> fx | fx -> clearing        with an exchange: one leg in each currency
+returned   clearing -> available              (and fee revenue -> available, where it goes back)
+returned   clearing -> fx | fx -> available   with an exchange: at the rate of then
 booked     clearing -> intercell | intercell -> cash       a payout on the statement
 unbooked   cash -> intercell | intercell -> clearing       a return on the statement
 lease      budget -> intercell | intercell -> budget       a slice of a budget for another cell
 topup      transit -> cash (bank) | cash (rail) -> transit
 rail_fee   rail fees -> cash                  (and back, when the rail gives it back)
 suspend    cash <-> suspense                   a line nobody can explain yet
-write_off  loss -> debt
+write_off  loss -> debt, or budget -> debt    a debt is given up, by the house or by the sponsor
+write_off_undone  debt -> loss | budget       and paid back from what is there by now
 """
 
 from __future__ import annotations
@@ -72,6 +77,21 @@ def mature(user_id: int, amount: Money, *, owes: bool) -> Postings:
     return tuple(postings)
 
 
+def reserve(user_id: int, part: Money) -> Postings:
+    """Keep part of what has just matured aside; what paid back a debt is not there any more."""
+    available = Account("available", user_id, part.currency)
+    return (Posting(available, Account("reserve", user_id, part.currency), part, Mode.UP_TO),)
+
+
+def reserve_release(user_id: int, amount: Money, *, owes: bool) -> Postings:
+    """The date has come: what is kept aside becomes available; what is owed is paid back first."""
+    kept = Account("reserve", user_id, amount.currency)
+    postings = [Posting(kept, Account("available", user_id, amount.currency), amount)]
+    if owes:
+        postings.append(recover(user_id, amount))
+    return tuple(postings)
+
+
 def recover(user_id: int, most: Money) -> Posting:
     """Pay back debt from what has just become available, at most `most`."""
     return Posting(
@@ -83,7 +103,9 @@ def recover(user_id: int, most: Money) -> Posting:
 
 
 def reverse(campaign_id: int, user_id: int, amount: Money, still_vesting: Money) -> Postings:
-    """Take a reward back: from what of it still vests, then from available, the rest is owed."""
+    """Take (part of) a reward back: from what of it still vests, then from available, then from
+    what is kept aside; the rest is owed.
+    """
     asset = amount.currency
     budget = Account("budget", campaign_id, asset)
     postings: list[Posting] = []
@@ -92,8 +114,11 @@ def reverse(campaign_id: int, user_id: int, amount: Money, still_vesting: Money)
             Posting(Account("vesting", user_id, asset), budget, still_vesting, Mode.UP_TO)
         )
     if still_vesting < amount:
-        postings.append(Posting(Account("available", user_id, asset), budget, amount, Mode.UP_TO))
-        postings.append(Posting(Account("debt", user_id, asset), budget, amount, Mode.REST))
+        postings += [
+            Posting(Account("available", user_id, asset), budget, amount, Mode.UP_TO),
+            Posting(Account("reserve", user_id, asset), budget, amount, Mode.UP_TO),
+            Posting(Account("debt", user_id, asset), budget, amount, Mode.REST),
+        ]
     return tuple(postings)
 
 
@@ -109,21 +134,55 @@ def release(user_id: int, total: Money) -> Postings:
     return (Posting(Account("held", user_id, asset), Account("available", user_id, asset), total),)
 
 
-def paid(user_id: int, rail_account_id: int, amount: Money, fee: Money) -> Postings:
-    """The rail paid: the amount is in clearing until a statement shows it, the fee is ours."""
-    asset = amount.currency
-    held = Account("held", user_id, asset)
-    postings = [Posting(held, Account("clearing", rail_account_id, asset), amount)]
+def paid(
+    user_id: int, rail_account_id: int, amount: Money, fee: Money, payout: Money | None = None
+) -> Postings:
+    """The rail paid: the payout is in clearing until a statement shows it, the fee is ours.
+
+    `payout` is what the amount was exchanged for, if it was: then our position takes the one in and
+    gives the other out.
+    """
+    payout = payout or amount
+    held = Account("held", user_id, amount.currency)
+    clearing = Account("clearing", rail_account_id, payout.currency)
+    if payout.currency == amount.currency:
+        postings = [Posting(held, clearing, amount)]
+    else:
+        postings = [
+            Posting(held, Account("fx", HOUSE, amount.currency), amount),
+            Posting(Account("fx", HOUSE, payout.currency), clearing, payout),
+        ]
     if fee:
-        postings.append(Posting(held, Account("fee_revenue", HOUSE, asset), fee))
+        postings.append(Posting(held, Account("fee_revenue", HOUSE, fee.currency), fee))
     return tuple(postings)
 
 
-def returned(user_id: int, rail_account_id: int, amount: Money) -> Postings:
-    """Money came back after it was paid."""
-    asset = amount.currency
-    clearing = Account("clearing", rail_account_id, asset)
-    return (Posting(clearing, Account("available", user_id, asset), amount),)
+def returned(
+    user_id: int,
+    rail_account_id: int,
+    amount: Money,
+    payout: Money | None = None,
+    fee_back: Money | None = None,
+) -> Postings:
+    """Money came back after it was paid: the user has again exactly what was given for it.
+
+    After an exchange that is at the rate of then, whatever it is by now. `fee_back` is the fee,
+    where it goes back too.
+    """
+    payout = payout or amount
+    available = Account("available", user_id, amount.currency)
+    clearing = Account("clearing", rail_account_id, payout.currency)
+    if payout.currency == amount.currency:
+        postings = [Posting(clearing, available, amount)]
+    else:
+        postings = [
+            Posting(clearing, Account("fx", HOUSE, payout.currency), payout),
+            Posting(Account("fx", HOUSE, amount.currency), available, amount),
+        ]
+    if fee_back:
+        fees = Account("fee_revenue", HOUSE, fee_back.currency)
+        postings.append(Posting(fees, available, fee_back))
+    return tuple(postings)
 
 
 def booked_out(rail_account_id: int, treasury_cell: int, amount: Money) -> Postings:
@@ -205,7 +264,29 @@ def suspend(rail_account_id: int, amount: Money) -> Postings:
     return (Posting(cash, suspense, amount),)
 
 
-def write_off(user_id: int, amount: Money) -> Postings:
-    """Give up what a user owes."""
+def write_off(user_id: int, amount: Money, campaign_id: int | None = None) -> Postings:
+    """Give up what a user owes. A campaign that bears it does so as far as its budget reaches."""
     asset = amount.currency
-    return (Posting(Account("loss", HOUSE, asset), Account("debt", user_id, asset), amount),)
+    loss, debt = Account("loss", HOUSE, asset), Account("debt", user_id, asset)
+    if campaign_id is None:
+        return (Posting(loss, debt, amount),)
+    return (
+        Posting(Account("budget", campaign_id, asset), debt, amount, Mode.UP_TO),
+        Posting(loss, debt, amount, Mode.REST),
+    )
+
+
+def write_off_undone(
+    user_id: int, amount: Money, campaign_id: int | None, from_budget: Money
+) -> Postings:
+    """What was given up is owed again, and paid back from what the user has by now."""
+    asset = amount.currency
+    debt = Account("debt", user_id, asset)
+    postings: list[Posting] = []
+    if campaign_id is not None and from_budget:
+        postings.append(Posting(debt, Account("budget", campaign_id, asset), from_budget))
+    if from_budget < amount:
+        postings.append(Posting(debt, Account("loss", HOUSE, asset), amount - from_budget))
+    for kind in ("available", "reserve"):
+        postings.append(Posting(Account(kind, user_id, asset), debt, amount, Mode.UP_TO))
+    return tuple(postings)

@@ -62,8 +62,9 @@ _WITHDRAWAL = (
     Field("id", "id", "The withdrawal, `wd_...`."),
     _USER,
     Field("destination", "id", "Where the money goes, `de_...`."),
-    Field("amount", "money", "What the payee gets."),
+    Field("amount", "money", "What is given for the payout, without the fee."),
     Field("fee", "money", "What is kept beside it."),
+    Field("payout", "money", "What the payee gets, in the destination's currency."),
     _STATE,
     _BEFORE_MAYBE,
     Field("number", "number", "Counts the moves of this withdrawal; 0 is the request."),
@@ -79,6 +80,11 @@ _DESTINATION = (
     Field("currency", "text", "What it takes."),
     _STATE,
     Field("usable_at", "time", "From when on money may go there."),
+)
+_PAUSED = (
+    *_DESTINATION,
+    Field("code", "text", "The provider's code for the last failure; see Failure codes."),
+    Field("failures", "number", "How many payments in a row have failed."),
 )
 _TRANSFER = (Field("id", "id", "The transfer, `tr_...`."), _STATE, _BEFORE_MAYBE)
 _ATTEMPT = (
@@ -241,9 +247,32 @@ def _types() -> Iterator[EventType]:
     yield EventType("user.kyc_level", "An earner is known better, or less.", known)
     yield EventType("destination.added", "An earner has a new destination.", _DESTINATION)
     yield EventType("destination.closed", "A destination takes no more money.", _DESTINATION)
+    paused = "Payments to a destination keep failing: nothing goes there until it is resumed."
+    yield EventType("destination.paused", paused, _PAUSED)
+    yield EventType("destination.resumed", "A paused destination takes money again.", _DESTINATION)
     yield from _each("user_task", "A task in an earner's hands", _USER_TASK, _USER_TASKS)
     yield from _each("reward", "A reward", _REWARD, _REWARDS)
     yield from _each("withdrawal", "A withdrawal", _WITHDRAWAL, _WITHDRAWALS)
+    asked = (
+        *_WITHDRAWAL[:6],
+        Field("number", "number", "Counts the moves of this withdrawal."),
+        Field("asked_at", "time", "Since when it waits."),
+        Field("answer_by", "time", "Until when; then it is denied."),
+        _TRACE,
+    )
+    said = "A withdrawal still waits for a proof by the earner; told once."
+    yield EventType("withdrawal.challenge_reminder", said, asked)
+    order = (
+        Field("id", "id", "The hold, `lh_...`."),
+        Field("subject", "id", "What is held: `us_...`, `de_...` or `wd_...`."),
+        Field("subject_kind", "text", "`user`, `destination` or `withdrawal`."),
+        Field("reference", "text", "The authority's own reference."),
+        Field("by", "text", "Who did it."),
+        Field("at", "time", "When."),
+    )
+    tells = "For operators; do not tell the earner."
+    yield EventType("hold.placed", f"Something is frozen by order of an authority. {tells}", order)
+    yield EventType("hold.lifted", f"A hold was lifted; there may be others. {tells}", order)
     campaign = (_CAMPAIGN, _STATE, _VERSION)
     yield EventType("campaign.created", "A campaign was made.", campaign)
     yield EventType("campaign.changed", "A campaign was changed.", campaign)

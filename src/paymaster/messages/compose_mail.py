@@ -15,12 +15,11 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-Language = Literal["en", "zh"]
-LANGUAGES: Final[tuple[Language, ...]] = ("en", "zh")
+from paymaster.kernel.language import TAGS, Language
 
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):[\d.]+Z")
 """How an event writes a time."""
@@ -60,11 +59,6 @@ def _environment() -> Environment:
     )
 
 
-def language_of(tag: str | None) -> Language:
-    """The language that is nearest to a BCP 47 tag; English when none is near."""
-    return "zh" if tag is not None and tag.lower().partition("-")[0] == "zh" else "en"
-
-
 def write(template: str, language: Language, values: Mapping[str, Any]) -> Written:
     """Fill in a template. Line breaks in values become spaces: they cannot begin a paragraph.
 
@@ -99,9 +93,9 @@ def message(written: Written, language: Language, link: str, envelope: Envelope)
         subject=written.subject,
         paragraphs=written.paragraphs,
         link=link,
-        language="zh-CN" if language == "zh" else "en",
+        language=TAGS[language],
         sender=envelope.sender_name,
     )
     made.add_alternative(html, subtype="html")
-    made["Content-Language"] = "zh-CN" if language == "zh" else "en"
+    made["Content-Language"] = TAGS[language]
     return made

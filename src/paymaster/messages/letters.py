@@ -20,10 +20,12 @@ class Letter:
 
 
 LETTERS: Final = {
+    "withdrawal.challenge_reminder": Letter("withdrawal_challenge", "earner", security=True),
     "withdrawal.paid": Letter("withdrawal_paid", "earner"),
     "withdrawal.failed": Letter("withdrawal_failed", "earner"),
     "withdrawal.returned": Letter("withdrawal_returned", "earner"),
     "destination.added": Letter("destination_added", "earner", security=True),
+    "destination.paused": Letter("destination_paused", "earner"),
     "security.factor_added": Letter("factor_added", "earner", security=True),
     "security.factor_removed": Letter("factor_removed", "earner", security=True),
     "security.factors_reset": Letter("factors_reset", "earner", security=True),

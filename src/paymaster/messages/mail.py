@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from random import Random
 from typing import Any, cast
 
 import aiosmtplib
@@ -21,8 +20,10 @@ from paymaster.db.tx import ReadTx, Writes
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Busy
 from paymaster.kernel.guard import forbid_network
+from paymaster.kernel.language import Language, language_of
+from paymaster.kernel.sources import jitter
 from paymaster.messages import schedule
-from paymaster.messages.compose_mail import Envelope, Language, language_of, message, write
+from paymaster.messages.compose_mail import Envelope, message, write
 from paymaster.messages.connect import tls_context
 from paymaster.messages.event import public
 from paymaster.messages.fanout import ACTOR
@@ -34,6 +35,7 @@ from paymaster.messages.store.mails import ClaimedMail
 from paymaster.observe import Metrics, get_logger
 from paymaster.people import users
 from paymaster.people.profile import Profile
+from paymaster.rails import failures
 from paymaster.secrets.opening import Secrets
 from paymaster.settings import Email
 
@@ -69,7 +71,7 @@ class Mailer:
         self._place = place
         self._office = office
         self._metrics = metrics
-        self._random = Random()  # noqa: S311 - jitter
+        self._random = jitter()
         self._lease = timedelta(seconds=max(60, 3 * office.settings.timeout_seconds))
 
     async def step(self) -> int:
@@ -146,7 +148,9 @@ class Mailer:
             raise _Skipped("no-address")
         if not profile.email_notices and not BY_TEMPLATE[mail.template].security:
             raise _Skipped("not-wanted")
-        return language_of(profile.language), [profile.email], values
+        language = language_of(profile.language)
+        failure = failures.find(row.payload.get("code") or row.payload.get("reason"))
+        return language, [profile.email], {**values, "why": failure.earner.text(language)}
 
     async def _profile(self, user_id: int) -> Profile | None:
         office = self._office

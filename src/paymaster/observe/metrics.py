@@ -83,6 +83,7 @@ class Metrics:
         )
         self._of_staff_and_secrets()
         self._of_messages()
+        self._of_broker()
 
     def _of_staff_and_secrets(self) -> None:
         self.break_glass_active = self._gauge(
@@ -123,6 +124,18 @@ class Metrics:
         )
         self.mails = self._counter("mails_total", "Tries to send a letter.", "template", "outcome")
         self.mails_due = self._gauge("mails_due", "Letters whose time has come.", "place")
+
+    def _of_broker(self) -> None:
+        self.broker_events = self._counter(
+            "broker_events_total", "Events to the message broker: published, aside.", "outcome"
+        )
+        self.broker_up = self._gauge("broker_up", "Whether a connection to the broker stands.")
+        self.broker_lag_seconds = self._gauge(
+            "broker_lag_seconds", "Age of the oldest commit not yet published.", "place"
+        )
+        self.broker_aside = self._gauge(
+            "broker_aside", "Events that the broker does not take.", "place"
+        )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(name, meaning, labels, namespace="paymaster", registry=self.registry)

@@ -40,13 +40,14 @@ SCOPES: dict[str, str] = {
     "events:write": "send events",
     "withdrawals": "request and cancel withdrawals",
     "operate": "review, hold, reverse, reconcile",
+    "risk": "place and lift regulatory holds",
     "webhooks": "make and change endpoints that are told of events",
     "audit": "read who did what",
     "staff": "keys, issuers, persons and their roles",
 }
 """What a key may do."""
 
-DEFAULT_SCOPES = tuple(name for name in SCOPES if name not in ("audit", "staff"))
+DEFAULT_SCOPES = tuple(name for name in SCOPES if name not in ("risk", "audit", "staff"))
 """What a key may do when nothing is said: the work of an app's server, not that of its staff."""
 
 _PREFIX = re.compile(r"pk_(?:test|live)_[0-9a-f]{8}\Z", re.ASCII)

@@ -205,10 +205,12 @@ def _view(tx: CellRead, row: store.DestinationRow, *, created: bool = False) -> 
         row.usable_at,
         row.created_at,
         created,
+        row.paused_code,
+        row.paused_at,
     )
 
 
-async def _tell(tx: CellTx, topic: str, view: DestinationView) -> None:
+async def _tell(tx: CellTx, topic: str, view: DestinationView, **more: str | int) -> None:
     user = text_id("us", tx.cell, view.user_id)
     payload = {
         "destination": view.id,
@@ -217,6 +219,7 @@ async def _tell(tx: CellTx, topic: str, view: DestinationView) -> None:
         "currency": view.currency,
         "state": view.state,
         "usable_at": rfc3339(view.usable_at),
+        **more,
     }
     await outbox.put(tx, [outbox.Message(topic, user, payload)])
 
@@ -257,6 +260,43 @@ async def close(
         await _tell(tx, "destination.closed", view)
         return view
     return _view(tx, row)
+
+
+async def pause(tx: CellTx, destination_id: int, code: str, failures: int) -> bool:
+    """Pay nothing there for now, because payments keep failing; False where it was not active.
+
+    `code` is that of the last failure, `failures` how many there were in a row. Audited, and told.
+    """
+    row = await store.lock_destination(tx, destination_id)
+    if row is None or not DESTINATION.allows(row.state, Act.PAUSE):
+        return False
+    move = DESTINATION.find(row.state, Act.PAUSE)
+    await store.pause_destination(tx, destination_id, move.target.value, code)
+    view = await get(tx, destination_id)
+    detail = {"code": code, "failures": failures}
+    await audit.record(tx, [audit.Act("destination.pause", view.id, None, detail)])
+    await _tell(tx, "destination.paused", view, code=code, failures=failures)
+    return True
+
+
+async def resume(tx: CellTx, destination_id: int, reason: str) -> DestinationView:
+    """Let money go there again; what failed before counts no more. An active one stays as it is.
+
+    Raises NotFound `destination-unknown`, Unprocessable `destination-closed`.
+    """
+    row = await store.lock_destination(tx, destination_id)
+    if row is None:
+        raise NotFound("destination-unknown", "There is no such destination.")
+    if row.state == DestinationState.CLOSED:
+        raise Unprocessable("destination-closed", "It was closed; a closed one is not opened.")
+    if not DESTINATION.allows(row.state, Act.RESUME):
+        return _view(tx, row)
+    move = DESTINATION.find(row.state, Act.RESUME)
+    await store.resume_destination(tx, destination_id, move.target.value)
+    view = await get(tx, destination_id)
+    await audit.record(tx, [audit.Act("destination.resume", view.id, reason)])
+    await _tell(tx, "destination.resumed", view)
+    return view
 
 
 async def open_payees(

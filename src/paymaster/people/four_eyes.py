@@ -31,7 +31,14 @@ from paymaster.people.principal import Principal
 ACTS: dict[str, str] = {
     "withdrawal.approve": "let a withdrawal in review go",
     "withdrawal.deny": "refuse a withdrawal in review; the money is available again",
+    "withdrawal.review": "pull a withdrawal back for another look",
+    "withdrawal.ask_proof": "let the user of a withdrawal in review prove who they are",
+    "withdrawal.hold": "freeze a withdrawal that is not sent yet",
+    "withdrawal.release": "lift that again; the withdrawal is judged anew",
     "withdrawal.reverse": "book a paid withdrawal as come back",
+    "withdrawal.fail": "say with a proof that an order was not executed; the money goes back",
+    "withdrawal.confirm_paid": "say with a proof that an order was executed",
+    "withdrawal.retry": "pay by a further order, with a proof that the one before it is dead",
     "transfer.request": "move money between our own accounts",
     "break.resolve": "book money out of suspense",
     "line.retry": "match a statement line by hand, or take its difference as a fee",
@@ -51,6 +58,9 @@ RULES_ACT = "screening.rules"
 
 RAIL_ACCOUNT_ACT = "rail_account.put"
 """Taking on or changing a rail account: its settings say where money goes, and who is asked."""
+
+LIFT_ACT = "hold.lift"
+"""Lifting a regulatory hold; it has no amount, a setting says whether it needs two persons."""
 
 _APPROVE = "withdrawal.approve"
 
@@ -112,14 +122,17 @@ def _place(tx: ReadTx) -> int:
 
 
 class Limits:
-    """The limits of an environment, as they were read."""
+    """The limits of an environment, as they were read. Acts in `always` have no limit."""
 
-    def __init__(self, rows: Sequence[LimitRow]) -> None:
+    def __init__(self, rows: Sequence[LimitRow], always: Sequence[str] = ()) -> None:
         self.rows = list(rows)
+        self.always = frozenset(always)
         self._minor = {(row.act, row.currency): row.minor for row in rows}
 
     def apply_to(self, act: str, amount: Money | None) -> bool:
         """Whether an act over this amount, of either sign, needs a second person."""
+        if act in self.always:
+            return True
         if act in (LIMITS_ACT, RAIL_ACCOUNT_ACT):
             return bool(self.rows)
         if act in (RULES_ACT, STEP_UP_ACT):

@@ -21,6 +21,7 @@ class Act(StrEnum):
     """What changes a user's status or a destination's state."""
 
     SUSPEND = "suspend"
+    PAUSE = "pause"
     RESUME = "resume"
     CLOSE = "close"
 
@@ -29,7 +30,10 @@ class DestinationState(StrEnum):
     """Whether money may go there."""
 
     ACTIVE = "active"
+    PAUSED = "paused"
+    """Several payments in a row failed because of it; nothing goes there until it is resumed."""
     CLOSED = "closed"
+    """For good."""
 
 
 USER = Machine(
@@ -46,7 +50,12 @@ USER = Machine(
 DESTINATION = Machine(
     "destination",
     DestinationState.ACTIVE,
-    (Move(DestinationState.ACTIVE, Act.CLOSE, DestinationState.CLOSED),),
+    (
+        Move(DestinationState.ACTIVE, Act.PAUSE, DestinationState.PAUSED),
+        Move(DestinationState.PAUSED, Act.RESUME, DestinationState.ACTIVE),
+        Move(DestinationState.ACTIVE, Act.CLOSE, DestinationState.CLOSED),
+        Move(DestinationState.PAUSED, Act.CLOSE, DestinationState.CLOSED),
+    ),
 )
 
 TOWARDS: dict[Status, Act] = {

@@ -16,7 +16,7 @@ class Role(StrEnum):
     FINANCE = "finance"
     """Moves money: reviews, transfers, reconciles, closes the day."""
     RISK = "risk"
-    """Reviews, holds, reverses, and changes the rules."""
+    """Reviews, holds, reverses, obeys orders of authorities, and changes the rules."""
     ADMIN = "admin"
     """Everything, and who else may what."""
     AUDITOR = "auditor"
@@ -26,14 +26,14 @@ class Role(StrEnum):
 SCOPES_OF: dict[Role, frozenset[str]] = {
     Role.SUPPORT: frozenset({"read", "users"}),
     Role.FINANCE: frozenset({"read", "operate", "withdrawals"}),
-    Role.RISK: frozenset({"read", "operate"}),
+    Role.RISK: frozenset({"read", "operate", "risk"}),
     Role.ADMIN: frozenset(SCOPES),
     Role.AUDITOR: frozenset({"read", "audit"}),
 }
 """What each role may do."""
 
 
-OF_STAFF = frozenset({"operate", "audit", "staff"})
+OF_STAFF = frozenset({"operate", "risk", "audit", "staff"})
 """What the staff does; the other scopes are the work of an app's server too."""
 
 

@@ -55,6 +55,8 @@ class DestinationRow:
     usable_at: datetime
     created_at: datetime
     version: int
+    paused_code: str | None = None
+    paused_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +287,7 @@ async def same_destination(
     """The user's destination of one of these fingerprints; an open one before a closed one."""
     rows = await tx.fetch(
         "SELECT id, user_id, kind, currency, mask, fingerprint, state, closed_reason, usable_at,"
-        " created_at, version FROM destination"
+        " created_at, version, paused_code, paused_at FROM destination"
         " WHERE user_id = %s AND kind = %s AND currency = %s AND fingerprint = ANY(%s)"
         " ORDER BY state, id LIMIT 1",
         (user_id, kind, currency, list(fingerprints)),
@@ -298,7 +300,8 @@ async def destinations_of(tx: CellRead, user_id: int) -> list[DestinationRow]:
     """All destinations of a user, oldest first."""
     return await tx.fetch(
         "SELECT id, user_id, kind, currency, mask, fingerprint, state, closed_reason, usable_at,"
-        " created_at, version FROM destination WHERE user_id = %s ORDER BY id",
+        " created_at, version, paused_code, paused_at FROM destination"
+        " WHERE user_id = %s ORDER BY id",
         (user_id,),
         DestinationRow,
     )
@@ -308,7 +311,8 @@ async def destinations(tx: CellRead, ids: Iterable[int]) -> list[DestinationRow]
     """Destinations by id."""
     return await tx.fetch(
         "SELECT id, user_id, kind, currency, mask, fingerprint, state, closed_reason, usable_at,"
-        " created_at, version FROM destination WHERE id = ANY(%s) ORDER BY id",
+        " created_at, version, paused_code, paused_at FROM destination"
+        " WHERE id = ANY(%s) ORDER BY id",
         (sorted(set(ids)),),
         DestinationRow,
     )
@@ -318,7 +322,7 @@ async def lock_destination(tx: CellTx, destination_id: int) -> DestinationRow | 
     """One destination, locked."""
     return await tx.maybe(
         "SELECT id, user_id, kind, currency, mask, fingerprint, state, closed_reason, usable_at,"
-        " created_at, version FROM destination WHERE id = %s FOR UPDATE",
+        " created_at, version, paused_code, paused_at FROM destination WHERE id = %s FOR UPDATE",
         (destination_id,),
         DestinationRow,
     )
@@ -330,6 +334,23 @@ async def close_destination(tx: CellTx, destination_id: int, state: str, reason:
         "UPDATE destination SET state = %s, closed_reason = %s, version = version + 1"
         " WHERE id = %s",
         (state, reason, destination_id),
+    )
+
+
+async def pause_destination(tx: CellTx, destination_id: int, state: str, code: str) -> None:
+    """Write the paused state."""
+    await tx.execute(
+        "UPDATE destination SET state = %s, paused_code = %s, paused_at = %s, version = version + 1"
+        " WHERE id = %s",
+        (state, code, tx.now, destination_id),
+    )
+
+
+async def resume_destination(tx: CellTx, destination_id: int, state: str) -> None:
+    """Write the active state; what failed before counts no more."""
+    await tx.execute(
+        "UPDATE destination SET state = %s, resumed_at = %s, version = version + 1 WHERE id = %s",
+        (state, tx.now, destination_id),
     )
 
 

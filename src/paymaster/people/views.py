@@ -10,6 +10,7 @@ import msgspec
 
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.ids import Ref, text_id
+from paymaster.people.machine import DestinationState
 from paymaster.people.profile import Profile
 
 
@@ -62,6 +63,8 @@ class DestinationView:
     created_at: datetime
     created: bool = False
     """Whether this very call made it."""
+    paused_code: str | None = None
+    paused_at: datetime | None = None
 
     @property
     def id(self) -> str:
@@ -70,6 +73,7 @@ class DestinationView:
 
     def wire(self) -> dict[str, Any]:
         """For JSON."""
+        paused = self.state == DestinationState.PAUSED
         return {
             "id": self.id,
             "user": text_id("us", self.ref.cell, self.user_id),
@@ -78,6 +82,8 @@ class DestinationView:
             "mask": self.mask,
             "state": self.state,
             "closed_reason": self.closed_reason,
+            "paused_at": rfc3339(self.paused_at) if paused and self.paused_at else None,
+            "paused_code": self.paused_code if paused else None,
             "usable_at": rfc3339(self.usable_at),
             "created_at": rfc3339(self.created_at),
         }

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import httpx
 
 from paymaster.kernel.clock import Clock
-from paymaster.kernel.errors import NeverSent, PaymasterError, Problem, Unprocessable
+from paymaster.kernel.errors import PaymasterError, Problem, Unprocessable
+from paymaster.rails import meaning
 from paymaster.rails.base import RailAccount
+from paymaster.rails.meaning import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,8 @@ def setting(account: RailAccount, name: str) -> str:
     """A setting that must be there. Raises NeverSent `rail-account-invalid`."""
     value = account.settings.get(name, "").strip()
     if not value:
-        raise NeverSent(
-            "rail-account-invalid", f"The rail account {account.name} has no setting {name!r}."
+        raise meaning.error(
+            Kind.ACCOUNT, f"The rail account {account.name} has no setting {name!r}."
         )
     return value
 
@@ -39,17 +41,17 @@ def secret(deps: RailDeps, account: RailAccount, name: str) -> str:
     """The account's secret of that name. Raises NeverSent `rail-secret-missing`."""
     stored_as = account.secrets.get(name)
     if stored_as is None:
-        raise NeverSent(
-            "rail-secret-missing", f"The rail account {account.name} names no secret {name!r}."
+        raise meaning.error(
+            Kind.SECRET, f"The rail account {account.name} names no secret {name!r}."
         )
     try:
         value = deps.secret(stored_as)
     except (PaymasterError, LookupError, OSError, ValueError) as error:
-        raise NeverSent(
-            "rail-secret-missing", f"The secret {name!r} of {account.name} cannot be read."
+        raise meaning.error(
+            Kind.SECRET, f"The secret {name!r} of {account.name} cannot be read."
         ) from error
     if not value.strip():
-        raise NeverSent("rail-secret-missing", f"The secret {name!r} of {account.name} is empty.")
+        raise meaning.error(Kind.SECRET, f"The secret {name!r} of {account.name} is empty.")
     return value
 
 

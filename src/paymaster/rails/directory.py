@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paymaster.kernel.errors import NeverSent, RailUnknown
 from paymaster.kernel.guard import forbid_network
+from paymaster.rails import meaning
+from paymaster.rails.meaning import Kind
 from paymaster.rails.transport import (
     MAX_FILE_BYTES,
     MAX_LISTED,
@@ -59,21 +60,23 @@ class DirectoryTransport:
                 os.fsync(handle.fileno())
         except OSError as error:
             self._tidy(part)
-            raise NeverSent(
-                "transport-refused", f"The file cannot be written there: {error.strerror}."
+            raise meaning.error(
+                Kind.NOT_WRITTEN, f"The file cannot be written there: {error.strerror}."
             ) from error
         try:
             os.link(part, final)
         except FileExistsError:
             self._tidy(part)
             if not self._delivered(final, body):
-                raise RailUnknown(
-                    "transport-unproven", f"{name} was there and is gone: it may be picked up."
+                raise meaning.error(
+                    Kind.DELIVERY_UNPROVEN, f"{name} was there and is gone: it may be picked up."
                 ) from None
         except OSError as error:
             self._tidy(part)
-            raise NeverSent(
-                "transport-refused", f"The file cannot be linked there: {error.strerror}."
+            if self._delivered(final, body):
+                return
+            raise meaning.error(
+                Kind.NOT_WRITTEN, f"The file cannot be linked there: {error.strerror}."
             ) from error
         self._tidy(part)
 
@@ -83,13 +86,11 @@ class DirectoryTransport:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise RailUnknown(
-                "transport-unproven", f"{final.name} cannot be read back: {error.strerror}."
+            raise meaning.error(
+                Kind.DELIVERY_UNPROVEN, f"{final.name} cannot be read back: {error.strerror}."
             ) from error
         if there != body:
-            raise RailUnknown(
-                "transport-name-taken", f"Another file is already called {final.name}."
-            )
+            raise meaning.error(Kind.NAME_TAKEN, f"Another file is already called {final.name}.")
         return True
 
     def _tidy(self, part: Path) -> None:
@@ -113,12 +114,12 @@ class DirectoryTransport:
                         moment = datetime.fromtimestamp(int(status.st_mtime), UTC)
                         found.append(Listed(entry.name, status.st_size, moment))
                     if len(found) > MAX_LISTED:
-                        raise NeverSent(
-                            "transport-refused", f"More than {MAX_LISTED} files wait there."
+                        raise meaning.error(
+                            Kind.NOT_WRITTEN, f"More than {MAX_LISTED} files wait there."
                         )
         except OSError as error:
-            raise NeverSent(
-                "transport-unreachable", f"The folder cannot be read: {error.strerror}."
+            raise meaning.error(
+                Kind.BANK_AWAY, f"The folder cannot be read: {error.strerror}."
             ) from error
         return sorted(found, key=lambda file: (file.modified_at, file.name))
 
@@ -135,7 +136,7 @@ class DirectoryTransport:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise NeverSent(
-                "transport-unreachable", f"{name} cannot be read: {error.strerror}."
+            raise meaning.error(
+                Kind.BANK_AWAY, f"{name} cannot be read: {error.strerror}."
             ) from error
         return None if grown or len(body) != before.st_size else body

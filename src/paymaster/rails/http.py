@@ -1,8 +1,4 @@
-"""HTTP to providers: one client, and every failure sorted into never sent or unknown.
-
-The rule (httpx 0.28 exception tree): what fails before a connection stands has sent nothing; what
-fails later may have been executed, whatever the error says.
-"""
+"""HTTP to providers: one client, and every failure sorted by `paymaster.rails.meaning`."""
 
 from __future__ import annotations
 
@@ -12,25 +8,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import httpx
 
-from paymaster.kernel.errors import Broken, NeverSent, RailUnknown
+from paymaster.kernel.errors import Broken, RailError
 from paymaster.kernel.guard import forbid_network
 from paymaster.kernel.tls import trust
+from paymaster.rails import meaning
+from paymaster.rails.meaning import Kind, Means
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
 MAX_ANSWER_BYTES = 1024 * 1024
-
-_NOTHING_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.InvalidURL,
-)
+_FIRST_BYTES = ".send_request_headers.started"
+"""What httpcore calls the step from which on the provider may have something of the request."""
+_IDLE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +62,11 @@ def new_client(
     TLS 1.3 to all but the hosts that are listed as knowing only 1.2. `ca` is a file (PEM) with more
     certificates to trust. Raises Refusal `certificate-unusable` when it cannot be read.
     """
-    limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+    # Shorter than servers keep idle connections (5 s is common): an order written to one that the
+    # other side is just closing would be unknown.
+    limits = httpx.Limits(
+        max_connections=100, max_keepalive_connections=20, keepalive_expiry=_IDLE_SECONDS
+    )
     mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
     if tls_1_2_hosts:
         context = _context(ca, ssl.TLSVersion.TLSv1_2)
@@ -115,26 +111,31 @@ async def call(
     back) or `provider-answer-too-large`, Broken `network-inside-transaction`.
     """
     forbid_network()
+    began = False
+
+    async def note(step: str, _info: Mapping[str, Any]) -> None:
+        nonlocal began
+        began = began or step.endswith(_FIRST_BYTES)
+
     try:
-        request = client.build_request(method, url, headers=dict(headers), content=body)
+        request = client.build_request(
+            method, url, headers=dict(headers), content=body, extensions={"trace": note}
+        )
     except (httpx.InvalidURL, ValueError, TypeError) as error:
-        raise NeverSent("provider-unreachable", f"The request is not valid HTTP: {error}") from None
+        raise meaning.error(Kind.ADDRESS, f"The request is not valid HTTP: {error}") from None
     try:
         answer = await client.send(request, stream=True)
         try:
             content = await _read(answer, max_bytes)
         finally:
             await answer.aclose()
-    except Broken:
+    except (Broken, RailError):
         raise
-    except _NOTHING_SENT as error:
-        raise NeverSent(
-            "provider-unreachable", f"No connection to {request.url.host}: {_kind(error)}."
-        ) from error
-    except httpx.HTTPError as error:
-        raise RailUnknown(
-            "provider-silent", f"{request.url.host} did not answer completely: {_kind(error)}."
-        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        kind = meaning.of_failure(error, began=began)
+        safe = meaning.OF[kind].means is Means.SAFE
+        said = "could not be reached" if safe else "did not answer completely"
+        raise meaning.error(kind, f"{request.url.host} {said}: {_kind(error)}.") from error
     return Answer(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
 
 
@@ -144,9 +145,7 @@ async def _read(answer: httpx.Response, max_bytes: int) -> bytes:
     async for part in answer.aiter_bytes():
         size += len(part)
         if size > max_bytes:
-            raise RailUnknown(
-                "provider-answer-too-large", f"The answer is larger than {max_bytes} bytes."
-            )
+            raise meaning.error(Kind.TOO_LARGE, f"The answer is larger than {max_bytes} bytes.")
         parts.append(part)
     return b"".join(parts)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paymaster.kernel.errors import NeverSent, Problem
+from paymaster.kernel.errors import Problem
+from paymaster.rails import meaning
 from paymaster.rails.base import RailAccount
 from paymaster.rails.deps import RailDeps, secret, setting
 from paymaster.rails.directory import DirectoryTransport
+from paymaster.rails.meaning import Kind
 from paymaster.rails.sftp import SftpPlace, SftpTransport
 from paymaster.rails.transport import FileTransport
 
@@ -39,7 +41,7 @@ def open_transport(deps: RailDeps, account: RailAccount) -> FileTransport:
             Path(setting(account, "outgoing")), Path(setting(account, "incoming"))
         )
     if kind != "sftp" or needs(account)[2]:
-        raise NeverSent("rail-account-invalid", f"{account.name} has no usable transport.")
+        raise meaning.error(Kind.ACCOUNT, f"{account.name} has no usable transport.")
     return SftpTransport(
         SftpPlace(
             host=setting(account, "host"),

@@ -16,8 +16,10 @@ from typing import cast
 
 import asyncssh
 
-from paymaster.kernel.errors import NeverSent, RailUnknown
+from paymaster.kernel.errors import NeverSent
 from paymaster.kernel.guard import forbid_network
+from paymaster.rails import meaning
+from paymaster.rails.meaning import Kind
 from paymaster.rails.transport import (
     MAX_FILE_BYTES,
     MAX_LISTED,
@@ -75,8 +77,8 @@ class SftpTransport:
                 await sftp.rename(part, final)
         except (asyncssh.Error, OSError) as error:
             if not renaming:
-                raise NeverSent(
-                    "transport-refused", f"{name} was not written: {_say(error)}."
+                raise meaning.error(
+                    Kind.NOT_WRITTEN, f"{name} was not written: {_say(error)}."
                 ) from error
             await self._look_again(name, final, part, body, error)
 
@@ -104,12 +106,12 @@ class SftpTransport:
                 last = error
                 continue
             if removed:
-                raise NeverSent(
-                    "transport-refused", f"The server did not rename {name}: {_say(cause)}."
+                raise meaning.error(
+                    Kind.NOT_RENAMED, f"The server did not rename {name}: {_say(cause)}."
                 ) from cause
             break
-        raise RailUnknown(
-            "transport-unproven",
+        raise meaning.error(
+            Kind.DELIVERY_UNPROVEN,
             f"{name} is not there any more or cannot be looked for; the bank may have it.",
         ) from last
 
@@ -124,12 +126,12 @@ class SftpTransport:
                         moment = datetime.fromtimestamp(int(attrs.mtime or 0), UTC)
                         found.append(Listed(name, attrs.size or 0, moment))
                     if len(found) > MAX_LISTED:
-                        raise NeverSent(
-                            "transport-refused", f"More than {MAX_LISTED} files wait there."
+                        raise meaning.error(
+                            Kind.NOT_WRITTEN, f"More than {MAX_LISTED} files wait there."
                         )
         except (asyncssh.Error, OSError) as error:
-            raise NeverSent(
-                "transport-unreachable", f"The bank's folder cannot be read: {_say(error)}."
+            raise meaning.error(
+                Kind.BANK_AWAY, f"The bank's folder cannot be read: {_say(error)}."
             ) from error
         return sorted(found, key=lambda file: (file.modified_at, file.name))
 
@@ -143,8 +145,8 @@ class SftpTransport:
                     if body is not None:
                         found[name] = body
         except (asyncssh.Error, OSError) as error:
-            raise NeverSent(
-                "transport-unreachable", f"The bank's files cannot be read: {_say(error)}."
+            raise meaning.error(
+                Kind.BANK_AWAY, f"The bank's files cannot be read: {_say(error)}."
             ) from error
         return found
 
@@ -179,14 +181,14 @@ class SftpTransport:
                 keepalive_interval=10,
             )
         except asyncssh.HostKeyNotVerifiable as error:
-            raise NeverSent(
-                "sftp-host-key", f"{place.host} did not prove to be the pinned server."
+            raise meaning.error(
+                Kind.HOST_KEY, f"{place.host} did not prove to be the pinned server."
             ) from error
         except asyncssh.PermissionDenied as error:
-            raise NeverSent("sftp-auth", f"{place.host} does not accept our key.") from error
+            raise meaning.error(Kind.LOGIN, f"{place.host} does not accept our key.") from error
         except (asyncssh.Error, OSError) as error:
-            raise NeverSent(
-                "transport-unreachable", f"No connection to {place.host}: {_say(error)}."
+            raise meaning.error(
+                Kind.BANK_AWAY, f"No connection to {place.host}: {_say(error)}."
             ) from error
 
 
@@ -194,11 +196,11 @@ def _keys(place: SftpPlace) -> tuple[asyncssh.SSHKey, asyncssh.SSHKey]:
     try:
         host_key = asyncssh.import_public_key(place.host_key)
     except (asyncssh.KeyImportError, ValueError) as error:
-        raise NeverSent("sftp-host-key", "The pinned host key cannot be read.") from error
+        raise meaning.error(Kind.HOST_KEY, "The pinned host key cannot be read.") from error
     try:
         return host_key, asyncssh.import_private_key(place.client_key)
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
-        raise NeverSent("sftp-auth", "Our private key cannot be read.") from error
+        raise meaning.error(Kind.LOGIN, "Our private key cannot be read.") from error
 
 
 async def _size(sftp: asyncssh.SFTPClient, path: str) -> int | None:
@@ -239,7 +241,7 @@ async def _there(sftp: asyncssh.SFTPClient, final: str, body: bytes) -> bool:
         except asyncssh.SFTPNoSuchFile:
             same = True  # picked up while we looked: it was there under its final name
     if not same:
-        raise RailUnknown("transport-name-taken", f"Another file is already called {final}.")
+        raise meaning.error(Kind.NAME_TAKEN, f"Another file is already called {final}.")
     return True
 
 

@@ -222,7 +222,8 @@ _TOTALS: dict[str, LiteralString] = {
             coalesce(f.amount, 0)
         FROM (SELECT * FROM account WHERE kind = 'clearing') AS a FULL JOIN (
             SELECT owner_id, asset, sum(amount) AS amount FROM (
-                SELECT rail_account_id AS owner_id, asset, amount
+                SELECT rail_account_id AS owner_id, payout_asset AS asset,
+                    payout_amount AS amount
                 FROM withdrawal WHERE state = 'paid'
                 UNION ALL
                 SELECT rail_account_id, asset,

@@ -36,6 +36,7 @@ GOES: Mapping[str, LiteralString] = {
     " (SELECT id FROM campaign WHERE environment_id = %(environment)s)",
     "campaign": "DELETE FROM campaign WHERE environment_id = %(environment)s",
     "sponsor": "DELETE FROM sponsor WHERE environment_id = %(environment)s",
+    "payout_policy": "DELETE FROM payout_policy WHERE environment_id = %(environment)s",
     "rail_account": "DELETE FROM rail_account WHERE environment_id = %(environment)s",
 }
 """What deletes its rows, by table, in an order that foreign keys allow."""
@@ -43,6 +44,8 @@ GOES: Mapping[str, LiteralString] = {
 STAYS: Mapping[str, LiteralString] = {
     "credential": "SELECT count(*) FROM credential WHERE environment_id = %(environment)s",
     "directory": "SELECT count(*) FROM directory WHERE environment_id = %(environment)s",
+    "fee_plan": "SELECT count(*) FROM fee_plan WHERE environment_id = %(environment)s",
+    "fx_rate": "SELECT count(*) FROM fx_rate WHERE environment_id = %(environment)s",
     "registry": "SELECT count(*) FROM registry WHERE environment_id = %(environment)s",
     "rule_set": "SELECT count(*) FROM rule_set WHERE environment_id = %(environment)s",
 }
@@ -50,6 +53,7 @@ STAYS: Mapping[str, LiteralString] = {
 
 SHARED: Mapping[str, str] = {
     "audit": "of all environments, and in the hash chain",
+    "broker_aside": "of the schema",
     "cell": "in the hash chain: numbers are never used again",
     "commit": "in the hash chain",
     "cursor": "of the readers of the directory",

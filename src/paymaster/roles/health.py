@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,8 +15,16 @@ from paymaster.observe import metrics_response
 from paymaster.roles.lanes import Lane
 
 
-def health_app(deps: Deps, role: str, lanes: Sequence[Lane]) -> Starlette:
-    """The little server beside a background role; a lane that found a break makes it not ready."""
+def health_app(
+    deps: Deps,
+    role: str,
+    lanes: Sequence[Lane],
+    info: Callable[[], Mapping[str, object]] = dict[str, object],
+) -> Starlette:
+    """The little server beside a background role; a lane that found a break makes it not ready.
+
+    `info` is shown beside the faults and is none.
+    """
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok", "role": role})
@@ -25,7 +33,8 @@ def health_app(deps: Deps, role: str, lanes: Sequence[Lane]) -> Starlette:
         faults = [f"lane {lane.name}: {lane.broken}" for lane in lanes if lane.broken]
         faults += await ready.faults(deps.dbs)
         status = 503 if faults else 200
-        return JSONResponse({"status": "not ready" if faults else "ok", "faults": faults}, status)
+        said = {"status": "not ready" if faults else "ok", "faults": faults, **info()}
+        return JSONResponse(said, status)
 
     async def metrics(_: Request) -> Response:
         body, content_type = metrics_response(deps.metrics)

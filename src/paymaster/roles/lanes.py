@@ -16,6 +16,7 @@ from random import Random
 
 from paymaster.kernel.errors import Broken, Busy, PaymasterError
 from paymaster.kernel.retry import Backoff
+from paymaster.kernel.sources import jitter
 from paymaster.observe import get_logger
 
 Step = Callable[[], Awaitable[int]]
@@ -36,7 +37,7 @@ class Lane:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; the step under way is finished."""
-        random = Random()  # noqa: S311 - jitter
+        random = jitter()
         while not stop.is_set():
             pause = self.pause_seconds
             try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from random import Random
 
 from paymaster.compose import Deps
+from paymaster.kernel.sources import jitter
 from paymaster.messages import gauges
 from paymaster.messages.connect import JudgedTransport, tls_context
 from paymaster.messages.fanout import FanOut
@@ -41,7 +41,7 @@ class Notify:
             deps.metrics,
             slots,
             slots.lease(timeout, lease),
-            Random(),  # noqa: S311 - jitter
+            jitter(),
         )
         office = Office(deps.dbs, deps.secrets, settings.email, settings.api.public_url)
         self._deps = deps

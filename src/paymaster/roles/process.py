@@ -128,7 +128,7 @@ def _settle_memory() -> None:
 
 async def _work(deps: Deps, how: Running, stop: asyncio.Event) -> None:
     made = work.ROLES[how.role](deps)
-    app = health_app(deps, how.role, made.lanes)
+    app = health_app(deps, how.role, made.lanes, made.info)
     identity, allowance = health_identity(deps.settings, how.role)
     listening = listen(deps.settings.roles.health_host, how.health_port)
     async with serving(app, listening, 1, allowance=allowance, identity=identity):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from random import Random
 
 from paymaster.compose import Deps
 from paymaster.db import idempotency, limits, lockouts
@@ -20,16 +19,17 @@ from paymaster.earn.campaign import funding_references
 from paymaster.earn.slice import give_back_idle
 from paymaster.kernel.errors import RailError
 from paymaster.kernel.ids import new_trace_id
+from paymaster.kernel.sources import jitter
 from paymaster.people import destinations
 from paymaster.people.factors import step_ups
 from paymaster.reconcile import day, statement
 from paymaster.reconcile.catalogue import Catalogue, Funding
 from paymaster.reconcile.match import match_due
-from paymaster.roles import messages, rewrap, sealing, staffing
+from paymaster.roles import messages, publish, rewrap, sealing, staffing
 from paymaster.roles.gauges import measure
 from paymaster.roles.lanes import Lane, Step
 from paymaster.roles.relay import Relay
-from paymaster.screen import activate, decide
+from paymaster.screen import activate, challenge, decide
 from paymaster.settle import files
 from paymaster.settle.apply import apply_due
 
@@ -47,6 +47,8 @@ class Work:
     endings: list[Callable[[], Awaitable[None]]] = field(
         default_factory=list[Callable[[], Awaitable[None]]]
     )
+    info: Callable[[], Mapping[str, object]] = dict[str, object]
+    """What `/readyz` tells beside the faults."""
 
 
 def _each_cell(deps: Deps, name: str, make: Callable[[CellDb], Step]) -> list[Lane]:
@@ -84,8 +86,28 @@ def intake(deps: Deps) -> Work:
 
 
 def screen(deps: Deps) -> Work:
-    """Requested withdrawals are judged by the rules in force."""
-    return Work(_each_cell(deps, "screen", lambda cell: lambda: _judge(deps, cell)))
+    """Requested withdrawals are judged by the rules in force; challenges are not waited for ever."""
+    lanes = _each_cell(deps, "screen", lambda cell: lambda: _judge(deps, cell))
+    asking = _each_cell(deps, "challenges", lambda cell: lambda: _unanswered(deps, cell))
+    for lane in asking:
+        lane.pause_seconds = SWEEP_SECONDS
+    return Work(lanes + asking)
+
+
+async def _unanswered(deps: Deps, cell: CellDb) -> int:
+    """Remind of challenges that nobody answers, then deny; 1 to go on at once."""
+    rules, limit = deps.settings.step_up, deps.settings.roles.batch_items
+    until, soon = timedelta(hours=rules.answer_hours), timedelta(hours=rules.remind_hours)
+    actor = Actor("role:screen")
+    done = await cell.run(actor, new_trace_id(), lambda tx: challenge.end_due(tx, until, limit))
+    if soon:
+        done = max(
+            done,
+            await cell.run(
+                actor, new_trace_id(), lambda tx: challenge.remind_due(tx, soon, until, limit)
+            ),
+        )
+    return 1 if done == limit else 0
 
 
 async def _judge(deps: Deps, cell: CellDb) -> int:
@@ -144,7 +166,7 @@ def dispatch(deps: Deps) -> Work:
 
 def settle(deps: Deps) -> Work:
     """Webhooks and bank answers are applied, files are fetched."""
-    random = Random()  # noqa: S311 - jitter
+    random = jitter()
 
     def applying(cell: CellDb) -> Step:
         async def step() -> int:
@@ -255,9 +277,9 @@ def relay(deps: Deps) -> Work:
 
 
 def notify(deps: Deps) -> Work:
-    """Events go to the apps' servers, letters to earners and operators."""
-    made = messages.Notify(deps)
-    return Work(made.lanes(), made.endings())
+    """Events go to the apps' servers and to the broker, letters to earners and operators."""
+    made, told = messages.Notify(deps), publish.Publish(deps)
+    return Work(made.lanes() + told.lanes(), made.endings() + told.endings(), told.info)
 
 
 async def _forget_step_ups(deps: Deps) -> int:

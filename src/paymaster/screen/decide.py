@@ -98,12 +98,16 @@ async def claim(tx: CellTx, limit: int, length: timedelta = LEASE) -> list[Claim
         room = limit - len(claimed) - len(taken)
         if room > 0:
             taken += await take_due(tx, State(state), room)
-    await move(
+    moved = await move(
         tx,
         [Step(row.id, Event.SCREEN, due_at=until, lease_token=token) for row in taken],
         locked=[row._replace(lease_token=token) for row in taken],
     )
-    return claimed + [Claimed(row.id, row.destination_id, row.tries + 1, token) for row in taken]
+    return claimed + [
+        Claimed(row.id, row.destination_id, row.tries + 1, token)
+        for row, one in zip(taken, moved, strict=True)
+        if one.done  # not what a regulatory hold keeps where it is
+    ]
 
 
 async def decide(

@@ -11,6 +11,7 @@ from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx, ControlRead, ControlTx, json
 from paymaster.kernel.clock import milliseconds
 from paymaster.kernel.ids import time_floor
+from paymaster.kernel.money import Money
 from paymaster.screen.facts import Scope
 
 
@@ -44,6 +45,75 @@ async def due_now(tx: CellTx, withdrawal_id: int, state: str) -> bool:
             (tx.now, withdrawal_id, state),
         )
     )
+
+
+async def take_unanswered(
+    tx: CellTx, state: str, since: datetime, tries: int, limit: int
+) -> list[int]:
+    """Lock withdrawals in a state that was entered by then and asks for something, oldest first.
+
+    Only those with at most so many tries; not what is under a regulatory hold: it can neither be
+    answered nor ended.
+    """
+    rows = await tx.tuples(
+        """
+        SELECT w.id FROM withdrawal w JOIN withdrawal_move m
+            ON m.withdrawal_id = w.id AND m.number = w.number
+        WHERE w.state = %s AND w.due_at IS NULL AND w.tries <= %s AND m.moved_at <= %s
+            AND NOT EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
+                AND h.subject_id IN (w.id, w.user_id, w.destination_id))
+        ORDER BY w.id LIMIT %s FOR UPDATE OF w SKIP LOCKED
+        """,
+        (state, tries, since, limit),
+    )
+    return [row[0] for row in rows]
+
+
+async def count_try(tx: CellTx, ids: Sequence[int]) -> None:
+    """Note that locked withdrawals were reminded of."""
+    await tx.execute(
+        "UPDATE withdrawal SET tries = tries + 1, version = version + 1 WHERE id = ANY(%s)",
+        (list(ids),),
+    )
+
+
+class Asked(NamedTuple):
+    """A withdrawal that asks for a proof. `passed`: it was given, the rules judge again soon.
+
+    Amounts are minor units of `asset`; `asked_at` is when it came to its state.
+    """
+
+    id: int
+    user_id: int
+    destination_id: int
+    amount: int
+    fee: int
+    asset: str
+    state: str
+    number: int
+    passed: bool
+    asked_at: datetime | None
+    trace_id: str
+
+    @property
+    def money(self) -> Money:
+        """What the user asked for, which is what the proof is bound to."""
+        return Money(self.amount, self.asset)
+
+
+async def asked(tx: CellRead, ids: Sequence[int]) -> list[Asked]:
+    """Withdrawals by id, in order of id."""
+    rows = await tx.tuples(
+        """
+        SELECT w.id, w.user_id, w.destination_id, w.amount, w.fee, w.asset, w.state, w.number,
+            w.due_at IS NOT NULL, m.moved_at, w.trace_id
+        FROM withdrawal w LEFT JOIN withdrawal_move m
+            ON m.withdrawal_id = w.id AND m.number = w.number
+        WHERE w.id = ANY(%s) ORDER BY w.id
+        """,
+        (list(ids),),
+    )
+    return [Asked._make(row) for row in rows]
 
 
 class Subject(NamedTuple):

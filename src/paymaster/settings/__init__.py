@@ -1,15 +1,19 @@
 """What an operator can set. No secret is a setting: keys come from the secret stores.
 
+broker    those of the message broker
 edge      those of what faces the network
 groups    the fields, with their defaults, limits and documentation
 keys      those of secret stores and keys
 messages  those of webhooks to apps and email
+fx        those of quotes and rates
 load      environment over TOML file over defaults
 explain   where a value came from; the generated reference page
 """
 
+from paymaster.settings.broker import Broker
 from paymaster.settings.edge import Peers, Providers, Web
 from paymaster.settings.explain import explain, masked, reference
+from paymaster.settings.fx import Fx
 from paymaster.settings.groups import (
     Api,
     Database,
@@ -33,8 +37,10 @@ from paymaster.settings.step_up import StepUp
 __all__ = [
     "Api",
     "AwsSettings",
+    "Broker",
     "Database",
     "Email",
+    "Fx",
     "Hooks",
     "HsmSettings",
     "Limits",

@@ -226,3 +226,10 @@ class Limits(Group):
         le=30 * 86_400,
         description="How long a new payout destination waits before money goes there.",
     )
+    destination_failures: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="After so many payments in a row that failed because of the destination it is "
+        "paused; 0 pauses none.",
+    )

@@ -18,7 +18,9 @@ from pydantic_settings import (
 )
 
 from paymaster.kernel.errors import Problem, Refusal
+from paymaster.settings.broker import Broker
 from paymaster.settings.edge import Peers, Providers
+from paymaster.settings.fx import Fx
 from paymaster.settings.groups import (
     Api,
     Database,
@@ -66,6 +68,8 @@ class Settings(BaseSettings):
     staff: Staff = Field(default_factory=Staff)
     webhooks: Webhooks = Field(default_factory=Webhooks)
     email: Email = Field(default_factory=Email)
+    fx: Fx = Field(default_factory=Fx)
+    broker: Broker = Field(default_factory=Broker)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict[str, str])
 

@@ -35,6 +35,10 @@ class Staff(Group):
         le=24 * 90,
         description="How long an act waits for a second person; then it has to be proposed anew.",
     )
+    lift_holds_by_two: bool = Field(
+        default=True,
+        description="Whether lifting a regulatory hold needs a second person.",
+    )
     break_glass_minutes: int = Field(
         default=240, ge=1, le=24 * 60, description="Longest time for which a role can be lent."
     )

@@ -40,6 +40,19 @@ class StepUp(Group):
         le=3600,
         description="How long a step-up may be answered, and then be used.",
     )
+    answer_hours: int = Field(
+        default=72,
+        ge=1,
+        le=24 * 90,
+        description="How long a withdrawal waits for the proof that screening asked for; then it "
+        "is denied and the money is available again.",
+    )
+    remind_hours: int = Field(
+        default=24,
+        ge=0,
+        le=24 * 90,
+        description="After which the user is reminded of that proof, once; 0: never.",
+    )
     cooling_off_seconds: int = Field(
         default=86_400,
         ge=0,

@@ -43,11 +43,12 @@ async def book(tx: CellTx, plans: Sequence[Plan]) -> dict[int, bool]:
                 entry = _entry(tx, plan, row.entry_release, postings)
                 out_of_hold.append((index, Settle(row.hold_id, entry, row.total, "released")))
             case "paid":
-                postings = recipes.paid(row.user_id, _rail(row), row.net, row.fees)
+                postings = recipes.paid(row.user_id, _rail(row), row.given, row.fees, row.net)
                 entry = _entry(tx, plan, row.entry_paid, postings)
                 out_of_hold.append((index, Settle(row.hold_id, entry, row.total, "captured")))
             case "returned":
-                postings = recipes.returned(row.user_id, _rail(row), row.net)
+                back_too = row.fees if row.fee_back else None
+                postings = recipes.returned(row.user_id, _rail(row), row.given, row.net, back_too)
                 back.append((index, _entry(tx, plan, row.entry_returned, postings)))
             case None:
                 pass
@@ -75,7 +76,8 @@ async def _recover(tx: CellTx, plans: Sequence[Plan]) -> None:
     for plan in back:
         row = plan.row
         if (row.user_id, row.asset) in owed:
-            most = row.total if plan.move.recipe == "release" else row.net
+            whole = plan.move.recipe == "release" or row.fee_back
+            most = row.total if whole else row.given
             subject = text_id("wd", tx.cell, row.id)
             posting = recipes.recover(row.user_id, most)
             entries.append(Entry(tx.id(), "recover", subject, (posting,)))
@@ -94,8 +96,16 @@ def _entry(tx: CellTx, plan: Plan, entry_id: int, postings: recipes.Postings) ->
             "event": plan.move.event.value,
             "reason": plan.reason,
             "trace_id": plan.row.trace_id,
+            **_exchange(tx, plan.row),
         },
     )
+
+
+def _exchange(tx: CellTx, row: Withdrawal) -> dict[str, str]:
+    """At which rate, by which quote: whole units of the payout for one of what was given, `n/d`."""
+    if row.rate is None or row.quote_id is None:
+        return {}
+    return {"rate": row.rate, "quote": text_id("qt", tx.cell, row.quote_id)}
 
 
 def _rail(row: Withdrawal) -> int:

@@ -11,12 +11,14 @@ How the money goes (the recipes are in `paymaster.ledger.recipes`):
     paid         held -> clearing, fee       the rail says that the payee has it
     returned     clearing -> available       it came back after it was paid
 
-Three rules shape the table:
+Four rules shape the table:
 
 *   Up to `queued` nothing has left this machine: people may still stop it. From `sending` on only
     what the provider says moves it, because the payment may already be on its way.
 *   `unknown` is a state like any other. No answer is not a no: the money stays held until there is
     proof, and a `reject` or a new `queue` without the proof written down is refused.
+*   Each move says who may make it. What a provider says is a fact and happens even to what is
+    frozen by a regulatory hold (`holds.py`); what people and workers do waits until it is lifted.
 *   Each state is entered by exactly one event. Being in `paid` means that `settle` happened, so the
     same message told twice is recognised without a second look-up.
 """
@@ -88,74 +90,91 @@ class Event(StrEnum):
     RELEASE = "release"
 
 
+class Who(StrEnum):
+    """Who makes a move."""
+
+    USER = "user"
+    """The earner, or the app's server for the earner."""
+    OPERATOR = "operator"
+    """A person of the staff, or a key with the scope `operate`; always with a reason."""
+    WORKER = "worker"
+    """Paymaster itself: screening, dispatch, expiry, the consequence of a closed destination."""
+    PROVIDER = "provider"
+    """What the rail says: its answer, a query, a webhook, a report, a statement. A fact."""
+
+
+_U, _O, _W, _P = (frozenset({who}) for who in Who)
+
 WITHDRAWAL: Final = Machine(
     "withdrawal",
     State.REQUESTED,
     (
         # Judged by the rules and, where they say so, by a person; a proof given by the user
         # makes the rules judge again.
-        Move(State.REQUESTED, Event.SCREEN, State.SCREENING),
-        Move(State.SCREENING, Event.APPROVE, State.APPROVED),
-        Move(State.SCREENING, Event.REVIEW, State.IN_REVIEW),
-        Move(State.SCREENING, Event.CHALLENGE, State.CHALLENGED),
-        Move(State.CHALLENGED, Event.SCREEN, State.SCREENING),
-        Move(State.CHALLENGED, Event.APPROVE, State.APPROVED),
-        Move(State.CHALLENGED, Event.REVIEW, State.IN_REVIEW),
-        Move(State.IN_REVIEW, Event.APPROVE, State.APPROVED),
-        Move(State.IN_REVIEW, Event.CHALLENGE, State.CHALLENGED),
+        Move(State.REQUESTED, Event.SCREEN, State.SCREENING, by=_W),
+        Move(State.SCREENING, Event.APPROVE, State.APPROVED, by=_W),
+        Move(State.SCREENING, Event.REVIEW, State.IN_REVIEW, by=_W),
+        Move(State.SCREENING, Event.CHALLENGE, State.CHALLENGED, by=_W),
+        Move(State.CHALLENGED, Event.SCREEN, State.SCREENING, by=_W),
+        Move(State.CHALLENGED, Event.APPROVE, State.APPROVED, by=_O),
+        Move(State.CHALLENGED, Event.REVIEW, State.IN_REVIEW, by=_O),
+        Move(State.IN_REVIEW, Event.APPROVE, State.APPROVED, by=_O),
+        Move(State.IN_REVIEW, Event.CHALLENGE, State.CHALLENGED, by=_O),
         # Pulled back for another look: the user or the destination changed after the approval.
-        Move(State.APPROVED, Event.REVIEW, State.IN_REVIEW),
-        Move(State.QUEUED, Event.REVIEW, State.IN_REVIEW),
+        Move(State.APPROVED, Event.REVIEW, State.IN_REVIEW, by=_W | _O),
+        Move(State.QUEUED, Event.REVIEW, State.IN_REVIEW, by=_W | _O),
         # Sent. `queue` from `sending` on needs proof that the attempt is dead.
-        Move(State.APPROVED, Event.QUEUE, State.QUEUED),
-        Move(State.APPROVED, Event.SEND, State.SENDING),
-        Move(State.QUEUED, Event.SEND, State.SENDING),
-        Move(State.SENDING, Event.QUEUE, State.QUEUED),
-        Move(State.UNKNOWN, Event.QUEUE, State.QUEUED),
-        Move(State.SENT, Event.QUEUE, State.QUEUED),
-        Move(State.AWAITING_PAYEE, Event.QUEUE, State.QUEUED),
-        # Answered, in whatever order the answers come.
-        Move(State.SENDING, Event.ACCEPT, State.SENT),
-        Move(State.SENDING, Event.AWAIT, State.AWAITING_PAYEE),
-        Move(State.SENDING, Event.LOSE, State.UNKNOWN),
-        Move(State.SENDING, Event.SETTLE, State.PAID, "paid"),
-        Move(State.SENDING, Event.REJECT, State.FAILED, "release"),
-        Move(State.UNKNOWN, Event.ACCEPT, State.SENT),
-        Move(State.UNKNOWN, Event.AWAIT, State.AWAITING_PAYEE),
-        Move(State.UNKNOWN, Event.SETTLE, State.PAID, "paid"),
-        Move(State.UNKNOWN, Event.REJECT, State.FAILED, "release"),
-        Move(State.SENT, Event.AWAIT, State.AWAITING_PAYEE),
-        Move(State.SENT, Event.LOSE, State.UNKNOWN),
-        Move(State.SENT, Event.SETTLE, State.PAID, "paid"),
-        Move(State.SENT, Event.REJECT, State.FAILED, "release"),
-        Move(State.AWAITING_PAYEE, Event.ACCEPT, State.SENT),
-        Move(State.AWAITING_PAYEE, Event.LOSE, State.UNKNOWN),
-        Move(State.AWAITING_PAYEE, Event.SETTLE, State.PAID, "paid"),
-        Move(State.AWAITING_PAYEE, Event.REJECT, State.FAILED, "release"),
-        Move(State.PAID, Event.RETURN, State.RETURNED, "returned"),
-        # Stopped by the user, while nothing has left this machine.
-        Move(State.REQUESTED, Event.CANCEL, State.CANCELLED, "release"),
-        Move(State.SCREENING, Event.CANCEL, State.CANCELLED, "release"),
-        Move(State.IN_REVIEW, Event.CANCEL, State.CANCELLED, "release"),
-        Move(State.CHALLENGED, Event.CANCEL, State.CANCELLED, "release"),
-        Move(State.APPROVED, Event.CANCEL, State.CANCELLED, "release"),
-        Move(State.QUEUED, Event.CANCEL, State.CANCELLED, "release"),
+        Move(State.APPROVED, Event.QUEUE, State.QUEUED, by=_W),
+        Move(State.APPROVED, Event.SEND, State.SENDING, by=_W),
+        Move(State.QUEUED, Event.SEND, State.SENDING, by=_W),
+        Move(State.SENDING, Event.QUEUE, State.QUEUED, by=_P | _W),
+        Move(State.UNKNOWN, Event.QUEUE, State.QUEUED, by=_P | _O),
+        Move(State.SENT, Event.QUEUE, State.QUEUED, by=_P | _O),
+        Move(State.AWAITING_PAYEE, Event.QUEUE, State.QUEUED, by=_P | _O),
+        # Answered, in whatever order the answers come. An operator says it with a proof.
+        Move(State.SENDING, Event.ACCEPT, State.SENT, by=_P),
+        Move(State.SENDING, Event.AWAIT, State.AWAITING_PAYEE, by=_P),
+        Move(State.SENDING, Event.LOSE, State.UNKNOWN, by=_P | _W),
+        Move(State.SENDING, Event.SETTLE, State.PAID, "paid", _P),
+        Move(State.SENDING, Event.REJECT, State.FAILED, "release", _P | _W),
+        Move(State.UNKNOWN, Event.ACCEPT, State.SENT, by=_P),
+        Move(State.UNKNOWN, Event.AWAIT, State.AWAITING_PAYEE, by=_P),
+        Move(State.UNKNOWN, Event.SETTLE, State.PAID, "paid", _P | _O),
+        Move(State.UNKNOWN, Event.REJECT, State.FAILED, "release", _P | _O),
+        Move(State.SENT, Event.AWAIT, State.AWAITING_PAYEE, by=_P),
+        Move(State.SENT, Event.LOSE, State.UNKNOWN, by=_P),
+        Move(State.SENT, Event.SETTLE, State.PAID, "paid", _P | _O),
+        Move(State.SENT, Event.REJECT, State.FAILED, "release", _P | _O),
+        Move(State.AWAITING_PAYEE, Event.ACCEPT, State.SENT, by=_P),
+        Move(State.AWAITING_PAYEE, Event.LOSE, State.UNKNOWN, by=_P),
+        Move(State.AWAITING_PAYEE, Event.SETTLE, State.PAID, "paid", _P | _O),
+        Move(State.AWAITING_PAYEE, Event.REJECT, State.FAILED, "release", _P | _O),
+        Move(State.PAID, Event.RETURN, State.RETURNED, "returned", _P | _O),
+        # Stopped by the user, while nothing has left this machine, or because the destination
+        # that it was asked for is closed.
+        Move(State.REQUESTED, Event.CANCEL, State.CANCELLED, "release", _U | _W),
+        Move(State.SCREENING, Event.CANCEL, State.CANCELLED, "release", _U | _W),
+        Move(State.IN_REVIEW, Event.CANCEL, State.CANCELLED, "release", _U | _W),
+        Move(State.CHALLENGED, Event.CANCEL, State.CANCELLED, "release", _U | _W),
+        Move(State.APPROVED, Event.CANCEL, State.CANCELLED, "release", _U | _W),
+        Move(State.QUEUED, Event.CANCEL, State.CANCELLED, "release", _U | _W),
+        Move(State.HELD, Event.CANCEL, State.CANCELLED, "release", _W),
         # Stopped by us.
-        Move(State.REQUESTED, Event.DENY, State.DENIED, "release"),
-        Move(State.SCREENING, Event.DENY, State.DENIED, "release"),
-        Move(State.IN_REVIEW, Event.DENY, State.DENIED, "release"),
-        Move(State.CHALLENGED, Event.DENY, State.DENIED, "release"),
-        Move(State.APPROVED, Event.DENY, State.DENIED, "release"),
-        Move(State.QUEUED, Event.DENY, State.DENIED, "release"),
-        Move(State.HELD, Event.DENY, State.DENIED, "release"),
+        Move(State.REQUESTED, Event.DENY, State.DENIED, "release", _O),
+        Move(State.SCREENING, Event.DENY, State.DENIED, "release", _W | _O),
+        Move(State.IN_REVIEW, Event.DENY, State.DENIED, "release", _O),
+        Move(State.CHALLENGED, Event.DENY, State.DENIED, "release", _W | _O),
+        Move(State.APPROVED, Event.DENY, State.DENIED, "release", _O),
+        Move(State.QUEUED, Event.DENY, State.DENIED, "release", _O),
+        Move(State.HELD, Event.DENY, State.DENIED, "release", _O),
         # Frozen and lifted. Lifting it starts the judgement anew, whoever had approved before.
-        Move(State.REQUESTED, Event.HOLD, State.HELD),
-        Move(State.SCREENING, Event.HOLD, State.HELD),
-        Move(State.IN_REVIEW, Event.HOLD, State.HELD),
-        Move(State.CHALLENGED, Event.HOLD, State.HELD),
-        Move(State.APPROVED, Event.HOLD, State.HELD),
-        Move(State.QUEUED, Event.HOLD, State.HELD),
-        Move(State.HELD, Event.RELEASE, State.REQUESTED),
+        Move(State.REQUESTED, Event.HOLD, State.HELD, by=_O),
+        Move(State.SCREENING, Event.HOLD, State.HELD, by=_O),
+        Move(State.IN_REVIEW, Event.HOLD, State.HELD, by=_O),
+        Move(State.CHALLENGED, Event.HOLD, State.HELD, by=_O),
+        Move(State.APPROVED, Event.HOLD, State.HELD, by=_O),
+        Move(State.QUEUED, Event.HOLD, State.HELD, by=_O),
+        Move(State.HELD, Event.RELEASE, State.REQUESTED, by=_O),
     ),
 )
 """The table."""
@@ -170,7 +189,17 @@ BY_PEOPLE: Final = frozenset({
     Event.APPROVE, Event.REVIEW, Event.CHALLENGE, Event.DENY, Event.CANCEL, Event.HOLD,
     Event.RELEASE, Event.RETURN,
 })  # fmt: skip
-"""What a user or an operator may ask for; the rest only happens in the course of paying."""
+"""What people may ask for of the withdrawal itself. What they find out about its order, with a
+proof, concerns the whole order and goes through `paymaster.dispatch.decide`."""
+
+FACTS: Final = frozenset(
+    event for event in Event
+    if all(Who.PROVIDER in move.by for move in WITHDRAWAL.moves if move.event == event)
+)  # fmt: skip
+"""Events that only say what the provider did: a regulatory hold does not undo them."""
+
+WAITING: Final = tuple(WITHDRAWAL.sources(Event.CANCEL))
+"""States in which nothing has left this machine: `requested` to `queued`, and `held`."""
 
 REASONED: Final = frozenset({
     Event.REVIEW, Event.DENY, Event.REJECT, Event.RETURN, Event.HOLD, Event.RELEASE,

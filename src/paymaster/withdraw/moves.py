@@ -11,22 +11,23 @@ past its lease and resumed changes nothing. A step without one ends whatever lea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from paymaster.db import audit, outbox_lines
 from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
-from paymaster.withdraw import machine, store
+from paymaster.withdraw import holds, holds_store, machine, refused, store
 from paymaster.withdraw.booking import Plan, book
-from paymaster.withdraw.machine import WITHDRAWAL, Event, State
+from paymaster.withdraw.machine import WITHDRAWAL, Event, State, Who
 from paymaster.withdraw.store import Change, Withdrawal
 from paymaster.withdraw.told import told
 
 __all__ = [
-    "Event", "Moved", "State", "Step", "Withdrawal", "act", "approve", "cancel", "deny", "hold",
-    "lock", "move", "release", "reverse", "take_due", "take_queued",
+    "Event", "Moved", "State", "Step", "Who", "Withdrawal", "act", "approve", "ask_proof", "cancel",
+    "deny", "hold", "hurry", "lock", "move", "release", "require_free", "reverse", "review",
+    "take_due", "take_queued", "too_late",
 ]  # fmt: skip
 
 
@@ -36,7 +37,8 @@ class Step:
 
     `rail_account_id` is the account chosen (`queue`, `send`) or the one whose answer this is.
     `due_at` is when a worker should look next; None means the machine's own choice. `lease_token`
-    is the fence: with it, the step happens only while that lease is the row's.
+    is the fence: with it, the step happens only while that lease is the row's. `by` None is the
+    course of work: a worker, or what the provider says.
     """
 
     withdrawal_id: int
@@ -45,6 +47,12 @@ class Step:
     rail_account_id: int | None = None
     due_at: datetime | None = None
     lease_token: int | None = None
+    by: Who | None = None
+
+    @property
+    def by_people(self) -> bool:
+        """Whether a user or an operator asks for it."""
+        return self.by in (Who.USER, Who.OPERATOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ class Moved:
     """What became of a step: the state after it, and why not if it was not `done`.
 
     `diverted` means that the withdrawal went to a person instead of to the rail, because `slug`
-    says how its user or destination stands.
+    says how its user or destination stands. `order` is the reference of the regulatory hold that
+    stands in the way.
     """
 
     withdrawal_id: int
@@ -60,11 +69,46 @@ class Moved:
     state: str
     slug: str | None
     diverted: bool = False
+    order: str | None = None
 
 
 async def lock(tx: CellTx, withdrawal_id: int) -> None:
     """Let a withdrawal change no more until this transaction ends, but by this one."""
     await store.lock(tx, [withdrawal_id])
+
+
+async def require_free(tx: CellTx, withdrawal_ids: Sequence[int]) -> None:
+    """Lock withdrawals. Raises Conflict `held-by-order` when one is under a regulatory hold."""
+    rows = await store.lock(tx, withdrawal_ids)
+    for reference in (await holds.frozen(tx, rows.values())).values():
+        raise holds.refusal(reference)
+
+
+async def too_late(tx: CellTx, withdrawal_id: int, slug: str = "illegal-move") -> Conflict:
+    """The refusal of an act on a withdrawal as it stands, with who did what before and when.
+
+    Raises NotFound `not-found`.
+    """
+    row = (await store.lock(tx, [withdrawal_id])).get(withdrawal_id)
+    if row is None:
+        raise NotFound("not-found", "There is no such withdrawal.")
+    return refused.because(slug, row.state, await holds_store.last_move(tx, withdrawal_id))
+
+
+async def hurry(tx: CellTx, withdrawal_id: int, reason: str) -> bool:
+    """An operator lets what waits for its rail be looked at now; whether it waits there.
+
+    No move: it stays where it is, and is tried at once. Raises Conflict `held-by-order`.
+    """
+    await require_free(tx, [withdrawal_id])
+    if not await holds_store.due_now(tx, withdrawal_id, _AT_THE_DOOR):
+        return False
+    name = text_id("wd", tx.cell, withdrawal_id)
+    await audit.record(tx, [audit.Act("withdrawal.retry", name, reason)])
+    return True
+
+
+_AT_THE_DOOR = (State.APPROVED.value, State.QUEUED.value)
 
 
 async def take_due(tx: CellTx, state: State, limit: int) -> list[Withdrawal]:
@@ -86,7 +130,7 @@ async def move(
     transaction has taken them and not changed them since. Slugs of what was not done: `not-found`,
     `lease-lost`, `already` (this event has led here before), `illegal-move`, `under-screening`,
     `reason-missing`, `rail-account-missing`, `rail-account-differs`, `user-suspended`,
-    `user-closed`, `destination-closed`, `books-refused`.
+    `user-closed`, `destination-closed`, `destination-paused`, `held-by-order`, `books-refused`.
     """
     if not steps:
         return []
@@ -94,47 +138,69 @@ async def move(
         rows = await store.lock(tx, [step.withdrawal_id for step in steps])
     else:
         rows = {row.id: row for row in locked}
-    faults = await _faults(tx, rows, steps)
+    against = await _against(tx, rows, steps)
     results: dict[int, Moved] = {}
     waiting = list(enumerate(steps))
     while waiting:
         wave: dict[int, tuple[int, Step]] = {}
         later = [item for item in waiting if wave.setdefault(item[1].withdrawal_id, item) != item]
-        results.update(await _wave(tx, rows, faults, list(wave.values()), last=not later))
+        results.update(await _wave(tx, rows, against, list(wave.values()), last=not later))
         waiting = later
+    stopped = [
+        one.withdrawal_id
+        for index, one in results.items()
+        if one.order is not None and not steps[index].by_people
+    ]
+    if stopped:
+        await holds_store.postpone(tx, stopped, tx.now + holds.LOOK_AGAIN)
     return [results[index] for index in range(len(steps))]
 
 
-async def _faults(
-    tx: CellTx, rows: Mapping[int, Withdrawal], steps: Sequence[Step]
-) -> dict[int, str]:
-    """How user or destination of withdrawals on their way to the rail stand, if not well.
+@dataclass(frozen=True, slots=True)
+class _Against:
+    """What stands against steps, by withdrawal: a fault of user or destination; a hold."""
 
-    Asked in a statement after the lock, so that it sees what was committed meanwhile.
+    faults: Mapping[int, str] = field(default_factory=dict[int, str])
+    orders: Mapping[int, str] = field(default_factory=dict[int, str])
+
+
+async def _against(
+    tx: CellTx, rows: Mapping[int, Withdrawal], steps: Sequence[Step]
+) -> _Against:
+    """How user or destination stand, of what is on its way to the rail; which ones are held.
+
+    Asked in a statement after the lock, so that it sees what was committed meanwhile. What only
+    says what the provider did is not asked about.
     """
-    onward = [
-        rows[step.withdrawal_id]
+    asked = {
+        step.withdrawal_id: rows[step.withdrawal_id]
         for step in steps
-        if step.event in machine.TOWARDS_THE_RAIL and step.withdrawal_id in rows
-    ]
-    if not onward:
-        return {}
-    users, closed = await store.not_standing(
-        tx, [row.user_id for row in onward], [row.destination_id for row in onward]
-    )
-    if not users and not closed:
-        return {}
-    return {
-        row.id: f"user-{users[row.user_id]}" if row.user_id in users else "destination-closed"
-        for row in onward
-        if row.user_id in users or row.destination_id in closed
+        if step.withdrawal_id in rows and (step.by_people or step.event not in machine.FACTS)
     }
+    if not asked:
+        return _Against()
+    towards = {step.withdrawal_id for step in steps if step.event in machine.TOWARDS_THE_RAIL}
+    onward = [row for row in asked.values() if row.id in towards]
+    users, destinations, held = await holds_store.standing(
+        tx,
+        [row.user_id for row in onward],
+        [row.destination_id for row in onward],
+        holds.subjects(asked.values()),
+    )
+    faults = {
+        row.id: f"user-{users[row.user_id]}"
+        if row.user_id in users
+        else f"destination-{destinations[row.destination_id]}"
+        for row in onward
+        if row.user_id in users or row.destination_id in destinations
+    }
+    return _Against(faults, holds.by_withdrawal(asked.values(), held))
 
 
 async def _wave(
     tx: CellTx,
     rows: dict[int, Withdrawal],
-    faults: Mapping[int, str],
+    against: _Against,
     wave: Sequence[tuple[int, Step]],
     *,
     last: bool,
@@ -144,11 +210,13 @@ async def _wave(
     plans: list[Plan] = []
     for index, step in wave:
         row = rows.get(step.withdrawal_id)
-        judged = _judge(index, row, step, faults.get(step.withdrawal_id))
+        judged = _judge(index, row, step, against)
         if isinstance(judged, Plan):
             plans.append(judged)
         else:
-            results[index] = Moved(step.withdrawal_id, False, row.state if row else "", judged)
+            order = against.orders[step.withdrawal_id] if judged == _HELD else None
+            state = row.state if row else ""
+            results[index] = Moved(step.withdrawal_id, False, state, judged, order=order)
     booked = await book(tx, plans)
     done = [plan for plan in plans if booked.get(plan.place, True)]
     for plan in plans if len(done) < len(plans) else ():
@@ -178,7 +246,10 @@ def _after(row: Withdrawal, change: Change) -> Withdrawal:
     )
 
 
-def _judge(index: int, row: Withdrawal | None, step: Step, fault: str | None) -> Plan | str:
+_HELD = "held-by-order"
+
+
+def _judge(index: int, row: Withdrawal | None, step: Step, against: _Against) -> Plan | str:
     """The plan for a step, or the slug that says why there is none."""
     if row is None:
         return "not-found"
@@ -189,8 +260,14 @@ def _judge(index: int, row: Withdrawal | None, step: Step, fault: str | None) ->
         return "already" if been else "illegal-move"
     if step.lease_token is None and (row.state, step.event) in machine.LEASED:
         return "under-screening"
+    found = WITHDRAWAL.find(row.state, step.event)
+    if step.by is not None and step.by not in found.by:
+        return "illegal-move"
+    if row.id in against.orders and (step.by_people or Who.PROVIDER not in found.by):
+        return _HELD
     if machine.needs_reason(row.state, step.event) and not (step.reason or "").strip():
         return "reason-missing"
+    fault = against.faults.get(row.id)
     if fault is not None and step.event in machine.TOWARDS_THE_RAIL:
         if not WITHDRAWAL.allows(row.state, Event.REVIEW):
             return fault
@@ -200,7 +277,7 @@ def _judge(index: int, row: Withdrawal | None, step: Step, fault: str | None) ->
             return "rail-account-differs"
     elif step.event == Event.SEND and step.rail_account_id is None and row.rail_account_id is None:
         return "rail-account-missing"
-    return Plan(index, row, step, WITHDRAWAL.find(row.state, step.event), step.reason)
+    return Plan(index, row, step, found, step.reason)
 
 
 def _change(tx: CellTx, plan: Plan) -> Change:
@@ -251,66 +328,73 @@ async def act(tx: CellTx, steps: Sequence[Step]) -> list[Moved]:
 
 
 async def cancel(tx: CellTx, user_id: int, withdrawal_id: int, reason: str | None = None) -> Moved:
-    """The user takes the request back. Twice is harmless: `already`, nothing changed.
+    """The user takes the request back. Twice by one caller is harmless: `already`.
 
     Raises NotFound `not-found` (also for another user's), Conflict `illegal-move` once it is with
-    the rail or over.
+    the rail or over, or was cancelled by somebody else; Conflict `held-by-order`.
     """
     if await store.owner(tx, withdrawal_id) != user_id:
         raise NotFound("not-found", "There is no such withdrawal.")
-    return await _one(tx, Step(withdrawal_id, Event.CANCEL, reason))
+    return await _one(tx, Step(withdrawal_id, Event.CANCEL, reason, by=Who.USER))
 
 
 async def approve(tx: CellTx, withdrawal_id: int, reason: str | None = None) -> Moved:
     """An operator lets it go to the rail.
 
-    Raises Conflict `under-screening`, `illegal-move`, `user-suspended`, `user-closed` or
-    `destination-closed`; NotFound `not-found`.
+    Raises Conflict `under-screening`, `illegal-move`, `held-by-order`, `user-suspended`,
+    `user-closed` or `destination-closed`; NotFound `not-found`. A conflict says who did what before
+    and when.
     """
-    return await _one(tx, Step(withdrawal_id, Event.APPROVE, reason))
+    return await _one(tx, Step(withdrawal_id, Event.APPROVE, reason, by=Who.OPERATOR))
 
 
 async def deny(tx: CellTx, withdrawal_id: int, reason: str) -> Moved:
     """An operator refuses it; the money is available again. Raises as `approve` does."""
-    return await _one(tx, Step(withdrawal_id, Event.DENY, reason))
+    return await _one(tx, Step(withdrawal_id, Event.DENY, reason, by=Who.OPERATOR))
+
+
+async def review(tx: CellTx, withdrawal_id: int, reason: str) -> Moved:
+    """An operator wants another look before it goes. Raises as `approve` does."""
+    return await _one(tx, Step(withdrawal_id, Event.REVIEW, reason, by=Who.OPERATOR))
+
+
+async def ask_proof(tx: CellTx, withdrawal_id: int, reason: str) -> Moved:
+    """An operator who reviews it lets the user prove who they are. Raises as `approve` does."""
+    return await _one(tx, Step(withdrawal_id, Event.CHALLENGE, reason, by=Who.OPERATOR))
 
 
 async def hold(tx: CellTx, withdrawal_id: int, reason: str) -> Moved:
-    """An operator freezes it. Raises Conflict `illegal-move` once it is with the rail."""
-    return await _one(tx, Step(withdrawal_id, Event.HOLD, reason))
+    """An operator freezes it. Raises as `approve` does; `illegal-move` once it is with the rail."""
+    return await _one(tx, Step(withdrawal_id, Event.HOLD, reason, by=Who.OPERATOR))
 
 
 async def release(tx: CellTx, withdrawal_id: int, reason: str) -> Moved:
-    """An operator lifts a hold; it is judged anew. Raises Conflict `illegal-move`."""
-    return await _one(tx, Step(withdrawal_id, Event.RELEASE, reason))
+    """An operator lifts a hold; it is judged anew. Raises as `approve` does."""
+    return await _one(tx, Step(withdrawal_id, Event.RELEASE, reason, by=Who.OPERATOR))
 
 
 async def reverse(tx: CellTx, withdrawal_id: int, reason: str) -> Moved:
     """An operator books a paid withdrawal as come back, on evidence named in `reason`.
 
-    Raises Conflict `illegal-move` unless it is paid.
+    Raises as `approve` does; `illegal-move` unless it is paid.
     """
-    return await _one(tx, Step(withdrawal_id, Event.RETURN, reason))
-
-
-_SAYS = {
-    "illegal-move": "It is {state}; that cannot be done any more, or not yet.",
-    "under-screening": "It is being screened at this moment; try again in a few seconds.",
-    "user-suspended": "The user is suspended: lift that first, or deny the withdrawal.",
-    "user-closed": "The user's account is closed: deny the withdrawal.",
-    "destination-closed": "The destination is closed: deny the withdrawal, the money goes back.",
-    "books-refused": "The books refused the posting; `paymaster ledger prove` names the reason.",
-}
+    return await _one(tx, Step(withdrawal_id, Event.RETURN, reason, by=Who.OPERATOR))
 
 
 async def _one(tx: CellTx, step: Step) -> Moved:
+    """One act; what it could not do is raised, and says what stood in its way."""
     moved = (await act(tx, [step]))[0]
     match moved.slug:
-        case None | "already":
+        case None:
             return moved
         case "not-found":
             raise NotFound("not-found", "There is no such withdrawal.")
         case "reason-missing":
             raise Unprocessable("reason-missing", "Say why: this act is recorded with its reason.")
+        case "held-by-order":
+            raise holds.refusal(moved.order or "")
         case slug:
-            raise Conflict(slug, _SAYS.get(slug, slug).format(state=moved.state))
+            before = await holds_store.last_move(tx, step.withdrawal_id)
+            if slug == "already" and before is not None and before.actor == tx.actor.name:
+                return moved
+            raise refused.because(slug, moved.state, before)

@@ -8,14 +8,17 @@ the money back exactly once and every payment took it exactly once.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, LiteralString
 
 from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
 from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
 from paymaster.ledger.proof import POSTINGS_OF_E, Difference, Pages, Told, silent, walk
 from paymaster.ledger.proof_moves import LEGAL, parameters
 from paymaster.ledger.proof_pages import LAST_ID, differences
+from paymaster.withdraw.fees import exchanged
 from paymaster.withdraw.machine import WITHDRAWAL, holds_money, posted
 
 PAGE = 5_000
@@ -59,14 +62,31 @@ _POSTINGS: LiteralString = f"""
         FROM page WHERE state = ANY(%(release)s)
         UNION ALL
         SELECT entry_paid, 'paid', 'held', user_id, 'clearing', rail_account_id, asset, amount
-        FROM page WHERE state = ANY(%(paid)s)
+        FROM page WHERE state = ANY(%(paid)s) AND asset = payout_asset
+        UNION ALL
+        SELECT entry_paid, 'paid', 'held', user_id, 'fx', 0, asset, amount
+        FROM page WHERE state = ANY(%(paid)s) AND asset <> payout_asset
+        UNION ALL
+        SELECT entry_paid, 'paid', 'fx', 0, 'clearing', rail_account_id, payout_asset,
+            payout_amount
+        FROM page WHERE state = ANY(%(paid)s) AND asset <> payout_asset
         UNION ALL
         SELECT entry_paid, 'paid', 'held', user_id, 'fee_revenue', 0, asset, fee
         FROM page WHERE state = ANY(%(paid)s) AND fee > 0
         UNION ALL
         SELECT entry_returned, 'returned', 'clearing', rail_account_id, 'available', user_id,
             asset, amount
-        FROM page WHERE state = ANY(%(returned)s)
+        FROM page WHERE state = ANY(%(returned)s) AND asset = payout_asset
+        UNION ALL
+        SELECT entry_returned, 'returned', 'clearing', rail_account_id, 'fx', 0, payout_asset,
+            payout_amount
+        FROM page WHERE state = ANY(%(returned)s) AND asset <> payout_asset
+        UNION ALL
+        SELECT entry_returned, 'returned', 'fx', 0, 'available', user_id, asset, amount
+        FROM page WHERE state = ANY(%(returned)s) AND asset <> payout_asset
+        UNION ALL
+        SELECT entry_returned, 'returned', 'fee_revenue', 0, 'available', user_id, asset, fee
+        FROM page WHERE state = ANY(%(returned)s) AND fee_back AND fee > 0
     ), expected AS (
         SELECT * FROM due WHERE entry_id <> ALL(%(archived)s::bigint[])
     ), found AS MATERIALIZED ({_FOUND}), different AS (
@@ -151,6 +171,33 @@ _STRAY_HOLDS: LiteralString = """
     ORDER BY 2 LIMIT 100
 """
 
+# A used quote against what it was used for, then what names a quote that does not name it.
+_QUOTES: LiteralString = """
+    SELECT q.id, coalesce(concat_ws(' ', w.id, w.user_id, w.destination_id, w.amount, w.fee,
+            w.asset, w.payout_amount, w.payout_asset, w.fee_payer, w.fee_back, w.rate),
+            'no withdrawal'),
+        concat_ws(' ', q.withdrawal_id, q.user_id, q.destination_id, q.amount, q.fee, q.asset,
+            q.payout_amount, q.payout_asset, q.fee_payer, q.fee_back, q.rate)
+    FROM quote q LEFT JOIN withdrawal w ON w.quote_id = q.id
+    WHERE q.id > %(low)s AND q.id <= %(high)s AND q.withdrawal_id IS NOT NULL
+        AND (w.id IS NULL OR (w.id, w.user_id, w.destination_id, w.amount, w.fee, w.asset,
+                w.payout_amount, w.payout_asset, w.fee_payer, w.fee_back, coalesce(w.rate, ''))
+            <> (q.withdrawal_id, q.user_id, q.destination_id, q.amount, q.fee, q.asset,
+                q.payout_amount, q.payout_asset, q.fee_payer, q.fee_back, coalesce(q.rate, '')))
+    ORDER BY 1 LIMIT 100
+"""
+_UNQUOTED: LiteralString = """
+    SELECT w.id, coalesce('used by ' || q.withdrawal_id, 'no such quote, or not used')
+    FROM withdrawal w LEFT JOIN quote q ON q.id = w.quote_id
+    WHERE w.id > %(low)s AND w.id <= %(high)s AND w.quote_id IS NOT NULL
+        AND q.withdrawal_id IS DISTINCT FROM w.id
+    ORDER BY 1 LIMIT 100
+"""
+_RATES: LiteralString = """
+    SELECT id, side, amount, asset, payout_amount, payout_asset, rate FROM quote
+    WHERE id > %(low)s AND id <= %(high)s AND rate IS NOT NULL ORDER BY id
+"""
+
 _MOVES: LiteralString = """
     SELECT coalesce(w.id, m.withdrawal_id), w.state || ' after ' || w.number,
         coalesce(m.last, %(initial)s) || ' after ' || coalesce(m.n, 0)
@@ -177,7 +224,13 @@ _LEGAL: LiteralString = f"""
     WHERE m.withdrawal_id > %(low)s AND m.withdrawal_id <= %(high)s AND NOT {LEGAL} LIMIT 100
 """
 
-CHECKS = ("withdrawal-postings", "withdrawal-hold", "withdrawal-moves", "withdrawal-legal")
+CHECKS = (
+    "withdrawal-postings",
+    "withdrawal-hold",
+    "withdrawal-moves",
+    "withdrawal-legal",
+    "withdrawal-quote",
+)
 """The names of all checks."""
 
 
@@ -207,6 +260,7 @@ async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference
                 "withdrawal-hold": _holds,
                 "withdrawal-moves": _moves,
                 "withdrawal-legal": _legal,
+                "withdrawal-quote": _unquoted,
             },
             PAGE,
             params,
@@ -218,6 +272,7 @@ async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference
             ENTRIES_PAGE,
         ),
         Pages("holds of withdrawals", _HOLD_BOUND, {"withdrawal-hold": _stray_holds}, PAGE),
+        Pages("quotes", _QUOTE_BOUND, {"withdrawal-quote": _quotes}, PAGE),
     ):
         found += await walk(snapshots, pages, told)
     return found
@@ -231,6 +286,10 @@ _ENTRY_BOUND: LiteralString = (
 )
 _HOLD_BOUND: LiteralString = (
     "SELECT id FROM hold WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
+)
+
+_QUOTE_BOUND: LiteralString = (
+    "SELECT id FROM quote WHERE id > %(low)s ORDER BY id OFFSET %(size)s LIMIT 1"
 )
 
 
@@ -291,3 +350,33 @@ async def _legal(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
     return differences(
         "withdrawal-legal", [(text_id("wd", tx.cell, row[0]), *row[1:]) for row in rows]
     )
+
+
+async def _unquoted(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    return [
+        Difference("withdrawal-quote", text_id("wd", tx.cell, withdrawal_id), quote, "its quote")
+        for withdrawal_id, quote in await tx.tuples(_UNQUOTED, params)
+    ]
+
+
+async def _quotes(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
+    """Used quotes against their withdrawals, and each exchange against its own rate."""
+    found = differences(
+        "withdrawal-quote",
+        [
+            (text_id("qt", tx.cell, quote_id), charged, quoted)
+            for quote_id, charged, quoted in await tx.tuples(_QUOTES, params)
+        ],
+    )
+    for quote_id, side, amount, asset, payout, payout_asset, rate in await tx.tuples(
+        _RATES, params
+    ):
+        given, gets, at = Money(amount, asset), Money(payout, payout_asset), Fraction(rate)
+        if side == "amount":
+            stored, derived = gets, Money(exchanged(given, at, payout_asset), payout_asset)
+        else:
+            stored, derived = given, Money(exchanged(gets, 1 / at, asset), asset)
+        if stored != derived:
+            subject = text_id("qt", tx.cell, quote_id)
+            found.append(Difference("withdrawal-quote", subject, str(stored), str(derived)))
+    return found

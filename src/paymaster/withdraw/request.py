@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from paymaster.db import audit, outbox, traces
-from paymaster.db.tx import Actor, CellTx
+from paymaster.db.tx import Asked as Answer
+from paymaster.db.tx import CellTx
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Broken, Unprocessable
 from paymaster.kernel.ids import text_id
@@ -25,8 +26,18 @@ from paymaster.ledger.post import Ready, ready
 from paymaster.people.factors import proof
 from paymaster.people.factors.binding import Purpose
 from paymaster.people.factors.proof import Shown
-from paymaster.withdraw import store
+from paymaster.withdraw import quote_store, store
+from paymaster.withdraw.fee_plans import NO_PLANS, Plans
+from paymaster.withdraw.fees import Charge, Fault
 from paymaster.withdraw.machine import WITHDRAWAL
+from paymaster.withdraw.request_checks import (
+    Limits,
+    RequestWithdrawal,
+    amount_fault,
+    fault_of_facts,
+    price,
+    second_use,
+)
 
 BATCH_LIMIT = 1000
 """Commands in one call."""
@@ -42,34 +53,11 @@ ACT = "withdrawal.request"
 
 
 @dataclass(slots=True)
-class RequestWithdrawal:
-    """Pay `amount` to a destination of the user; `fee` is taken on top of it.
-
-    `actor` and `trace_id` are the caller's where a transaction carries several callers' requests;
-    None means the transaction's. `shown` is the proof of a second factor, where one is asked for or
-    was given.
-    """
-
-    user_id: int
-    destination_id: int
-    amount: Money
-    fee: Money | None = None
-    actor: Actor | None = None
-    trace_id: str | None = None
-    shown: Shown | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The smallest and the largest amount of one request, in one currency."""
-
-    minimum: Money | None = None
-    maximum: Money | None = None
-
-
-@dataclass(slots=True)
 class Requested:
-    """The withdrawal, or `slug` and `detail` that say why there is none, `extra` what to do."""
+    """The withdrawal, or `slug` and `detail` that say why there is none, `extra` what to do.
+
+    `charge` is what it takes, where it is known.
+    """
 
     command: RequestWithdrawal
     withdrawal_id: int | None
@@ -77,6 +65,7 @@ class Requested:
     slug: str | None = None
     detail: str | None = None
     extra: Mapping[str, str] | None = None
+    charge: Charge | None = None
 
 
 async def request(
@@ -84,19 +73,29 @@ async def request(
     commands: Sequence[RequestWithdrawal],
     *,
     limits: Mapping[str, Limits] | None = None,
+    plans: Plans = NO_PLANS,
 ) -> list[Requested]:
     """Check each command and set its money aside; refusals are values.
 
-    `limits` by currency, from the rule set in force. Slugs: `user-not-found`, `user-suspended`,
-    `user-closed`, `destination-not-found`, `destination-closed`, `destination-not-usable-yet`,
-    `currency-mismatch`, `amount-not-positive`, `amount-below-minimum`, `amount-above-maximum`,
-    `debt-open`, `insufficient-funds`, `balance-closed`, and those of `proof.require`.
+    `limits` by currency, from the rule set in force, `plans` the fee plans in force. Slugs:
+    `user-not-found`, `user-suspended`, `user-closed`, `destination-not-found`,
+    `destination-closed`, `destination-paused`, `destination-not-usable-yet`,
+    `account-under-review`, `amount-not-positive`, `amount-below-minimum`, `amount-above-maximum`,
+    `debt-open`, `insufficient-funds`, `balance-closed`, those of `price` and of `proof.require`.
     """
-    asked = await ask(tx, commands, [limits or {}] * len(commands))
+    asked = await ask(tx, commands, [limits or {}] * len(commands), [plans] * len(commands))
     decided = await decide(tx, asked, range(len(commands)))
     async with tx.pipeline():
         await write(tx, decided)
     return decided.results
+
+
+class _Draft(NamedTuple):
+    """A withdrawal that may come to be, and how its money is set aside."""
+
+    row: store.NewRow
+    hold: Reserve
+    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,32 +106,31 @@ class Decided:
     made: list[tuple[RequestWithdrawal, store.NewRow]]
 
 
-_Fault = tuple[str, str]
-
-
-class _Draft(NamedTuple):
-    """A withdrawal that may come to be, and how its money is set aside."""
-
-    row: store.NewRow
-    hold: Reserve
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Commands, and everything that was asked for to decide on them, or on some of them."""
 
     commands: Sequence[RequestWithdrawal]
-    _drafts: Sequence[_Draft | _Fault]
+    _plans: Sequence[Plans]
+    _drafts: Sequence[_Draft | Fault]
+    _quotes: Answer | None
     _books: Ready
-    _facts: store.Asked
+    _facts: Answer
 
-    async def judged(self, tx: CellTx, places: Sequence[int]) -> list[_Draft | _Fault]:
+    async def judged(self, tx: CellTx, places: Sequence[int]) -> list[_Draft | Fault]:
         """What speaks against the commands at these places, apart from balance and proof."""
+        quotes = await quote_store.locked(self._quotes)
         facts = await store.facts(self._facts)
-        return [
-            _fault(self.commands[place], facts[place], self._drafts[place], tx.now)
-            for place in places
-        ]
+        judged: list[_Draft | Fault] = []
+        for place in places:
+            command, draft = self.commands[place], self._drafts[place]
+            fault = fault_of_facts(facts[place], tx.now)
+            if fault is None and isinstance(draft, _Draft):
+                priced = price(command, facts[place], quotes, self._plans[place], tx.now)
+                judged.append(_priced(draft, priced) if isinstance(priced, Charge) else priced)
+            else:
+                judged.append(fault or draft)
+        return judged
 
     async def reserve(self, tx: CellTx, drafts: Sequence[_Draft]) -> list[Posted]:
         """Set the money of each aside, in order, where it is there."""
@@ -140,19 +138,25 @@ class Asked:
 
 
 async def ask(
-    tx: CellTx, commands: Sequence[RequestWithdrawal], limits: Sequence[Mapping[str, Limits]]
+    tx: CellTx,
+    commands: Sequence[RequestWithdrawal],
+    limits: Sequence[Mapping[str, Limits]],
+    plans: Sequence[Plans],
 ) -> Asked:
-    """Lock the accounts of commands, each within limits of its own, and ask who and whereto.
+    """Lock quotes and accounts of commands, each with limits and plans of its own; ask for facts.
 
-    The accounts come first: what is read under their locks is what the decision rests on.
+    The locks come first: what is read under them is what the decision rests on. Which accounts they
+    are does not depend on what the withdrawal costs, so that is worked out when the facts are here.
     """
     if len(commands) > BATCH_LIMIT:
         raise Broken("batch-limit", f"{len(commands)} requests in one call; split them.")
     ids = iter(tx.ids(6 * len(commands)))
     drafts = [
-        _amount_fault(command, within.get(command.amount.currency)) or _draft(tx, command, ids)
+        amount_fault(command, within.get(command.amount.currency)) or _draft(tx, command, ids)
         for command, within in zip(commands, limits, strict=True)
     ]
+    named_quotes = [command.quote_id for command in commands if command.quote_id]
+    quotes = await quote_store.ask_locked(tx, named_quotes) if named_quotes else None
     books = await ready(tx, [one.hold.entry for one in drafts if isinstance(one, _Draft)])
     facts = await store.ask_facts(
         tx,
@@ -160,7 +164,7 @@ async def ask(
         [c.destination_id for c in commands],
         [c.amount.currency for c in commands],
     )
-    return Asked(commands, drafts, books, facts)
+    return Asked(commands, plans, drafts, quotes, books, facts)
 
 
 async def decide(tx: CellTx, asked: Asked, places: Sequence[int]) -> Decided:
@@ -172,6 +176,9 @@ async def decide(tx: CellTx, asked: Asked, places: Sequence[int]) -> Decided:
     judged = await asked.judged(tx, places)
     faults = [None if isinstance(one, _Draft) else one for one in judged]
     proofs, unproven = await _proofs(tx, commands, faults)
+    used = set[int]()
+    for place, command in enumerate(commands):
+        faults[place] = faults[place] or second_use(command, used)
     sound = [
         one
         for one, fault in zip(judged, faults, strict=True)
@@ -189,10 +196,11 @@ async def decide(tx: CellTx, asked: Asked, places: Sequence[int]) -> Decided:
         if refused is not None:
             decided.results.append(Requested(command, None, tx.now, *refused))
             continue
-        decided.results.append(Requested(command, draft.row.id, tx.now))
-        decided.made.append((command, draft.row))
+        row = draft.row
+        decided.results.append(Requested(command, row.id, tx.now, charge=draft.charge))
+        decided.made.append((command, row))
         if place in proofs:
-            await proof.use(tx, proofs[place], named("wd", tx.cell, draft.row.id))
+            await proof.use(tx, proofs[place], named("wd", tx.cell, row.id))
     return decided
 
 
@@ -200,24 +208,17 @@ async def write(tx: CellTx, decided: Decided) -> None:
     """Withdrawals, their messages and audit records; nothing is asked back."""
     if decided.made:
         rows = [row for _, row in decided.made]
+        used = [(row.quote_id, row.id) for row in rows if row.quote_id is not None]
+        if used:
+            await quote_store.use(tx, used)
         await store.insert(tx, WITHDRAWAL.initial.value, rows)
-        await outbox.put(tx, [_message(tx, *made) for made in decided.made])
+        await outbox.put(tx, [_message(tx, row) for row in rows])
         await audit.record(tx, [_act(tx, *made) for made in decided.made])
         await traces.link(tx, [row.trace_id for row in rows])
 
 
-def _fault(
-    command: RequestWithdrawal, found: store.Facts, draft: _Draft | _Fault, now: datetime
-) -> _Draft | _Fault:
-    """The first that stands against a command; its draft if nothing does."""
-    fault = _user_fault(found.user_status) or _destination_fault(command, found, now)
-    if fault is None and isinstance(draft, _Draft) and found.owes:
-        fault = _DEBT
-    return fault or draft
-
-
 async def _proofs(
-    tx: CellTx, commands: Sequence[RequestWithdrawal], faults: list[_Fault | None]
+    tx: CellTx, commands: Sequence[RequestWithdrawal], faults: list[Fault | None]
 ) -> tuple[dict[int, int], dict[int, Mapping[str, str]]]:
     """The step-ups to use up, by the place of their command; a lack of one becomes its fault.
 
@@ -251,56 +252,16 @@ async def _proof(
 
 
 _USED = ("step-up-used", "The step-up was used already; each serves once.")
-_DEBT = ("debt-open", "Something is owed in this currency; later earnings pay it back first.")
 
 
-def _user_fault(status: str | None) -> _Fault | None:
-    if status is None:
-        return "user-not-found", "There is no such user."
-    if status != "active":
-        return f"user-{status}", f"The user is {status} and cannot withdraw."
-    return None
-
-
-def _destination_fault(
-    command: RequestWithdrawal, found: store.Facts, now: datetime
-) -> _Fault | None:
-    if found.state is None or found.usable_at is None:
-        return "destination-not-found", "The user has no such payout destination."
-    if found.state != "active":
-        return "destination-closed", "The payout destination is closed; add another one."
-    if found.currency != command.amount.currency:
-        return (
-            "currency-mismatch",
-            f"The destination takes {found.currency}, the request is in {command.amount.currency}.",
-        )
-    if found.usable_at > now:
-        return (
-            "destination-not-usable-yet",
-            f"The destination is new; it can be used from {rfc3339(found.usable_at)}.",
-        )
-    return None
-
-
-def _amount_fault(command: RequestWithdrawal, limits: Limits | None) -> _Fault | None:
-    amount = command.amount
-    if amount.minor <= 0 or (command.fee is not None and command.fee.minor < 0):
-        return "amount-not-positive", "Ask for an amount above zero."
-    if limits and limits.minimum is not None and amount < limits.minimum:
-        return "amount-below-minimum", f"The smallest withdrawal is {limits.minimum}."
-    if limits and limits.maximum is not None and amount > limits.maximum:
-        return "amount-above-maximum", f"The largest withdrawal is {limits.maximum}."
-    return None
-
-
-_REFUSED: dict[Verdict, _Fault] = {
+_REFUSED: dict[Verdict, Fault] = {
     Verdict.INSUFFICIENT: ("insufficient-funds", "The available balance does not cover this."),
     Verdict.CLOSED: ("balance-closed", "The user's balance in this currency is closed."),
     Verdict.OVERFLOW: ("insufficient-funds", "The available balance does not cover this."),
 }
 
 
-def _refused(posted: Posted) -> _Fault | None:
+def _refused(posted: Posted) -> Fault | None:
     """Why the books said no. Raises Broken when they say what they cannot say."""
     if posted.verdict is Verdict.POSTED:
         return None
@@ -310,14 +271,14 @@ def _refused(posted: Posted) -> _Fault | None:
 
 
 def _draft(tx: CellTx, command: RequestWithdrawal, ids: Iterator[int]) -> _Draft:
+    """A withdrawal as it is when it costs nothing."""
     amount = command.amount
-    fee = command.fee or Money.zero(amount.currency)
     row = store.NewRow(
         id=next(ids),
         user_id=command.user_id,
         destination_id=command.destination_id,
         amount=amount.minor,
-        fee=fee.minor,
+        fee=0,
         asset=amount.currency,
         hold_id=next(ids),
         entry_request=next(ids),
@@ -325,14 +286,38 @@ def _draft(tx: CellTx, command: RequestWithdrawal, ids: Iterator[int]) -> _Draft
         entry_paid=next(ids),
         entry_returned=next(ids),
         trace_id=command.trace_id or tx.trace_id,
+        payout_amount=amount.minor,
+        payout_asset=amount.currency,
+        quote_id=command.quote_id,
     )
-    subject = named("wd", tx.cell, row.id)
-    postings = recipes.request(command.user_id, amount + fee)
+    return _Draft(row, _hold(row, amount, named("wd", tx.cell, row.id)))
+
+
+def _hold(row: store.NewRow, total: Money, subject: str) -> Reserve:
+    postings = recipes.request(row.user_id, total)
     entry = Entry(row.entry_request, "request", subject, postings, trace_id=row.trace_id)
-    return _Draft(row, Reserve(row.hold_id, entry, "withdrawal", subject))
+    return Reserve(row.hold_id, entry, "withdrawal", subject)
 
 
-def _message(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> outbox.Message:
+def _priced(draft: _Draft, charge: Charge) -> _Draft:
+    """The withdrawal with what it costs."""
+    row = draft.row
+    if charge.plan is None and not charge.fee and row.quote_id is None:
+        return draft._replace(charge=charge)
+    row = row._replace(
+        amount=charge.amount,
+        fee=charge.fee,
+        payout_amount=charge.payout,
+        payout_asset=charge.payout_asset,
+        fee_payer=charge.payer,
+        fee_back=charge.fee_back,
+        fee_plan=charge.plan,
+        rate=charge.rate,
+    )
+    return _Draft(row, _hold(row, charge.total, draft.hold.subject), charge)
+
+
+def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
     user = named("us", tx.cell, row.user_id)
     return outbox.Message(
         f"withdrawal.{WITHDRAWAL.initial.value}",
@@ -341,8 +326,9 @@ def _message(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> outbo
             "id": named("wd", tx.cell, row.id),
             "user": user,
             "destination": named("de", tx.cell, row.destination_id),
-            "amount": wire(command.amount),
-            "fee": wire(command.fee or Money.zero(row.asset)),
+            "amount": wire(Money(row.amount, row.asset)),
+            "fee": wire(Money(row.fee, row.asset)),
+            "payout": wire(Money(row.payout_amount, row.payout_asset)),
             "state": WITHDRAWAL.initial.value,
             "previous_state": None,
             "number": 0,
@@ -355,14 +341,20 @@ def _message(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> outbo
 
 
 def _act(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> audit.Act:
+    detail: dict[str, Any] = {
+        "user": named("us", tx.cell, row.user_id),
+        "destination": named("de", tx.cell, row.destination_id),
+        "amount": wire(command.amount),
+    }
+    if row.fee_plan is not None:
+        detail |= {"fee": wire(Money(row.fee, row.asset)), "fee_plan": row.fee_plan}
+    if row.quote_id is not None:
+        payout = Money(row.payout_amount, row.payout_asset)
+        detail |= {"quote": named("qt", tx.cell, row.quote_id), "payout": wire(payout)}
     return audit.Act(
         ACT,
         named("wd", tx.cell, row.id),
-        detail={
-            "user": named("us", tx.cell, row.user_id),
-            "destination": named("de", tx.cell, row.destination_id),
-            "amount": wire(command.amount),
-        },
+        detail=detail,
         actor=command.actor,
         trace_id=row.trace_id,
     )

@@ -17,6 +17,7 @@ from paymaster.db.idempotency import Answer, Key, Stored
 from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import PaymasterError, Unprocessable
 from paymaster.kernel.money import Money
+from paymaster.withdraw.fee_plans import NO_PLANS, Plans
 from paymaster.withdraw.machine import WITHDRAWAL
 from paymaster.withdraw.request import (
     Limits,
@@ -33,11 +34,12 @@ from paymaster.withdraw.request import (
 
 @dataclass(slots=True)
 class Keyed:
-    """A request under its caller's key; `limits` by currency, from the rules in force."""
+    """A request under its caller's key; `limits` by currency and fee `plans` as in force."""
 
     key: Key
     command: RequestWithdrawal
     limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
+    plans: Plans = NO_PLANS
 
 
 Render = Callable[[CellTx, Requested], Answer]
@@ -48,7 +50,8 @@ def render(tx: CellTx, outcome: Requested, errors_url: str = "/docs/errors") -> 
     """202 with the new withdrawal, or 422 problem+json; ids and amounts only, nothing personal."""
     command = outcome.command
     trace_id = command.trace_id or tx.trace_id
-    if outcome.withdrawal_id is None:
+    charge = outcome.charge
+    if outcome.withdrawal_id is None or charge is None:
         problem = {
             "type": f"{errors_url}#{outcome.slug}",
             "title": Unprocessable.title,
@@ -64,8 +67,11 @@ def render(tx: CellTx, outcome: Requested, errors_url: str = "/docs/errors") -> 
         "id": named("wd", tx.cell, outcome.withdrawal_id),
         "user": named("us", tx.cell, command.user_id),
         "destination": named("de", tx.cell, command.destination_id),
-        "amount": wire(command.amount),
-        "fee": wire(command.fee or Money.zero(command.amount.currency)),
+        "amount": wire(Money(charge.amount, charge.asset)),
+        "fee": wire(Money(charge.fee, charge.asset)),
+        "fee_payer": charge.payer,
+        "payout": wire(Money(charge.payout, charge.payout_asset)),
+        "quote": None if command.quote_id is None else named("qt", tx.cell, command.quote_id),
         "state": WITHDRAWAL.initial.value,
         "requested_at": moment(outcome.requested_at),
         "trace_id": trace_id,
@@ -79,13 +85,14 @@ async def request_once(
     command: RequestWithdrawal,
     *,
     limits: Mapping[str, Limits] | None = None,
+    plans: Plans = NO_PLANS,
     render: Render = render,
 ) -> Answer:
     """One request under a caller's key.
 
     Raises Unprocessable `idempotency-key-reused`, Conflict `in-progress`.
     """
-    [answer] = await request_many(tx, [Keyed(key, command, limits or {})], render=render)
+    [answer] = await request_many(tx, [Keyed(key, command, limits or {}, plans)], render=render)
     if isinstance(answer, Failed):
         raise answer.error
     return answer
@@ -106,7 +113,12 @@ async def request_many(
         firsts.setdefault(one.key.name(), one)
     all_ = list(firsts.values())
     looked = await idempotency.look(tx, [one.key for one in all_])
-    asked = await ask(tx, [one.command for one in all_], [one.limits for one in all_])
+    asked = await ask(
+        tx,
+        [one.command for one in all_],
+        [one.limits for one in all_],
+        [one.plans for one in all_],
+    )
     stored = await looked.stored()
     known = dict(zip(firsts, stored, strict=True))
     fresh = [place for place, before in enumerate(stored) if before is None]

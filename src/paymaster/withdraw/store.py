@@ -35,15 +35,25 @@ class Withdrawal(NamedTuple):
     trace_id: str
     version: int
     tries: int
+    payout_amount: int
+    payout_asset: str
+    fee_back: bool
+    quote_id: int | None
+    rate: str | None
 
     @property
     def net(self) -> Money:
-        """What the payee gets."""
+        """What the payee gets, in the currency in which it leaves."""
+        return Money(self.payout_amount, self.payout_asset)
+
+    @property
+    def given(self) -> Money:
+        """What the user gives for that, without the fee."""
         return Money(self.amount, self.asset)
 
     @property
     def fees(self) -> Money:
-        """What the user pays for it on top."""
+        """What is kept for it, set aside beside the amount."""
         return Money(self.fee, self.asset)
 
     @property
@@ -58,7 +68,7 @@ async def lock(tx: CellTx, ids: Sequence[int]) -> dict[int, Withdrawal]:
         """
         SELECT id, user_id, destination_id, amount, fee, asset, state, number, hold_id,
             entry_release, entry_paid, entry_returned, rail_account_id, lease_token, trace_id,
-            version, tries
+            version, tries, payout_amount, payout_asset, fee_back, quote_id, rate
         FROM withdrawal WHERE id = ANY(%s) ORDER BY id FOR UPDATE
         """,
         (sorted(set(ids)),),
@@ -72,7 +82,7 @@ async def take_due(tx: CellTx, state: str, limit: int) -> list[Withdrawal]:
         """
         SELECT id, user_id, destination_id, amount, fee, asset, state, number, hold_id,
             entry_release, entry_paid, entry_returned, rail_account_id, lease_token, trace_id,
-            version, tries
+            version, tries, payout_amount, payout_asset, fee_back, quote_id, rate
         FROM withdrawal WHERE state = %s AND due_at <= %s
         ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
         """,
@@ -87,29 +97,13 @@ async def take_queued(tx: CellTx, rail_account_id: int, limit: int) -> list[With
         """
         SELECT id, user_id, destination_id, amount, fee, asset, state, number, hold_id,
             entry_release, entry_paid, entry_returned, rail_account_id, lease_token, trace_id,
-            version, tries
+            version, tries, payout_amount, payout_asset, fee_back, quote_id, rate
         FROM withdrawal WHERE state = 'queued' AND rail_account_id = %s AND due_at <= %s
         ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
         """,
         (rail_account_id, tx.now, limit),
     )
     return [Withdrawal._make(row) for row in rows]
-
-
-async def not_standing(
-    tx: CellRead, user_ids: Sequence[int], destination_ids: Sequence[int]
-) -> tuple[dict[int, str], frozenset[int]]:
-    """Users that are not active, with their status, and destinations that are closed."""
-    rows = await tx.tuples(
-        """
-        SELECT id, status, true FROM app_user WHERE id = ANY(%s) AND status <> 'active'
-        UNION ALL
-        SELECT id, state, false FROM destination WHERE id = ANY(%s) AND state <> 'active'
-        """,
-        (list(user_ids), list(destination_ids)),
-    )
-    users = {row[0]: row[1] for row in rows if row[2]}
-    return users, frozenset(row[0] for row in rows if not row[2])
 
 
 class Change(NamedTuple):
@@ -176,7 +170,9 @@ async def write_moves(tx: CellTx, machine: str, changes: Sequence[Change]) -> No
 class Facts(NamedTuple):
     """What a request must know of its user and destination; None where there is none such.
 
-    `owes` is whether the user owes something in the currency that is asked for.
+    `kind` is the destination's, `owes` whether the user owes something in the currency that is
+    asked for; `held` whether the
+    user or the destination is under a regulatory hold.
     """
 
     user_status: str | None
@@ -184,19 +180,30 @@ class Facts(NamedTuple):
     state: str | None
     usable_at: datetime | None
     owes: bool
+    held: bool
+    kind: str | None
 
 
 async def ask_facts(
     tx: CellRead, user_ids: Sequence[int], destination_ids: Sequence[int], assets: Sequence[str]
 ) -> Asked:
-    """Ask, for each of these in order, for the user and the destination if it is that user's."""
+    """Ask, for each of these in order, for the user and the destination if it is that user's.
+
+    The destination is locked as the foreign key of the withdrawal will lock it anyway: it is closed
+    either before, which is seen here, or after, which finds the withdrawal.
+    """
     return await tx.ask(
         """
-        SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false)
+        SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false),
+            EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
+                AND h.subject_id IN (n.user_id, n.destination_id)), d.kind
         FROM unnest(%s::bigint[], %s::bigint[], %s::text[])
                 WITH ORDINALITY AS n (user_id, destination_id, asset, place)
             LEFT JOIN app_user u ON u.id = n.user_id
-            LEFT JOIN destination d ON d.id = n.destination_id AND d.user_id = n.user_id
+            LEFT JOIN LATERAL (
+                SELECT currency, state, usable_at, kind FROM destination
+                WHERE id = n.destination_id AND user_id = n.user_id FOR KEY SHARE
+            ) AS d ON true
             LEFT JOIN account a
                 ON a.kind = 'debt' AND a.owner_id = n.user_id AND a.asset = n.asset
         ORDER BY n.place
@@ -208,6 +215,24 @@ async def ask_facts(
 async def facts(asked: Asked) -> list[Facts]:
     """What `ask_facts` has asked for."""
     return list(map(Facts._make, await asked.rows()))
+
+
+async def facts_of(tx: CellRead, user_id: int, destination_id: int, asset: str) -> Facts:
+    """The same for one, to be shown: nothing is locked."""
+    [row] = await tx.tuples(
+        """
+        SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false),
+            EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
+                AND h.subject_id IN (n.user_id, n.destination_id)), d.kind
+        FROM (VALUES (%s::bigint, %s::bigint, %s::text)) AS n (user_id, destination_id, asset)
+            LEFT JOIN app_user u ON u.id = n.user_id
+            LEFT JOIN destination d ON d.id = n.destination_id AND d.user_id = n.user_id
+            LEFT JOIN account a
+                ON a.kind = 'debt' AND a.owner_id = n.user_id AND a.asset = n.asset
+        """,
+        (user_id, destination_id, asset),
+    )
+    return Facts._make(row)
 
 
 class NewRow(NamedTuple):
@@ -225,6 +250,13 @@ class NewRow(NamedTuple):
     entry_paid: int
     entry_returned: int
     trace_id: str
+    payout_amount: int
+    payout_asset: str
+    fee_payer: str = "sender"
+    fee_back: bool = False
+    fee_plan: str | None = None
+    quote_id: int | None = None
+    rate: str | None = None
 
 
 async def insert(tx: CellTx, state: str, rows: Sequence[NewRow]) -> None:
@@ -233,29 +265,17 @@ async def insert(tx: CellTx, state: str, rows: Sequence[NewRow]) -> None:
         """
         INSERT INTO withdrawal (id, user_id, destination_id, amount, fee, asset, hold_id,
             entry_request, entry_release, entry_paid, entry_returned, state, number, due_at, tries,
-            lease_token, requested_at, trace_id, version)
-        SELECT i, u, d, m, f, a, h, e1, e2, e3, e4, %s, 0, %s, 0, 0, %s, t, 1
+            lease_token, requested_at, trace_id, version, payout_amount, payout_asset, fee_payer,
+            fee_back, fee_plan, quote_id, rate)
+        SELECT i, u, d, m, f, a, h, e1, e2, e3, e4, %s, 0, %s, 0, 0, %s, t, 1, pm, pa, fp, fb, fn,
+            q, r
         FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
             %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-            %s::text[]) AS n (i, u, d, m, f, a, h, e1, e2, e3, e4, t)
+            %s::text[], %s::bigint[], %s::text[], %s::text[], %s::boolean[], %s::text[],
+            %s::bigint[], %s::text[])
+            AS n (i, u, d, m, f, a, h, e1, e2, e3, e4, t, pm, pa, fp, fb, fn, q, r)
         """,
-        (
-            state,
-            tx.now,
-            tx.now,
-            [row.id for row in rows],
-            [row.user_id for row in rows],
-            [row.destination_id for row in rows],
-            [row.amount for row in rows],
-            [row.fee for row in rows],
-            [row.asset for row in rows],
-            [row.hold_id for row in rows],
-            [row.entry_request for row in rows],
-            [row.entry_release for row in rows],
-            [row.entry_paid for row in rows],
-            [row.entry_returned for row in rows],
-            [row.trace_id for row in rows],
-        ),
+        (state, tx.now, tx.now, *map(list, zip(*rows, strict=True))),
     )
 
 

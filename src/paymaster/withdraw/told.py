@@ -28,6 +28,7 @@ class _Told(msgspec.Struct, gc=False):
     destination: str
     amount: _Amount
     fee: _Amount
+    payout: _Amount
     state: str
     previous_state: str
     number: int
@@ -59,6 +60,7 @@ def told(tx: CellTx, rows: Sequence[Withdrawal], changes: Sequence[Change]) -> l
             _written_id("de", cell, row.destination_id),
             _Amount(_written(row.amount, row.asset), row.asset),
             _Amount(_written(row.fee, row.asset), row.asset),
+            _Amount(_written(row.payout_amount, row.payout_asset), row.payout_asset),
             change.target,
             change.source,
             change.number,

@@ -97,6 +97,15 @@ class Courier:
                     pass
                 await self._pause()
 
+    async def deliver(self, client: httpx.AsyncClient) -> int:
+        """Try once what is due now; how many were tried. For whoever does not use `run`."""
+        return await self._round(client)
+
+    def next_due(self, tx: Tx) -> int | None:
+        """When the next delivery falls due; None when none waits."""
+        due: int | None = tx.value("SELECT min(due) FROM delivery WHERE state = 'pending'")
+        return due
+
     async def _round(self, client: httpx.AsyncClient) -> int:
         """One batch of deliveries at the same time; how many were tried."""
         with self._chassis.tx() as tx:
@@ -135,7 +144,7 @@ class Courier:
 
     async def _pause(self) -> None:
         with self._chassis.tx() as tx:
-            due = tx.value("SELECT min(due) FROM delivery WHERE state = 'pending'")
+            due = self.next_due(tx)
             wait = None if due is None else max(0, due - tx.now) / SECOND
         try:
             await asyncio.wait_for(self._woken.wait(), wait)

@@ -72,6 +72,11 @@ class Schedule:
                 listener()
         return len(due)
 
+    def next_due(self, tx: Tx) -> int | None:
+        """When the next job falls due; None when none waits."""
+        due: int | None = tx.value("SELECT min(due) FROM job")
+        return due
+
     def run_due(self) -> None:
         """Do every job that is due now, including those that these jobs queue for now."""
         while self.run_batch():
@@ -88,7 +93,7 @@ class Schedule:
 
     async def _pause(self) -> None:
         with self._chassis.tx() as tx:
-            due = tx.value("SELECT min(due) FROM job")
+            due = self.next_due(tx)
             wait = None if due is None else max(0, due - tx.now) / SECOND
         try:
             await asyncio.wait_for(self._woken.wait(), wait)

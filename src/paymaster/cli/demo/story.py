@@ -267,8 +267,12 @@ async def fund_wallet(story: Story) -> None:
     await story.operator.post(f"/v1/rail-accounts/{BANK}/close-window", {"reason": "demo"})
 
     async def arrived() -> bool:
+        """The bank has executed it: a payout before that would find no float."""
         found = await story.operator.get(f"/v1/transfers/{transfer['id']}")
-        return found["state"] not in ("requested", "queued", "sending", "unknown")
+        wallets = (await story.sandbox.get("/_control/books"))["wallet"]
+        there = wallets.get(story.currency, {}).get("topup_minor", 0)
+        waits = found["state"] in ("requested", "queued", "sending", "unknown")
+        return not waits and bool(there >= amount.minor)
 
     await wait_for(arrived, "the float to reach the wallet provider")
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from paymaster.db.tx import ControlRead, ControlTx, json
+from paymaster.earn.store.policies import IN_FORCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,15 +263,31 @@ async def tasks_by_name(
     )
 
 
-async def campaigns_named(
-    tx: ControlRead, environment_id: int, names: Sequence[str]
-) -> list[CampaignRow]:
-    """Campaigns by the app's own ids."""
-    return await tx.fetch(
-        f"SELECT {_CAMPAIGN} FROM campaign WHERE environment_id = %s AND external_id = ANY(%s)",
-        (environment_id, list(names)),
-        CampaignRow,
+Parents = tuple[list[CampaignRow], list[Any]]
+"""Campaigns, and the earning policies in force beside them."""
+
+
+async def parents_named(tx: ControlRead, environment_id: int, names: Sequence[str]) -> Parents:
+    """Campaigns by the app's own ids, with all policies in the same statement."""
+    rows = await tx.tuples(
+        f"SELECT {_CAMPAIGN}, {IN_FORCE} FROM campaign"
+        " WHERE environment_id = %(environment)s AND external_id = ANY(%(names)s)",
+        {"environment": environment_id, "names": list(names)},
     )
+    return _parents(rows)
+
+
+async def parents_by_id(tx: ControlRead, environment_id: int, ids: Sequence[int]) -> Parents:
+    """Campaigns by id, with all policies of the environment in the same statement."""
+    rows = await tx.tuples(
+        f"SELECT {_CAMPAIGN}, {IN_FORCE} FROM campaign WHERE id = ANY(%(ids)s)",
+        {"environment": environment_id, "ids": list(ids)},
+    )
+    return _parents(rows)
+
+
+def _parents(rows: Sequence[Sequence[Any]]) -> Parents:
+    return [CampaignRow(*row[:-1]) for row in rows], (rows[0][-1] or []) if rows else []
 
 
 async def live_tasks(

@@ -38,6 +38,15 @@ class RewardRow:
     created_at: datetime
     trace_id: str
     version: int
+    policy_id: int | None = None
+    taken: int = 0
+    waits_for: str | None = None
+    exempt: bool = False
+
+    @property
+    def rest(self) -> int:
+        """What of the amount was not taken back."""
+        return self.amount - self.taken
 
 
 class RewardMove(NamedTuple):
@@ -63,7 +72,7 @@ class Waiting:
 _COLUMNS: LiteralString = (
     "id, campaign_id, home_cell, task_id, user_id, occurrence, amount, asset, state, remaining,"
     " matures_at, entry_credit, entry_mature, entry_reverse, source, event_id, due_at, created_at,"
-    " trace_id, version"
+    " trace_id, version, policy_id, taken, waits_for, exempt"
 )
 
 
@@ -79,13 +88,14 @@ async def write(tx: CellTx, rows: Sequence[RewardRow]) -> None:
     await tx.copy(
         "COPY reward (id, campaign_id, home_cell, task_id, user_id, occurrence, amount, asset,"
         " state, remaining, matures_at, entry_credit, entry_mature, entry_reverse, source,"
-        " event_id, due_at, version, created_at, trace_id, lease_token) FROM STDIN",
+        " event_id, due_at, version, policy_id, created_at, trace_id, lease_token) FROM STDIN",
         [
             f"{row.id}\t{row.campaign_id}\t{row.home_cell}\t{row.task_id}\t{row.user_id}"
             f"\t{text(row.occurrence)}\t{row.amount}\t{row.asset}\t{row.state}\t{row.remaining}"
             f"\t{times[row.matures_at]}\t{row.entry_credit}\t{row.entry_mature}"
             f"\t{row.entry_reverse}\t{text(row.source)}\t{text(row.event_id)}"
-            f"\t{times[row.due_at]}\t{row.version}\t{tail}"
+            f"\t{times[row.due_at]}\t{row.version}"
+            f"\t{NULL if row.policy_id is None else row.policy_id}\t{tail}"
             for row in rows
         ],
     )
@@ -95,9 +105,11 @@ async def update(tx: CellTx, rows: Sequence[RewardRow]) -> None:
     """Write locked rewards back; each has moved once."""
     await tx.execute(
         """
-        UPDATE reward w SET state = n.s, remaining = n.r, due_at = n.d, version = n.v
-        FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::timestamptz[], %s::int[])
-            AS n (i, s, r, d, v)
+        UPDATE reward w SET state = n.s, remaining = n.r, due_at = n.d, version = n.v,
+            taken = n.t, waits_for = n.f, matures_at = n.m, exempt = n.e
+        FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::timestamptz[], %s::int[],
+            %s::bigint[], %s::text[], %s::timestamptz[], %s::boolean[])
+            AS n (i, s, r, d, v, t, f, m, e)
         WHERE w.id = n.i
         """,
         (
@@ -106,6 +118,10 @@ async def update(tx: CellTx, rows: Sequence[RewardRow]) -> None:
             [row.remaining for row in rows],
             [row.due_at for row in rows],
             [row.version for row in rows],
+            [row.taken for row in rows],
+            [row.waits_for for row in rows],
+            [row.matures_at for row in rows],
+            [row.exempt for row in rows],
         ),
     )
 

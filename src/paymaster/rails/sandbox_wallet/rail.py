@@ -15,9 +15,9 @@ from paymaster.kernel.errors import (
     Problem,
     RailError,
     RailRefused,
-    RailUnknown,
     Unauthenticated,
 )
+from paymaster.rails import meaning
 from paymaster.rails.base import (
     Instruction,
     Notice,
@@ -32,12 +32,11 @@ from paymaster.rails.base import (
 from paymaster.rails.deps import RailDeps, refuse_incomplete, secret, setting
 from paymaster.rails.destinations import check
 from paymaster.rails.http import Answer, call
+from paymaster.rails.meaning import Kind
 from paymaster.rails.sandbox_wallet import settlement, webhook, wire
 from paymaster.rails.transport import MAX_FILE_BYTES
 
 MAX_SETTLEMENTS = 100
-_TURNED_AWAY = frozenset({401, 403, 425, 429})
-_ASK_AGAIN = frozenset({408, 409})
 
 
 class SandboxWalletRail:
@@ -156,8 +155,8 @@ class SandboxWalletRail:
             path = f"/v1/settlements/{day}/{account.currency}.csv"
             found = await self._call(account, "GET", path, max_bytes=MAX_FILE_BYTES)
             if found.status != 200 or hashlib.sha256(found.body).hexdigest() != digest:
-                raise RailUnknown(
-                    "provider-answer-malformed", f"The settlement of {day} is not what was listed."
+                raise meaning.error(
+                    Kind.MALFORMED, f"The settlement of {day} is not what was listed."
                 )
             fetched.append(RemoteFile(name, found.body))
             if len(fetched) == MAX_SETTLEMENTS:
@@ -182,7 +181,7 @@ class SandboxWalletRail:
     ) -> Answer:
         key = secret(self._deps, account, "api_key").strip()
         if not key.isascii() or not key.isprintable():
-            raise NeverSent("rail-secret-missing", "The API key cannot stand in a header.")
+            raise meaning.error(Kind.SECRET, "The API key cannot stand in a header.")
         return await call(
             self._deps.http,
             method,
@@ -201,11 +200,11 @@ def _accepted(answer: Answer, prepared: Prepared) -> Outcome:
         found = wire.outcome(payout)
         asked = Answer(200, {}, prepared.body).json_object()
     except (ValueError, wire.UnreadableError) as error:
-        raise RailUnknown(
-            "provider-answer-malformed", f"The provider's answer cannot be read: {error}."
+        raise meaning.error(
+            Kind.MALFORMED, f"The provider's answer cannot be read: {error}."
         ) from None
     if any(payout.get(name) != value for name, value in asked.items()):
-        raise RailUnknown("provider-answer-malformed", "The answer is about another payment.")
+        raise meaning.error(Kind.MALFORMED, "The answer is about another payment.")
     return found
 
 
@@ -215,14 +214,9 @@ def _failure(answer: Answer) -> RailError:
     extra = {"code": code or str(answer.status)}
     if "retry-after" in answer.headers:
         extra["retry_after_seconds"] = answer.headers["retry-after"][:10]
-    if answer.status in _TURNED_AWAY:
-        # Turned away at the door, for a reason that is ours: the payment itself is not at fault.
-        return NeverSent(
-            "provider-turned-away", f"The provider answered {answer.status}.", extra=extra
-        )
-    if answer.status in _ASK_AGAIN or code is None or not 400 <= answer.status < 500:
-        return RailUnknown("provider-error", f"The provider answered {answer.status}.", extra=extra)
-    return RailRefused("provider-refused", f"The provider refused: {code}.", extra=extra)
+    kind = meaning.of_status(answer.status, explained=code is not None)
+    said = f"The provider refused: {code}." if kind is Kind.REFUSED else None
+    return meaning.error(kind, said or f"The provider answered {answer.status}.", extra)
 
 
 def _listed(answer: Answer, currency: str) -> set[tuple[str, str]]:
@@ -238,6 +232,6 @@ def _listed(answer: Answer, currency: str) -> set[tuple[str, str]]:
             if row.get("currency") == currency
         }
     except (ValueError, AttributeError, wire.UnreadableError) as error:
-        raise RailUnknown(
-            "provider-answer-malformed", f"The list of settlements cannot be read: {error}."
+        raise meaning.error(
+            Kind.MALFORMED, f"The list of settlements cannot be read: {error}."
         ) from None

@@ -1,0 +1,1 @@
+"""The simulation: real code on a real PostgreSQL, with time, order and faults from a seed."""

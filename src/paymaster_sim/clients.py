@@ -1,0 +1,203 @@
+"""The apps and their users: they earn, ask for their money, ask again, and take requests back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from paymaster.api.hot import Hot
+from paymaster.db.idempotency import Answer, Key
+from paymaster.db.tx import Actor
+from paymaster.earn import ingest
+from paymaster.earn.event import Status
+from paymaster.earn.intake import parse
+from paymaster.kernel.errors import Broken, PaymasterError
+from paymaster.kernel.ids import new_trace_id, parse_text_id
+from paymaster.kernel.money import Money
+from paymaster.withdraw import moves
+from paymaster.withdraw.request import RequestWithdrawal
+from paymaster.withdraw.request_keyed import Keyed
+from paymaster_sim import cast
+from paymaster_sim.cast import Cast
+from paymaster_sim.checks import Violation
+from paymaster_sim.place import ENVIRONMENT
+from paymaster_sim.roles import Role, told
+from paymaster_sim.runtime import ProcessDied
+
+APP = Actor("key:sim")
+CREDENTIAL, ROUTE = 7, "/v1/withdrawals"
+
+
+@dataclass(slots=True)
+class Wish:
+    """A withdrawal that a client wants, under its key; `answer` is what it was told."""
+
+    key: str
+    person: int
+    rail: str
+    minor: int
+    copies: int = 1
+    lost: int = 0
+    answer: bytes | None = None
+    withdrawal: tuple[int, int] | None = None
+    sent: int = 0
+
+
+@dataclass(slots=True)
+class Clients:
+    """All clients of a run; `api` is the process that answers them."""
+
+    api: Role
+    cast: Cast
+    wishes: dict[str, Wish] = field(default_factory=dict[str, Wish])
+    unearned: list[bytes] = field(default_factory=list[bytes])
+    refused: Counter[str] = field(default_factory=Counter[str])
+
+    def want(self, data: dict[str, Any]) -> None:
+        """A client makes up its mind."""
+        wish = Wish(**data)
+        self.wishes[wish.key] = wish
+
+    async def ask(self) -> None:
+        """Send what has no answer yet, each as often as its client does; all at the same time."""
+        open_ones = [wish for wish in self.wishes.values() if wish.answer is None or wish.lost > 0]
+        if not open_ones:
+            return
+        try:
+            await self.api.up()
+            answers = await self.api.call(self._send(open_ones))
+        except ProcessDied:
+            return
+        for wish, answer in answers:
+            if wish.lost > 0:
+                wish.lost -= 1
+            else:
+                self._told(wish, answer)
+
+    async def _send(self, wishes: Sequence[Wish]) -> list[tuple[Wish, Answer]]:
+        hot = Hot(self.api.deps)
+        try:
+            sent = [(wish, self._one(hot, wish)) for wish in wishes for _ in range(wish.copies)]
+            answers = await asyncio.gather(*(call for _, call in sent))
+        finally:
+            await hot.close()
+        found: list[tuple[Wish, Answer]] = []
+        for (wish, _), answer in zip(sent, answers, strict=True):
+            wish.sent += 1
+            if answer is not None:
+                found.append((wish, answer))
+        return found
+
+    async def _one(self, hot: Hot, wish: Wish) -> Answer | None:
+        person = self.cast.people[wish.person]
+        destination = person.destinations[wish.rail]
+        body = json.dumps([person.name, destination, wish.minor]).encode()
+        key = Key.of(CREDENTIAL, ROUTE, wish.key, body)
+        command = RequestWithdrawal(
+            person.ref.id, destination, Money(wish.minor, cast.CURRENCY), actor=APP
+        )
+        try:
+            await hot.claim(key)
+            return await hot.request(person.ref.cell, Keyed(key, command))
+        except Broken as error:
+            raise Violation(f"broken:{error.slug}", error.detail) from error
+        except PaymasterError as error:
+            self.refused[error.slug] += 1
+            if error.slug == "idempotency-key-reused":
+                raise Violation("key-forgotten", f"{wish.key}: {error.detail}") from error
+            return None
+
+    def _told(self, wish: Wish, answer: Answer) -> None:
+        if wish.answer is None:
+            wish.answer = answer.answer
+            body = json.loads(answer.answer)
+            if answer.status == 202:
+                ref = parse_text_id("wd", body["id"])
+                wish.withdrawal = ref.cell, ref.id
+            else:
+                self.refused[body["code"]] += 1
+        elif wish.answer != answer.answer:
+            raise Violation(
+                "answer-differs", f"{wish.key}: {answer.answer!r} after {wish.answer!r}"
+            )
+
+    async def cancel(self, key: str) -> None:
+        """A user takes a request back, if it was accepted."""
+        wish = self.wishes.get(key)
+        if wish is None or wish.withdrawal is None:
+            return
+        cell, number = wish.withdrawal
+        user_id = self.cast.people[wish.person].ref.id
+        await self.write(cell, APP, lambda tx: moves.cancel(tx, user_id, number))
+
+    async def write(self, cell: int, actor: Actor, work: Any) -> Any:
+        """One act through the API; None when it was refused, or its process died."""
+        try:
+            await self.api.up()
+            run = self.api.deps.dbs.cell(cell).run(actor, new_trace_id(), work)
+            return await self.api.call(told(run, self.refused))
+        except ProcessDied:
+            return None
+
+    async def earn(self, lines: Sequence[dict[str, Any]] = ()) -> None:
+        """Send events; those whose answer was lost are sent again, before the new ones."""
+        if lines:
+            self.unearned.append(b"\n".join(json.dumps(line).encode() for line in lines))
+        waiting, self.unearned = self.unearned, []
+        for place, body in enumerate(waiting):
+            try:
+                await self.api.up()
+                taken = await self.api.call(self._ingest(body))
+            except ProcessDied:
+                self.unearned += waiting[place:]
+                return
+            if not taken:
+                self.unearned.append(body)
+
+    async def _ingest(self, body: bytes) -> bool:
+        deps = self.api.deps
+        parsed = parse(body, "app", deps.clock.now())
+        found = await told(
+            ingest.ingest(
+                deps.dbs,
+                deps.secrets.sealer,
+                ENVIRONMENT,
+                APP,
+                new_trace_id(),
+                "app",
+                parsed,
+                slice_rewards=20,
+            ),
+            self.refused,
+        )
+        if found is None:
+            return False
+        wrong = [one for one in found.outcomes if one.status is Status.REJECTED]
+        if wrong:
+            raise Violation("event-refused", f"{wrong[0].slug}: {wrong[0].detail}")
+        return True
+
+    def waiting(self) -> bool:
+        """Whether somebody still waits for an answer."""
+        return bool(self.unearned) or any(w.answer is None for w in self.wishes.values())
+
+    def promised(self) -> dict[str, tuple[int, int, int]]:
+        """Cell, id and amount of what was accepted, by key."""
+        return {
+            wish.key: (*wish.withdrawal, wish.minor)
+            for wish in self.wishes.values()
+            if wish.withdrawal is not None
+        }
+
+    def possible(self, cell: int) -> int:
+        """How many withdrawals there may be in a cell: what was accepted, or may have been."""
+        return sum(
+            self.cast.people[wish.person].ref.cell == cell
+            and wish.sent > 0
+            and (wish.withdrawal is not None or wish.answer is None)
+            for wish in self.wishes.values()
+        )

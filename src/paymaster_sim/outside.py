@@ -1,0 +1,216 @@
+"""The world outside, in this process: the sandbox with its wallet and its bank, and the wires.
+
+Orders go through the rails' own HTTP client into the sandbox's application; bank files through
+folders; notifications from the sandbox's courier to whoever listens. No socket is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from paymaster.kernel.clock import Clock
+from paymaster_sandbox import World, WorldConfig
+from paymaster_sandbox.chassis import faults, oracle
+from paymaster_sandbox.chassis.clock import SECOND
+from paymaster_sandbox.chassis.oracle import Fate
+from paymaster_sim import cast
+from paymaster_sim.clock import START, microseconds
+from paymaster_sim.ground import Ground
+
+T = TypeVar("T")
+SLOW_SECONDS = 70.0
+"""Longer than any of our processes waits for an answer."""
+
+HOLDER = "Zahlstelle GmbH"
+SPONSOR_PAYS = "Sponsor"
+_START_MICROSECONDS = round(START.timestamp()) * SECOND
+Listener = Callable[[httpx.Request], Awaitable[int]]
+"""Takes a notification and says with which status it answers."""
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """Leads to the application of the present run, in whose world each call is one event.
+
+    It refuses connections, and holds answers back, as often as it is told.
+    """
+
+    def __init__(self) -> None:
+        self.refusals = 0
+        self.delays = 0
+        self._app: httpx.ASGITransport | None = None
+        self._ground: Ground | None = None
+
+    def lead_to(self, app: httpx.ASGITransport, ground: Ground) -> None:
+        """Another run begins."""
+        self._app, self._ground = app, ground
+        self.refusals = self.delays = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """See httpx."""
+        app, ground = self._app, self._ground
+        if app is None or ground is None:
+            raise httpx.ConnectError("there is no run", request=request)
+        if self.refusals > 0:
+            self.refusals -= 1
+            raise httpx.ConnectError("connection refused", request=request)
+        what = f"{request.method} {request.url.path}"
+        delayed = request.method == "POST" and self.delays > 0
+        self.delays -= delayed
+        answer = await ground.outside(what, lambda: at_once(app.handle_async_request(request)))
+        if delayed:
+            await asyncio.sleep(SLOW_SECONDS)
+        return answer
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of work that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise AssertionError("the sandbox waited for something")
+
+
+class _Bell(httpx.AsyncBaseTransport):
+    """What the courier posts to."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(await self._listener(request), request=request)
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """A payment as the world outside knows it; `state` is pending, paid, returned or failed."""
+
+    reference: str
+    payee: str
+    minor: int
+    state: str
+
+
+class Outside:
+    """One run's world outside."""
+
+    def __init__(self, folder: Path, ground: Ground, seed: int, wire: Wire) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        config = WorldConfig(
+            data=folder,
+            seed=seed,
+            http_port=None,
+            sftp_port=None,
+            date=START.date(),
+            machine=lambda: microseconds(ground.clock),
+        )
+        self.world = World(config)
+        self._out = folder / "sftp" / "out"
+        wire.lead_to(httpx.ASGITransport(self.world.app), ground)
+
+    def open(self, bank_minor: int, float_minor: int) -> None:
+        """Our accounts, with what is on them at the start."""
+        with self.world.chassis.tx() as tx:
+            ours, provider = cast.iban(cast.OUR_NUMBER), cast.iban(cast.PROVIDER_NUMBER)
+            self.world.bank.open_account(tx, ours, cast.CURRENCY, bank_minor, HOLDER)
+            url = "http://hooks.sim/"
+            self.world.wallet.open_merchant(tx, cast.CURRENCY, provider, float_minor, 0, url)
+
+    def secret(self, name: str) -> str:
+        """What the rails' secrets are called in our store, and are."""
+        keys = {
+            "sandpay-api-key": self.world.api_key,
+            "sandpay-webhook-secret": self.world.webhook_secret,
+        }
+        return keys[name]
+
+    def bell(self, listener: Listener) -> httpx.AsyncClient:
+        """A client for the courier, which rings at the listener."""
+        return httpx.AsyncClient(transport=_Bell(listener), trust_env=False)
+
+    def arm(self, **knobs: float) -> None:
+        """Set fault knobs; those named seconds are in seconds."""
+        values = {
+            name: round(value * SECOND) if name.endswith("_seconds") else int(value)
+            for name, value in knobs.items()
+        }
+        with self.world.chassis.tx() as tx:
+            faults.arm(tx, values, None)
+
+    def calm(self) -> None:
+        """No fault strikes any more."""
+        with self.world.chassis.tx() as tx:
+            faults.arm(tx, {**dict.fromkeys(faults.COUNTERS, 0), **faults.SETTINGS}, None)
+            tx.run("DELETE FROM oracle")
+
+    def foretell(self, payee: str, outcome: str, code: str | None, after: float) -> None:
+        """The next payment to this payee comes to this."""
+        with self.world.chassis.tx() as tx:
+            oracle.foretell(tx, payee, Fate(outcome, code, round(after * SECOND)), 1)
+
+    def sponsor_pays(self, reference: str, minor: int, key: str) -> None:
+        """Money arrives at our bank account."""
+        with self.world.chassis.tx() as tx:
+            account = self.world.bank.account(tx, cast.iban(cast.OUR_NUMBER))
+            if account is None:
+                raise AssertionError("our account at the bank is missing")
+            self.world.bank.receive(tx, account, minor, SPONSOR_PAYS, reference, key)
+
+    def close_day(self, clock: Clock) -> None:
+        """Both providers close the business day that is ending."""
+        day = (clock.now() - timedelta(seconds=1)).date()
+        self.world.close_day(day, advance=False)
+
+    async def turn(self, bell: httpx.AsyncClient) -> int:
+        """Do what is due out there now; how many notifications were tried."""
+        await self.world.drain_uploads()
+        self.world.run_due()
+        return await self.world.deliver_due(bell)
+
+    def next_due(self) -> datetime | None:
+        """When something happens out there by itself."""
+        due = self.world.next_due()
+        return None if due is None else START + timedelta(microseconds=due - _START_MICROSECONDS)
+
+    def files(self) -> list[str]:
+        """The names of what the bank has laid out for us."""
+        return sorted(path.name for path in self._out.iterdir() if path.is_file())
+
+    def settlements(self) -> int:
+        """How many days the wallet provider has closed."""
+        with self.world.chassis.tx() as tx:
+            return int(tx.value("SELECT count(*) FROM wallet_settlement"))
+
+    def paid(self) -> list[Paid]:
+        """Every payment that was ordered out there, but our own top-ups."""
+        with self.world.chassis.tx() as tx:
+            rows = tx.all(
+                "SELECT reference, wallet, amount, status FROM wallet_payout UNION ALL"
+                " SELECT end_to_end_id, creditor_iban, amount,"
+                "   CASE status WHEN 'booked' THEN 'paid' WHEN 'rejected' THEN 'failed'"
+                "     ELSE status END"
+                " FROM bank_payment WHERE treasury = 0"
+            )
+        return [Paid(*row) for row in rows]
+
+    def balances(self) -> dict[str, int]:
+        """What lies on our accounts out there, in minor units, by the name of the account here."""
+        books = self.world.books(brief=True)
+        return {
+            cast.BANK: int(books["bank"][cast.iban(cast.OUR_NUMBER)]["balance_minor"]),
+            cast.WALLET: int(books["wallet"][cast.CURRENCY]["balance_minor"]),
+        }
+
+    def close(self) -> None:
+        """Close the books."""
+        self.world.close()

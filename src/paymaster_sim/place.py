@@ -1,0 +1,146 @@
+"""Where a run happens: a PostgreSQL server of its own, and a database for each seed.
+
+The server keeps its data in memory where there is room. Everything that is the same in every run
+(schemas, accounts, users, their destinations, what there is to earn) is made once, in a database
+that each run's own is copied from: that takes a hundredth of making it anew.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from paymaster.compose import legal_moves
+from paymaster.db.cells import CONTROL_SCHEMA
+from paymaster.db.embedded import APP_ROLE, EmbeddedPostgres
+from paymaster.db.migrate import migrate
+from paymaster_sim.clock import START
+
+CELLS = (1, 2)
+"""Cell 1 is the treasury."""
+
+ENVIRONMENT = 1
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory
+_ROOM_BYTES = 1 << 30
+_LEFT = "paymaster-sim-"
+_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "autovacuum": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+    "checkpoint_timeout": "1h",
+    "log_min_messages": "fatal",
+    "wal_compression": "off",
+}
+
+
+class Place:
+    """A server, the template, and the folder in which the world outside keeps its files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.outside = root / "outside"
+        self._server = EmbeddedPostgres(
+            root / "postgres", settings=_SETTINGS, exit_with_owner=True
+        )
+        self._template = f"template_{secrets.token_hex(4)}"
+        self._number = 0
+
+    def start(self) -> None:
+        """Start the server and make the empty schemas of the template."""
+        self._server.start()
+        self._server.create_database(self._template)
+        owner = self._server.owner_dsn(self._template)
+        migrate(owner, CONTROL_SCHEMA, "control", app_role=APP_ROLE, now=START)
+        for number in CELLS:
+            schema, moves = f"cell_{number}", legal_moves()
+            migrate(owner, schema, "cell", app_role=APP_ROLE, now=START, legal_moves=moves)
+        with psycopg.connect(owner, autocommit=True) as connection:
+            connection.execute(
+                "INSERT INTO control.environment (id, tenant, mode, time_zone, created_at)"
+                " VALUES (%s, 'sim', 'test', 'UTC', %s)",
+                (ENVIRONMENT, START),
+            )
+            for number in CELLS:
+                connection.execute(
+                    "INSERT INTO control.cell (number, environment_id, server, schema_name,"
+                    " treasury, open_for_users, created_at) VALUES (%s, %s, 'main', %s, %s, true,"
+                    " %s)",
+                    (number, ENVIRONMENT, f"cell_{number}", number == CELLS[0], START),
+                )
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self._server.stop()
+
+    @property
+    def template_dsn(self) -> str:
+        """The template as the application sees it, to put the cast into it."""
+        return self._server.app_dsn(self._template)
+
+    @property
+    def template_owner_dsn(self) -> str:
+        """The template as its owner sees it."""
+        return self._server.owner_dsn(self._template)
+
+    def app_dsn(self, database: str) -> str:
+        """The address for simulated processes."""
+        return self._server.app_dsn(database)
+
+    def owner_dsn(self, database: str) -> str:
+        """The address for those who look on, past the application's rights."""
+        return self._server.owner_dsn(database)
+
+    @contextmanager
+    def database(self) -> Generator[str]:
+        """A copy of the template for one run; its name."""
+        self._number += 1
+        name = f"sim_{self._number}"
+        with psycopg.connect(self._server.owner_dsn("postgres"), autocommit=True) as connection:
+            made = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+            connection.execute(made.format(sql.Identifier(name), sql.Identifier(self._template)))
+            try:
+                yield name
+            finally:
+                gone = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+                connection.execute(gone.format(sql.Identifier(name)))
+
+
+@contextmanager
+def place() -> Generator[Place]:
+    """A running place, removed afterwards; also what killed runs have left is removed."""
+    root = _folder()
+    made = Place(root)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _folder() -> Path:
+    in_memory = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
+    if in_memory:
+        for left in _MEMORY.glob(f"{_LEFT}*"):
+            pid = left.name.removeprefix(_LEFT).partition("-")[0]
+            if not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(left, ignore_errors=True)
+    where = _MEMORY if in_memory else None
+    root = Path(tempfile.mkdtemp(prefix=f"{_LEFT}{os.getpid()}-", dir=where))
+    root.chmod(0o755)
+    return root

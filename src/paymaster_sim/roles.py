@@ -1,0 +1,115 @@
+"""Simulated processes: each runs the lanes of one role, dies, and is started again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from paymaster.compose import Deps
+from paymaster.kernel.errors import Broken, PaymasterError
+from paymaster.roles import work
+from paymaster.roles.lanes import Lane
+from paymaster.roles.work import Work
+from paymaster_sim.checks import Violation
+from paymaster_sim.ground import Ground, Process
+from paymaster_sim.runtime import ProcessDied
+
+T = TypeVar("T")
+ROUNDS = 20
+"""So often at most a lane goes on at once while it finds something to do."""
+
+Build = Callable[[Process], Deps]
+
+
+class Role:
+    """A process that may end at any moment; `up` starts it anew when it has."""
+
+    def __init__(self, ground: Ground, name: str, kind: str | None, build: Build) -> None:
+        self.name = name
+        self.refused: Counter[str] = Counter()
+        self.lives = 0
+        self._ground, self._kind, self._build = ground, kind, build
+        self._process: Process | None = None
+        self._deps: Deps | None = None
+        self._work: Work | None = None
+        self._ahead = timedelta(0)
+
+    def skew(self, ahead: timedelta) -> None:
+        """Its clock is so far ahead of the true time from now on, in all its lives."""
+        self._ahead = ahead
+        if self._process is not None:
+            self._process.skew = ahead
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and not self._process.dead
+
+    @property
+    def deps(self) -> Deps:
+        """What it works with."""
+        if self._deps is None:
+            raise AssertionError(f"{self.name} was never started")
+        return self._deps
+
+    async def up(self) -> None:
+        """Start it, unless it runs. Raises ProcessDied when it does not live to the end of that."""
+        if self.alive:
+            return
+        self._process = process = self._ground.process(self.name)
+        process.skew = self._ahead
+        self.lives += 1
+        self._deps = deps = self._build(process)
+        await process.call(deps.dbs.open())
+        if self._kind is not None:
+            self._work = work.ROLES[self._kind](deps)
+
+    async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something in it. Raises ProcessDied."""
+        if self._process is None:
+            raise AssertionError(f"{self.name} was never started")
+        return await self._process.call(coroutine)
+
+    async def lanes(self, names: Sequence[str]) -> None:
+        """Run these lanes until they find nothing to do; a dead process is not revived."""
+        try:
+            await self.up()
+            await self.call(self._run(names))
+        except ProcessDied:
+            return
+
+    async def _run(self, names: Sequence[str]) -> None:
+        made = self._work
+        if made is None:
+            raise AssertionError(f"{self.name} has no lanes")
+        for lane in made.lanes:
+            if lane.name in names:
+                await self._lane(lane)
+        if self._kind == "dispatch":
+            for ending in made.endings:
+                await ending()
+
+    async def _lane(self, lane: Lane) -> None:
+        for _ in range(ROUNDS):
+            try:
+                if await lane.step() <= 0:
+                    return
+            except Broken as error:
+                raise Violation(f"broken:{error.slug}", f"{lane.name}: {error.detail}") from error
+            except PaymasterError as error:
+                # As a real lane: said, and tried again after a pause.
+                self.refused[error.slug] += 1
+                return
+
+
+async def told(work: Awaitable[T], refused: Counter[str]) -> T | None:
+    """The result, or None when it was refused; the refusal is counted."""
+    try:
+        return await work
+    except PaymasterError as error:
+        if isinstance(error, Broken):
+            raise Violation(f"broken:{error.slug}", error.detail) from error
+        refused[error.slug] += 1
+        return None

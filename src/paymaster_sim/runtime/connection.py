@@ -1,0 +1,301 @@
+"""Connections whose every round trip passes the turnstile, and the pool that hands them out."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from psycopg import AsyncCursor, errors, pq, waiting
+from psycopg.conninfo import make_conninfo
+from psycopg.copy import AsyncLibpqWriter
+from psycopg.generators import copy_end, copy_to
+from psycopg_pool import PoolTimeout
+
+from paymaster.db import arrays
+from paymaster.db.connections import Connection
+from paymaster.db.sending import Failing, Params, Reply, Seen, Sending
+from paymaster_sim.runtime.errors import SimulationError
+
+if TYPE_CHECKING:
+    from paymaster_sim.runtime.process import Process
+
+_POOL_SECONDS = 5.0
+_CONNECT_SECONDS = 30.0
+_AGAIN_SECONDS = 0.5
+_WRITTEN_MOST = 60_000
+"""Bytes that libpq keeps to itself: beyond 64 kB it would send before its turn has come."""
+_NO_LIMITS = " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+"""What would happen at a moment of the machine's time."""
+
+
+@lru_cache(maxsize=4096)
+def _short(query: str) -> str:
+    return " ".join(query.split())[:40]
+
+
+def _text(query: object) -> str:
+    if isinstance(query, bytes):
+        return _short(query.decode())
+    return _short(query if isinstance(query, str) else str(query))
+
+
+class _SimSending(Sending):
+    """Says what it sends, and lets nothing go before its turn has come."""
+
+    def __init__(self, connection: SimConnection) -> None:
+        super().__init__(connection)
+        self._to = connection
+        self._bytes = 0
+
+    def put(
+        self,
+        sql: str,
+        params: Params = None,
+        failing: Failing | None = None,
+        seen: Seen | None = None,
+    ) -> Reply:
+        self._to.texts.append(_short(sql))
+        self._bytes += len(sql)
+        return super().put(sql, params, failing, seen)
+
+    def _written(self, values: Any) -> tuple[list[Any], tuple[int, ...], list[pq.Format] | None]:
+        written, types, formats = super()._written(values)
+        self._bytes += sum(len(one) + 8 for one in written if one is not None)
+        if self._bytes > _WRITTEN_MOST:
+            raise SimulationError("A transaction sends more at once than fits into the buffer.")
+        return written, types, formats
+
+    async def _take(self) -> None:
+        self._bytes = 0
+        await super()._take()
+
+    def go(self) -> None:
+        """Not before its turn has come."""
+
+
+class _SimCursor(AsyncCursor[Any]):
+    """Says what it executes; a COPY sends all its lines at once."""
+
+    async def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Self:
+        self._note(query)
+        return await super().execute(query, params, **kwargs)
+
+    def copy(
+        self, statement: Any, params: Any = None, **kwargs: Any
+    ) -> AbstractAsyncContextManager[Any]:
+        self._note(statement)
+        kwargs.setdefault("writer", _AtOnce(self))
+        return super().copy(statement, params, **kwargs)
+
+    def _note(self, query: object) -> None:
+        connection = self.connection
+        if isinstance(connection, SimConnection):
+            connection.texts.append(_text(query))
+            connection.asked_by = self
+
+
+class _AtOnce(AsyncLibpqWriter):
+    """Keeps the lines until the end, so that the server works on none before their turn."""
+
+    def __init__(self, cursor: AsyncCursor[Any]) -> None:
+        super().__init__(cursor)
+        self._pieces: list[bytes] = []
+
+    async def write(self, data: Any) -> None:
+        self._pieces.append(bytes(data))
+
+    async def finish(self, exc: BaseException | None = None) -> None:
+        reason = None if exc is None else b"ended by the program"
+        if isinstance(self.connection, SimConnection):
+            self.connection.texts.append("COPY data")
+        try:
+            result = await self.connection.wait(_copied(self._pgconn, self._pieces, reason))
+        except errors.QueryCanceled:
+            if reason is None:
+                raise
+        else:
+            self.cursor._results = [result]  # noqa: SLF001 - as the driver's own writer does
+
+
+def _copied(
+    pgconn: pq.abc.PGconn, pieces: list[bytes], reason: bytes | None
+) -> Generator[Any, Any, Any]:
+    for piece in pieces if reason is None else ():
+        yield from copy_to(pgconn, piece, flush=False)
+    return (yield from copy_end(pgconn, reason))
+
+
+class SimConnection(Connection):
+    """A connection of a simulated process."""
+
+    def __init__(self, pgconn: Any, row_factory: Any = None) -> None:
+        super().__init__(pgconn, *(() if row_factory is None else (row_factory,)))
+        self.cursor_factory = _SimCursor
+        self.owner: Process | None = None
+        self.texts: list[str] = []
+        self.asked_by: AsyncCursor[Any] | None = None
+        self.server_pid = pgconn.backend_pid
+
+    @cached_property
+    def sending(self) -> Sending:
+        """Sends statements of a transaction together."""
+        return _SimSending(self)
+
+    @property
+    def process(self) -> Process:
+        """Whose it is."""
+        if self.owner is None:
+            raise SimulationError("A connection without a process is used.")
+        return self.owner
+
+    async def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
+        """Pass the turnstile; see the driver's own."""
+        _ = interval, timeout
+        texts, self.texts = self.texts, []
+        asked_by, self.asked_by = self.asked_by, None
+        return await self.process.turnstile.statement(self, gen, texts, asked_by)
+
+    def pipeline(self) -> AbstractAsyncContextManager[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One by one: what is sent without waiting would be carried out before its turn."""
+        return nullcontext()
+
+    async def close(self) -> None:
+        """Close it, and wait until the server has noticed."""
+        if not self.closed and self.owner is not None:
+            self.owner.turnstile.drop([self])
+        else:
+            await super().close()
+
+    def cut(self) -> None:
+        """Break the line; what was not sent yet is lost."""
+        if self.pgconn.status != pq.ConnStatus.OK:
+            return
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=self.pgconn.socket) as line:
+            try:
+                line.shutdown(socket.SHUT_RDWR)
+            finally:
+                line.detach()
+
+    def give_up(self) -> None:
+        """Let go of what is left here of a connection that was cut."""
+        self._closed = True
+        self.pgconn.finish()
+
+
+def connect(dsn: str, parameters: Mapping[str, Any], owner: Process) -> SimConnection:
+    """A new connection, made without letting anybody else run. Raises OperationalError."""
+    text = make_conninfo(dsn, **{k: v for k, v in parameters.items() if k != "autocommit"})
+    text = make_conninfo(text, options=f"{parameters.get('options', '')}{_NO_LIMITS}")
+    making = SimConnection._connect_gen(text)  # noqa: SLF001 - as the driver's own `connect` does
+    made = waiting.wait_conn(making, interval=0.1, timeout=_CONNECT_SECONDS)
+    made._autocommit = True  # noqa: SLF001
+    made.owner = owner
+    return made
+
+
+class SimPool:
+    """Connections of one process to one server: what is free is given, oldest first."""
+
+    def __init__(self, owner: Process, dsn: str, most: int, parameters: Mapping[str, Any]) -> None:
+        self._owner = owner
+        self._dsn = dsn
+        self._most = most
+        self._parameters = parameters
+        self._free: deque[SimConnection] = deque()
+        self._waiting: deque[asyncio.Future[SimConnection | None]] = deque()
+        self._made = 0
+
+    async def open(self) -> None:
+        """Nothing is made before it is needed."""
+
+    async def close(self) -> None:
+        """Close what is free."""
+        while self._free:
+            await self._free.popleft().close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection]:
+        """A connection for as long as the block runs. Raises PoolTimeout."""
+        taken = await self._take()
+        try:
+            yield taken
+        finally:
+            await self._give_back(taken)
+
+    async def _take(self) -> SimConnection:
+        until = self._owner.turnstile.seconds + _POOL_SECONDS
+        while True:
+            if self._free:
+                return self._free.popleft()
+            if self._made < self._most:
+                self._made += 1
+                try:
+                    return await self._new()
+                except psycopg.OperationalError:
+                    self._free_place()
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                except BaseException:
+                    self._free_place()
+                    raise
+                if self._owner.turnstile.seconds < until:
+                    continue
+                raise PoolTimeout("no connection in time")
+            given = await self._wait_until(until)
+            if given is not None:
+                return given
+
+    async def _wait_until(self, until: float) -> SimConnection | None:
+        """What somebody gives back; None when there is room for a new one."""
+        place: asyncio.Future[SimConnection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            async with asyncio.timeout_at(until):
+                return await place
+        except BaseException as error:
+            if place.done() and not place.cancelled():
+                self._next(place.result())
+            if isinstance(error, TimeoutError):
+                raise PoolTimeout("no connection in time") from error
+            raise
+        finally:
+            if place in self._waiting:
+                self._waiting.remove(place)
+
+    async def _new(self) -> SimConnection:
+        made = await self._owner.turnstile.connecting(
+            self._owner, lambda: connect(self._dsn, self._parameters, self._owner)
+        )
+        self._owner.connections[made] = None
+        await arrays.configure(made)
+        return made
+
+    async def _give_back(self, connection: SimConnection) -> None:
+        idle = connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        if not connection.closed and not idle:
+            await connection.close()
+        if connection.closed:
+            self._owner.connections.pop(connection, None)
+            self._free_place()
+        else:
+            self._next(connection)
+
+    def _free_place(self) -> None:
+        self._made -= 1
+        if self._waiting:
+            self._next(None)
+
+    def _next(self, connection: SimConnection | None) -> None:
+        """Hand it to whoever has waited longest; None means that one can be made."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(connection)
+                return
+        if connection is not None:
+            self._free.append(connection)

@@ -1,0 +1,140 @@
+"""Operators: they decide what waits for a person, stop payments, and find out what nobody knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from paymaster.db.tx import Actor, CellTx
+from paymaster.dispatch import accounts, decide, transfer
+from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.dispatch.decide import Finding
+from paymaster.earn import reversal
+from paymaster.kernel.clock import milliseconds
+from paymaster.kernel.ids import milliseconds_of
+from paymaster.kernel.money import Money
+from paymaster.withdraw import moves
+from paymaster_sim import cast
+from paymaster_sim.checks import WENT_OUT
+from paymaster_sim.clients import Clients
+from paymaster_sim.eye import Eye
+from paymaster_sim.outside import Outside
+from paymaster_sim.place import CELLS, ENVIRONMENT
+from paymaster_sim.roles import told
+from paymaster_sim.runtime import ProcessDied
+
+PERSON = Actor("staff:sim")
+REASON = "looked at"
+SETTLED_AFTER = timedelta(hours=3)
+"""A person says what became of a payment only when whoever sent it has certainly ended."""
+
+BEFORE_THE_RAIL = ("requested", "screening", "in_review", "approved", "queued")
+_ACTS = {
+    "approve": (("in_review",), moves.approve),
+    "deny": ((*BEFORE_THE_RAIL, "held"), moves.deny),
+    "hold": (BEFORE_THE_RAIL, moves.hold),
+    "release": (("held",), moves.release),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Staff:
+    """Operators of a run. `pick` chooses among what there is, oldest first."""
+
+    desk: Clients
+    eye: Eye
+    outside: Outside
+
+    async def act(self, kind: str, pick: int) -> None:
+        """Approve, deny, hold or release one that is in a state for it."""
+        states, decision = _ACTS[kind]
+        found = [one for one in self.eye.withdrawals() if one.state in states]
+        if found:
+            one = found[pick % len(found)]
+            await self.desk.write(one.cell, PERSON, lambda tx: decision(tx, one.id, REASON))
+
+    async def decide_all(self) -> None:
+        """Approve all that waits for a person, lift all that is held."""
+        for kind, (states, decision) in _ACTS.items():
+            if kind in {"approve", "release"}:
+                for one in self.eye.withdrawals():
+                    if one.state in states:
+                        await self.desk.write(
+                            one.cell, PERSON, lambda tx, n=one.id, d=decision: d(tx, n, REASON)
+                        )
+
+    async def reverse_payment(self, pick: int) -> None:
+        """Book one that the provider shows as come back, and that is still paid here."""
+        back = {one.reference for one in self.outside.paid() if one.state == "returned"}
+        ours = {(o.cell, o.withdrawal_id) for o in self.eye.orders() if o.key in back}
+        found = [
+            one
+            for one in self.eye.withdrawals()
+            if one.state == "paid" and (one.cell, one.id) in ours
+        ]
+        if found:
+            one = found[pick % len(found)]
+            await self.desk.write(one.cell, PERSON, lambda tx: moves.reverse(tx, one.id, REASON))
+
+    async def reverse_reward(self, pick: int) -> None:
+        """A partner takes a reward back."""
+        found = self.eye.rewards(["available", "vesting"])
+        if found:
+            cell, number, _ = found[pick % len(found)]
+            command = reversal.Reverse(number, REASON)
+            await self.desk.write(cell, PERSON, lambda tx: reversal.reverse(tx, [command]))
+
+    async def find_out(self, pick: int) -> None:
+        """Ask the provider's people about a payment of which nothing is known."""
+        now = milliseconds(self.desk.api.deps.clock.now() - SETTLED_AFTER)
+        found = [
+            one
+            for one in self.eye.orders()
+            if one.state == "unknown" and milliseconds_of(one.id) < now
+        ]
+        if not found:
+            return
+        one = found[pick % len(found)]
+        out_there = {each.reference: each.state for each in self.outside.paid()}
+        went = out_there.get(one.key) in WENT_OUT
+        finding = Finding.PAID if went else Finding.NOT_PAID
+        if finding is Finding.NOT_PAID and self._company(one.key, out_there):
+            return
+
+        async def work(tx: CellTx) -> Any:
+            return await decide.decide(tx, one.id, finding, "asked by telephone")
+
+        await self.desk.write(one.cell, PERSON, work)
+
+    def _company(self, key: str, out_there: dict[str, str]) -> bool:
+        """Whether another payment of the same order was made: then the order is not dead."""
+        one = (
+            "SELECT b.key FROM {s}.attempt a JOIN {s}.attempt b ON b.batch_id = a.batch_id"
+            " WHERE a.key = %(key)s"
+        )
+        keys = {row[0] for n in CELLS for row in self.eye.rows(one.format(s=f"cell_{n}"), key=key)}
+        return any(out_there.get(each) in WENT_OUT for each in keys)
+
+    async def top_up(self, minor: int) -> None:
+        """Move money from the bank to the wallet provider."""
+        deps = self.desk.api.deps
+        there = self.desk.cast.accounts
+
+        async def work(tx: CellTx) -> Any:
+            order = transfer.Order(
+                there[cast.BANK], there[cast.WALLET], Money(minor, cast.CURRENCY), REASON
+            )
+            return await transfer.request(tx, known, deps.rails, [order])
+
+        known = await self._known()
+        if known is not None:
+            await self.desk.write(CELLS[0], PERSON, work)
+
+    async def _known(self) -> dict[int, PayoutAccount] | None:
+        try:
+            await self.desk.api.up()
+            load = accounts.load(self.desk.api.deps.dbs, ENVIRONMENT)
+            return await self.desk.api.call(told(load, self.desk.refused))
+        except ProcessDied:
+            return None

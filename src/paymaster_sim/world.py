@@ -1,0 +1,194 @@
+"""One run: the script is played, the processes work, and everything is checked all the time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import groupby
+
+import httpx
+
+from paymaster.compose import Deps
+from paymaster.kernel.errors import PaymasterError, Unauthenticated
+from paymaster.kernel.ids import new_trace_id
+from paymaster.settle.webhook import receive
+from paymaster_sim import cast, checks
+from paymaster_sim.cast import Cast
+from paymaster_sim.checks import Violation
+from paymaster_sim.clients import Clients
+from paymaster_sim.clock import START, moment, seconds
+from paymaster_sim.ending import finish
+from paymaster_sim.eye import Due, Eye
+from paymaster_sim.ground import Ground, Process
+from paymaster_sim.outside import Outside
+from paymaster_sim.place import CELLS, ENVIRONMENT, Place
+from paymaster_sim.playing import play
+from paymaster_sim.roles import Role
+from paymaster_sim.runtime import ProcessDied
+from paymaster_sim.script import Act, Script
+from paymaster_sim.site import Site
+from paymaster_sim.staff import Staff
+from paymaster_sim.striking import Strikes
+
+NAME = "sim/test"
+KINDS = {
+    "api": None, "hooks": None, "intake": "intake", "screen": "screen", "dispatch-1": "dispatch",
+    "dispatch-2": "dispatch", "settle": "settle", "reconcile": "reconcile", "relay": "relay",
+}  # fmt: skip
+"""The processes by name, with the role of each."""
+
+ROUNDS = 40
+"""So often at most the roles are woken at one moment."""
+
+SEAL_EVERY = 12
+_GAPS = (2.0, 95.0, 900.0, 4 * 3600.0)
+"""How long what falls due by itself is left to gather, the longer ago the last act was."""
+
+
+@dataclass
+class World:
+    """Everything of one run."""
+
+    ground: Ground
+    site: Site
+    place: Place
+    cast: Cast
+    script: Script
+    database: str
+    strikes: Strikes
+    counts: Counter[str] = field(default_factory=Counter[str])
+
+    def __post_init__(self) -> None:
+        place, ground = self.place, self.ground
+        self.outside = Outside(place.outside, ground, self.script.seed, self.site.wire)
+        self.bell = self.outside.bell(self._rings)
+        self.eye = Eye(place.owner_dsn(self.database), self.cast.accounts[cast.BANK])
+        self.roles = {
+            name: Role(ground, name, kind, self._build) for name, kind in KINDS.items()
+        }
+        self.clients = Clients(self.roles["api"], self.cast)
+        self.staff = Staff(self.clients, self.eye, self.outside)
+        self.skews: dict[str, timedelta] = {}
+        self._random = ground.random("wake")
+        self._files: Sequence[str] = ()
+        self._settlements = 0
+        self._steps = 0
+
+    def _build(self, process: Process) -> Deps:
+        dbs = process.databases({"main": self.place.app_dsn(self.database)})
+        return self.site.deps(dbs, process.clock, self.outside.secret)
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        self.eye.close()
+        self.outside.close()
+
+    async def run(self) -> None:
+        """Play the script, then let everything come to its end. Raises Violation."""
+        for at, acts in groupby(self.script.acts, key=lambda act: act.at):
+            await self.wait(at)
+            await self.step(list(acts))
+        await finish(self)
+
+    async def wait(self, at: float) -> None:
+        """Let time pass until then; on the way, what falls due by itself is done."""
+        for gap in (*_GAPS, *[_GAPS[-1]] * 1000):
+            now = self.ground.clock.now()
+            due = [self.eye.next_due(now), self.outside.next_due()]
+            known = [one for one in due if one is not None]
+            target = max(min(known, default=moment(at)), now + timedelta(seconds=gap))
+            if target >= moment(at):
+                break
+            await self.pass_until((target - START).total_seconds())
+            await self.step([])
+        await self.pass_until(at)
+
+    async def pass_until(self, at: float) -> None:
+        """Nothing happens until then."""
+        left = at - seconds(self.ground.clock)
+        if left > 0:
+            await asyncio.sleep(left)
+
+    async def step(self, acts: Sequence[Act]) -> None:
+        """Acts of one moment, and all work that follows from them; then the cheap checks."""
+        self._steps += 1
+        for act in acts:
+            await play(self, act)
+        await self.clients.ask()
+        await self.clients.earn()
+        await self.work()
+        self.check()
+
+    def check(self) -> None:
+        """What is asked after every step. Raises Violation."""
+        checks.books(self.eye)
+        seen = self.eye.withdrawals()
+        checks.payments(seen, self.eye.orders(), self.outside.paid())
+        checks.acknowledged(seen, self.clients.promised(), self.clients.possible)
+
+    # ---------------------------------------------------------------------- the background roles
+
+    async def work(self) -> None:
+        """Wake the roles that have something to do, until nobody has."""
+        for _ in range(ROUNDS):
+            rung = await self.outside.turn(self.bell)
+            due = self.eye.due(self.ground.clock.now())
+            due += self._letters()
+            if not due and not rung:
+                break
+            await self._wake(due)
+            await asyncio.sleep(0.3)
+        if self._steps % SEAL_EVERY == 0:
+            await self.roles["relay"].lanes([f"seal:cell:{n}" for n in CELLS] + ["seal:control"])
+
+    def _letters(self) -> list[Due]:
+        """Something new lies at a provider for us."""
+        files, settlements = self.outside.files(), self.outside.settlements()
+        if (files, settlements) == (self._files, self._settlements):
+            return []
+        self._files, self._settlements = files, settlements
+        return [Due("settle", "files", 0)]
+
+    async def _wake(self, due: Sequence[Due]) -> None:
+        """All of them at the same time."""
+        lanes: dict[str, list[str]] = {}
+        for role, lane, cell in due:
+            name = f"{lane}:{cell or NAME}"
+            if role == "dispatch":
+                for copy in self._random.choice((("1",), ("2",), ("1", "2"))):
+                    lanes.setdefault(f"dispatch-{copy}", []).append(name)
+            else:
+                lanes.setdefault(role, []).append(name)
+        if "relay" in lanes or "reconcile" in lanes:
+            for cell in self.eye.awaiting():
+                lanes.setdefault("intake", []).append(f"awaiting:{cell}")
+        for role in lanes:
+            self.counts[role] += 1
+        await asyncio.gather(*(self.roles[role].lanes(names) for role, names in lanes.items()))
+
+    async def _rings(self, request: httpx.Request) -> int:
+        """A provider calls: the status that it is answered with."""
+        hooks = self.roles["hooks"]
+        try:
+            await hooks.up()
+            return await hooks.call(self._receive(hooks.deps, request))
+        except ProcessDied:
+            raise httpx.ReadError("the process ended", request=request) from None
+
+    async def _receive(self, deps: Deps, request: httpx.Request) -> int:
+        try:
+            await receive(
+                deps.dbs, deps.rails, deps.secrets.sealer, ENVIRONMENT, cast.WALLET,
+                dict(request.headers), request.content, new_trace_id(),
+            )  # fmt: skip
+        except Unauthenticated:
+            self.counts["forged"] += 1
+            return 401
+        except PaymasterError as error:
+            self.clients.refused[error.slug] += 1
+            return error.status
+        return 204
+

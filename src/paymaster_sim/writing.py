@@ -1,0 +1,213 @@
+"""Writing the script of a seed: ordinary days first, then the faults, each as an act of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from paymaster_sim import cast
+from paymaster_sim.clock import DAY_SECONDS
+from paymaster_sim.script import FAULTS, Act, Script
+
+HOUR = 3600
+PROCESSES = (
+    "api", "hooks", "intake", "screen", "dispatch-1", "dispatch-2", "settle", "reconcile", "relay",
+)  # fmt: skip
+"""The processes that can be struck."""
+
+WITHDRAWALS_PER_USER = 2.6
+_FLOAT, _SHORT_FLOAT = 2_000_000, 30_000
+_CODES = ("wallet_blocked", "wallet_limit_exceeded", "recipient_unverified")
+
+
+def write(seed: int, days: int, users: int, faults: Collection[str]) -> Script:
+    """The script of a seed. The ordinary acts are the same whatever faults are chosen."""
+    plain = _Plain(Random(f"{seed}/plain"), days, users)  # noqa: S311 - a story, no secret
+    acts = list(plain.acts("repeated" in faults))
+    short = "short" in faults
+    acts.append(Act(0, "open", {"bank": 5_000_000, "float": _SHORT_FLOAT if short else _FLOAT}))
+    for name in FAULTS:
+        if name in faults and name in _WRITERS:
+            random = Random(f"{seed}/{name}")  # noqa: S311 - a story, no secret
+            acts += _WRITERS[name](_Trouble(random, days, users, name, plain.waves))
+    ordered = sorted(enumerate(acts), key=lambda pair: (pair[1].at, _rank(pair[1]), pair[0]))
+    return Script(seed, days, users, tuple(act for _, act in ordered))
+
+
+def _rank(act: Act) -> int:
+    """Faults are armed before what they are to strike."""
+    return 0 if act.kind == "open" else 1 if act.fault is not None else 2
+
+
+@dataclass
+class _Plain:
+    """Days without trouble."""
+
+    random: Random
+    days: int
+    users: int
+
+    def __post_init__(self) -> None:
+        self.waves: list[int] = []
+        self._keys = 0
+        self._answered = [0] * self.users
+
+    def acts(self, repeated: bool) -> Iterator[Act]:
+        """Everything that people do."""
+        for day in range(self.days):
+            start = day * DAY_SECONDS
+            yield from self._earning(day, start)
+            if day > 0:
+                yield from self._wave(day, start, repeated)
+                yield from self._office(start)
+            yield Act(start + DAY_SECONDS, "close")
+
+    def _earning(self, day: int, start: int) -> Iterator[Act]:
+        random = self.random
+        if day % 7 == 0:
+            for job in cast.JOBS:
+                minor = job.reward_minor * self.users * random.randint(4, 8)
+                data = {"campaign": job.campaign, "minor": minor, "key": f"f{day}/{job.campaign}"}
+                yield Act(start + 8 * HOUR, "fund", data)
+        events: list[tuple[int, int, int]] = []
+        for person in range(self.users):
+            for _ in range(random.choice((0, 0, 1, 1, 2, 3) if day else (2, 3, 4))):
+                self._answered[person] += 1
+                job = random.randrange(len(cast.JOBS))
+                events.append((person, job, self._answered[person] % cast.ITEMS))
+        again = random.random() < 0.2
+        if events:
+            yield Act(start + 9 * HOUR, "earn", {"events": events, "twice": again})
+
+    def _wave(self, day: int, start: int, repeated: bool) -> Iterator[Act]:
+        random = self.random
+        at = start + random.randint(9 * HOUR + 600, 14 * HOUR)
+        self.waves.append(at)
+        each = self.users * WITHDRAWALS_PER_USER / max(self.days - 1, 1)
+        count = int(each) + (random.random() < each % 1)
+        for _ in range(count):
+            self._keys += 1
+            key = f"w{self._keys}"
+            person = random.randrange(self.users)
+            rail = cast.BANK if random.random() < 0.3 else cast.WALLET
+            minor = random.choice((100, 150, 200, 499, 700, 1000, 1999, 2500, 4100))
+            most = 300 * (day + 2)
+            data: dict[str, Any] = {
+                "key": key, "person": person, "rail": rail, "minor": min(minor, most),
+            }  # fmt: skip
+            oddity = random.random()
+            if repeated and oddity < 0.25:
+                data["copies" if oddity < 0.12 else "lost"] = random.randint(1, 2)
+                data["copies"] = max(data.get("copies", 1), 1) + (oddity < 0.12)
+            yield Act(at, "want", data)
+            if random.random() < 0.06:
+                later = random.choice((0, 1, 30, 3000))
+                yield Act(at + later, "cancel", {"key": key})
+
+    def _office(self, start: int) -> Iterator[Act]:
+        """What operators do in the afternoon."""
+        random, at = self.random, start + 14 * HOUR + 1800
+        chances = (
+            ("approve", 0.45), ("deny", 0.05), ("hold", 0.1), ("release", 0.15),
+            ("find-out", 0.15), ("reverse-reward", 0.1), ("reverse-payment", 0.1),
+        )  # fmt: skip
+        for kind, chance in chances:
+            if random.random() < chance:
+                yield Act(at, kind, {"pick": random.randrange(1000)})
+        if random.random() < 0.2:
+            yield Act(at, "top-up", {"minor": random.randint(10_000, 60_000)})
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Where and when one fault may strike."""
+
+    random: Random
+    days: int
+    users: int
+    name: str
+    waves: list[int]
+
+    def often(self, per_month: float) -> int:
+        """How many times in this script: about so many in thirty days, at least once."""
+        mean = per_month * self.days / 30
+        return max(1, round(self.random.uniform(0.5, 1.5) * mean))
+
+    def before_waves(self, per_month: float) -> list[int]:
+        """Moments at which withdrawals are asked for."""
+        if not self.waves:
+            return []
+        return [self.random.choice(self.waves) for _ in range(self.often(per_month))]
+
+    def act(self, at: int, kind: str, **data: Any) -> Act:
+        """One act of this fault."""
+        return Act(at, kind, data, self.name)
+
+    def knob(self, per_month: float, name: str, most: int, **more: float) -> list[Act]:
+        """A counter of the sandbox, set before waves."""
+        return [
+            self.act(at, "knob", **{name: self.random.randint(1, most)}, **more)
+            for at in self.before_waves(per_month)
+        ]
+
+    def for_a_day(self, per_month: float, name: str, value: float, normal: float) -> list[Act]:
+        """A setting of the sandbox, for a day."""
+        found: list[Act] = []
+        for at in self.before_waves(per_month):
+            found.append(self.act(at, "knob", **{name: value}))
+            found.append(self.act(at + DAY_SECONDS // 2, "knob", **{name: normal}))
+        return found
+
+    def fates(self, per_month: float, outcomes: tuple[str, ...]) -> list[Act]:
+        """What becomes of the next payment to somebody."""
+        found: list[Act] = []
+        for at in self.before_waves(per_month):
+            person, rail = self.random.randrange(self.users), self.random.choice(RAILS)
+            outcome = self.random.choice(outcomes)
+            code = self.random.choice(_CODES) if rail == cast.WALLET else "AC04"
+            after = self.random.choice((1, 30, 3600, DAY_SECONDS, 3 * DAY_SECONDS))
+            found.append(
+                self.act(
+                    at, "fate", person=person, rail=rail, outcome=outcome, code=code, after=after
+                )
+            )
+        return found
+
+    def processes(self, per_month: float, kind: str, **ranges: tuple[int, int]) -> list[Act]:
+        """Something that befalls a process."""
+        found: list[Act] = []
+        for _ in range(self.often(per_month)):
+            at = self.random.choice(self.waves or [9 * HOUR])
+            at += self.random.choice((0, 0, 0, -at % DAY_SECONDS, 15 * HOUR - at % DAY_SECONDS))
+            data = {name: self.random.randint(*span) for name, span in ranges.items()}
+            found.append(self.act(max(at, 0), kind, process=self.random.choice(PROCESSES), **data))
+        return found
+
+
+RAILS = (cast.BANK, cast.WALLET, cast.WALLET)
+_WRITERS: dict[str, Callable[[_Trouble], list[Act]]] = {
+    "answer-lost": lambda t: t.knob(7, "drop_answers", 2),
+    "error-before": lambda t: t.knob(5, "fail_before", 2),
+    "error-after": lambda t: t.knob(5, "fail_after", 2),
+    "slow": lambda t: [
+        t.act(at, "slow", count=t.random.randint(1, 2)) for at in t.before_waves(4)
+    ],
+    "unreachable": lambda t: [
+        t.act(at, "unreachable", count=t.random.randint(1, 4)) for at in t.before_waves(4)
+    ],
+    "not-found-lag": lambda t: t.for_a_day(4, "not_found_lag_seconds", 45, 0),
+    "forged": lambda t: t.knob(5, "webhook_forge", 3),
+    "duplicate": lambda t: t.for_a_day(5, "webhook_copies", 3, 1),
+    "late": lambda t: t.knob(4, "webhook_late", 3, late_seconds=1.5 * DAY_SECONDS),
+    "reordered": lambda t: t.for_a_day(4, "webhook_shuffle", 1, 0),
+    "missing": lambda t: t.knob(5, "webhook_lose", 3),
+    "refused": lambda t: t.fates(6, ("reject", "reject", "fail", "closed")),
+    "returned": lambda t: t.fates(6, ("return",)),
+    "short": lambda t: t.for_a_day(1, "balance_short", 0, 0),
+    "report-lost": lambda t: t.knob(2, "pain002_lose", 1),
+    "skew": lambda t: t.processes(3, "skew", seconds=(-20, 20)),
+    "crash": lambda t: t.processes(14, "crash", after=(1, 40), committed=(0, 1)),
+    "connection": lambda t: t.processes(6, "connection", after=(1, 40), committed=(0, 1)),
+}
