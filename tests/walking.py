@@ -238,6 +238,10 @@ def _planted(served: Served, number: int, user: str, account: int) -> dict[str, 
         world, cell, "approval", id=number, environment_id=1, act="transfer.request",
         subject=MARK, state="proposed", proposed_at=START, expires_at=START.replace(year=2027),
     )  # fmt: skip
+    plant(
+        world, cell, "legal_hold", id=number, user_id=owner, subject_id=owner,
+        subject_kind="user", reference=MARK, lifted_by=MARK, lift_reason=MARK, lifted_at=START,
+    )  # fmt: skip
     plant(world, cell, "step_up", id=number, user_id=owner, state="open", purpose="factor")
     prefixes = {
         "reward": "rw",
@@ -247,6 +251,7 @@ def _planted(served: Served, number: int, user: str, account: int) -> dict[str, 
         "break_id": "br",
         "approval": "ap",
         "step_up": "su",
+        "hold": "lh",
     }
     return {name: text_id(prefix, 1, number) for name, prefix in prefixes.items()}
 

@@ -19,8 +19,8 @@ class Process(Protocol):
     skew: timedelta
 
     @property
-    def dead(self) -> bool:
-        """Whether it has died."""
+    def alive(self) -> bool:
+        """Whether it has not died."""
         ...
 
     @property

@@ -23,6 +23,7 @@ from paymaster.db.cells import CONTROL_SCHEMA
 from paymaster.db.embedded import APP_ROLE, EmbeddedPostgres
 from paymaster.db.migrate import migrate
 from paymaster_sim.clock import START
+from paymaster_sim.runtime import SERVER_SETTINGS
 
 CELLS = (1, 2)
 """Cell 1 is the treasury."""
@@ -32,13 +33,9 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory
 _ROOM_BYTES = 1 << 30
 _LEFT = "paymaster-sim-"
 _SETTINGS = {
-    "fsync": "off",
-    "full_page_writes": "off",
-    "synchronous_commit": "off",
-    "autovacuum": "off",
+    **SERVER_SETTINGS,
     "wal_level": "minimal",
     "max_wal_senders": "0",
-    "max_connections": "100",
     "shared_buffers": "64MB",
     "jit": "off",
     "max_parallel_workers_per_gather": "0",

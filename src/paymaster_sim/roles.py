@@ -45,7 +45,7 @@ class Role:
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        return self._process is not None and not self._process.dead
+        return self._process is not None and self._process.alive
 
     @property
     def deps(self) -> Deps:

@@ -49,3 +49,7 @@ class Strikes:
         if first.ends:
             return Fault.CRASH_AFTER if first.committed else Fault.CRASH_BEFORE
         return Fault.LOST_AFTER if first.committed else Fault.LOST_BEFORE
+
+    def stall_seconds(self) -> float:
+        """Nothing stalls."""
+        return 0.0

@@ -108,7 +108,7 @@ async def test_returned_before_paid_posts_both_once(payouts: Payouts) -> None:
 
 async def test_paid_after_failed_is_not_applied_but_reported(payouts: Payouts) -> None:
     one = await sending(payouts)
-    await one.hears(J, code="invalid_request")
+    await one.hears(J, code="wallet_limit_exceeded")
     (applied,) = await one.hears(P)
     assert (applied.done, applied.slug, applied.is_break) == (False, "outcome-contradicts", True)
     assert applied.detail == "The attempt is rejected; now it is said to be paid."

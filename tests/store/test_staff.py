@@ -44,7 +44,7 @@ def test_roles_may_do_what_is_documented() -> None:
     assert {role.value: sorted(SCOPES_OF[role]) for role in Role if role != Role.ADMIN} == {
         "support": ["read", "users"],
         "finance": ["operate", "read", "withdrawals"],
-        "risk": ["operate", "read"],
+        "risk": ["operate", "read", "risk"],
         "auditor": ["audit", "read"],
     }
     scopes = {scope_of(route) for route in api_routes(ROUTERS)}

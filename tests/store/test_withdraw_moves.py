@@ -96,7 +96,7 @@ async def test_what_is_not_in_the_table_does_not_happen(world: World, state: Sta
         ("paid", "cancel", "cancelled"),
         ("denied", "approve", "approved"),
         ("requested", "settle", "paid"),
-        ("held", "cancel", "cancelled"),
+        ("held", "approve", "approved"),
         ("screening", "approve", "paid"),
     ],
 )

@@ -78,7 +78,13 @@ async def test_a_state_that_was_written_past_the_machine_is_found(
 @pytest.mark.parametrize(
     ("statement", "check"),
     [
-        ("UPDATE withdrawal SET amount = amount - 1 WHERE id = %s", "withdrawal-postings"),
+        (
+            (
+                "UPDATE withdrawal SET amount = amount - 1, payout_amount = payout_amount - 1"
+                " WHERE id = %s"
+            ),
+            "withdrawal-postings",
+        ),
         ("UPDATE withdrawal SET rail_account_id = 99 WHERE id = %s", "withdrawal-postings"),
         (
             (

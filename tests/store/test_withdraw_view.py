@@ -169,7 +169,8 @@ async def test_equal_ids_in_two_cells_are_both_listed(world: World):
             lambda tx, i=withdrawal_id: tx.execute(
                 "INSERT INTO withdrawal SELECT 4242, user_id, destination_id, amount, fee, asset,"
                 " 'queued', number, %s, %s, %s, %s, %s, rail_account_id, reason, due_at, tries,"
-                " lease_token, requested_at, trace_id, version FROM withdrawal WHERE id = %s",
+                " lease_token, requested_at, trace_id, version, payout_amount, payout_asset,"
+                " fee_payer, fee_back FROM withdrawal WHERE id = %s",
                 (*tx.ids(5), i),
             ),
             cell,

@@ -25,6 +25,7 @@ FAMILIES = {
     "campaign": {"created", "changed"},
     "task": {"created", "changed"},
     "approval": {"proposed", "approved", "refused", "withdrawn", "expired"},
+    "hold": {"placed", "lifted"},
 }
 """What the part after the dot of a topic made at run time can be."""
 

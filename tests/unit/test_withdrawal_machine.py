@@ -8,10 +8,11 @@ from tests.withdrawals import PATHS
 
 from paymaster.kernel.machine import Move
 from paymaster.ledger import recipes
-from paymaster.withdraw import machine
-from paymaster.withdraw.machine import WITHDRAWAL, Event, State, needs_reason, posted
+from paymaster.messages.catalogue import TYPES
+from paymaster.withdraw import machine, machine_page
+from paymaster.withdraw.machine import WITHDRAWAL, Event, State, Who, needs_reason, posted
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "withdrawal.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "withdrawal-machine.md"
 ENDS = {"failed", "returned", "denied", "cancelled"}
 AT_THE_RAIL = {"sending", "unknown", "sent", "awaiting_payee", "paid"}
 
@@ -112,6 +113,34 @@ def test_the_paths_of_the_tests_lead_where_they_say(state: State):
     assert at == state
 
 
-def test_the_diagram_in_the_docs_is_the_machine():
-    fence = PAGE.read_text(encoding="utf-8").split("```mermaid\n")[1].split("\n```")[0]
-    assert fence == WITHDRAWAL.mermaid()
+def test_the_page_in_the_docs_is_the_machine():
+    shown = machine_page.reference()
+    assert PAGE.read_text(encoding="utf-8") == shown
+    assert set(machine_page.STATES) == set(State)
+    assert set(machine_page.EVENTS) == set(Event)
+    assert set(machine_page.WHOM) == set(Who)
+    assert {move.recipe for move in WITHDRAWAL.moves} | {"request"} == {None, *machine_page.MONEY}
+    assert WITHDRAWAL.mermaid() in shown
+    topics = {f"withdrawal.{move.target}" for move in WITHDRAWAL.moves}
+    assert topics <= set(TYPES)
+
+
+def test_every_move_says_who_may_make_it():
+    assert all(move.by and move.by <= set(Who) for move in WITHDRAWAL.moves)
+    for move in WITHDRAWAL.moves:
+        if Who.USER in move.by:
+            assert move.event is Event.CANCEL
+        if move.source in AT_THE_RAIL:
+            assert Who.USER not in move.by
+            assert Who.PROVIDER in move.by, "what the provider says is never illegal"
+        else:
+            assert Who.PROVIDER not in move.by, "nothing was sent, so nothing is answered"
+        if Who.OPERATOR in move.by and move.event not in machine.BY_PEOPLE:
+            assert move.source in {"unknown", "sent", "awaiting_payee"}, "only with a proof"
+
+
+def test_facts_are_what_only_the_rail_can_know():
+    assert machine.FACTS == {
+        Event.ACCEPT, Event.AWAIT, Event.SETTLE, Event.REJECT, Event.LOSE, Event.RETURN,
+    }  # fmt: skip
+    assert set(machine.WAITING) == set(State) - AT_THE_RAIL - ENDS

@@ -12,6 +12,7 @@ from paymaster.api import (
     events,
     holds,
     rails,
+    rates,
     reconciliation,
     screening,
     stepup,
@@ -34,8 +35,10 @@ from paymaster.kernel.money import exponent
 from paymaster.people import four_eyes
 from paymaster.people.four_eyes import (
     DIRECTORY,
+    FEE_PLAN_ACT,
     LIMITS_ACT,
     RAIL_ACCOUNT_ACT,
+    RATE_ACT,
     RULES_ACT,
     STEP_UP_ACT,
 )
@@ -195,6 +198,10 @@ async def _approve_setting(call: Call, ref: Ref, reason: str) -> Reply:
         elif row.act == RAIL_ACCOUNT_ACT:
             account, _ = await rails.put_account(call, tx, row.subject, asked)
             result |= rails.shown(call, account)
+        elif row.act == FEE_PLAN_ACT:
+            result |= await rates.put_in_force(tx, row.environment_id, row.subject, asked)
+        elif row.act == RATE_ACT:
+            result |= await rates.enter(call, tx, asked)
         else:
             call.principal.require("staff")
             await four_eyes.set_limit(

@@ -105,9 +105,7 @@ async def close_destination(
 
 
 @router.post("/v1/destinations/{destination}/resume", response_model=DestinationOut)
-async def resume_destination(
-    call: Operates, destination: DestinationPath, body: Reasoned
-) -> Reply:
+async def resume_destination(call: Operates, destination: DestinationPath, body: Reasoned) -> Reply:
     """Let money go again to a destination that was paused after several failures."""
     ref = call.ref("de", destination)
     view = await call.write(

@@ -30,6 +30,8 @@ from paymaster.people.principal import Principal
 from paymaster.screen import activate
 from paymaster.screen.defaults import default_rule_set
 from paymaster.settle import webhook
+from paymaster.withdraw import fee_plans
+from paymaster.withdraw.fee_plans import NO_PLANS, Plans
 from paymaster.withdraw.request import Limits
 from paymaster.withdraw.request_keyed import Keyed, render, request_many
 
@@ -42,7 +44,7 @@ ACTOR = Actor("role:api")
 
 @dataclass(slots=True)
 class Look:
-    """Asks who a key is and, where named, for a user and the limits of withdrawals."""
+    """Asks who a key is and, where named, for a user, limits and fees of withdrawals."""
 
     key: str
     user: str | None = None
@@ -60,6 +62,7 @@ class Seen:
     ref: Ref | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
     steps: Policy = NONE
+    plans: Plans = NO_PLANS
 
 
 def _merging(deps: Deps, run: Run[C, Out], *, in_turns: bool = False) -> Coalescer[C, Out]:
@@ -116,6 +119,7 @@ class Hot:
         self._looks: Coalescer[Look, Seen] = _merging(deps, halved(self._look))
         self._claims: Coalescer[StoredKey, None] = _merging(deps, halved(self._claim))
         self._limits: dict[int, tuple[int | None, Mapping[str, Limits]]] = {}
+        self._plans: dict[int, Plans] = {}
         worded = partial(render, errors_url=deps.settings.api.errors_url)
         self._requests: _PerCell[Keyed, Answer] = _PerCell(
             deps, ACTOR, partial(request_many, render=worded)
@@ -155,6 +159,14 @@ class Hot:
             known = self._limits[environment_id] = version, activate.limits(rules)
         return known[1]
 
+    async def plans(self, tx: ControlRead, environment_id: int) -> Plans:
+        """What withdrawals cost. A version of a plan never changes, so that it is read once."""
+        revision = await fee_plans.revision(tx, environment_id)
+        known = self._plans.get(environment_id, NO_PLANS)
+        if known.revision != revision:
+            known = self._plans[environment_id] = await fee_plans.current(tx, environment_id)
+        return known
+
     async def _look(self, asked: Sequence[Look]) -> list[Seen | Failed]:
         named: dict[str, set[str]] = {}
         for one in asked:
@@ -166,8 +178,11 @@ class Hot:
         callers = [caller for caller in known.values() if isinstance(caller, Caller)]
         for caller in callers:
             await credentials.note_use(self._deps.dbs, caller.credential)
-        limits = {
-            caller.credential.environment_id: await self._limits_now(caller)
+        terms = {
+            caller.credential.environment_id: (
+                await self._limits_now(caller),
+                await self._plans_now(caller),
+            )
             for key, caller in known.items()
             if named[key] and isinstance(caller, Caller)
         }
@@ -183,9 +198,9 @@ class Hot:
             if one.user is None:
                 found.append(Seen(credential, principal))
             else:
-                here = limits[credential.environment_id]
+                limits, plans = terms[credential.environment_id]
                 ref = caller.refs.get(one.user)
-                found.append(Seen(credential, principal, ref, here, caller.steps))
+                found.append(Seen(credential, principal, ref, limits, caller.steps, plans))
         return found
 
     async def _limits_now(self, caller: Caller) -> Mapping[str, Limits]:
@@ -195,6 +210,14 @@ class Hot:
         if known is not None and known[0] == caller.rules_version:
             return known[1]
         return await self._deps.dbs.control.read(lambda tx: self.limits(tx, environment_id))
+
+    async def _plans_now(self, caller: Caller) -> Plans:
+        """The plans of the revision that is in force where a caller asks."""
+        environment_id = caller.credential.environment_id
+        known = self._plans.get(environment_id, NO_PLANS)
+        if known.revision == caller.plans_revision:
+            return known
+        return await self._deps.dbs.control.read(lambda tx: self.plans(tx, environment_id))
 
     async def _claim(self, keys: Sequence[StoredKey]) -> list[Failed | None]:
         async def work(tx: ControlTx) -> list[Failed | None]:

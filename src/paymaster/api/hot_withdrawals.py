@@ -15,7 +15,7 @@ from starlette.responses import Response
 from paymaster.api.context import admitted, headers_of, hot_of, key_of, usable_key
 from paymaster.api.hot import Look, Seen
 from paymaster.api.limiter import Limits
-from paymaster.api.withdrawals import asked
+from paymaster.api.withdrawals import Terms, Wanted, asked
 from paymaster.kernel.errors import Refusal, Unauthenticated
 from paymaster.kernel.money import Money
 from paymaster.people.factors.binding import Purpose
@@ -33,6 +33,7 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     user: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     destination: str
     amount: _Amount
+    quote: Annotated[str, msgspec.Meta(max_length=40)] | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Asked)
@@ -87,4 +88,6 @@ async def ask(request: Request) -> Response | None:
     await limits.admit(request.scope["state"], call.principal)
     amount = Money.parse(body.amount.amount, body.amount.currency)
     caller_key = headers_of(request)[b"idempotency-key"].decode("latin-1")
-    return await asked(call, caller_key, sent, seen.ref, seen.limits, body.destination, amount)
+    terms = Terms(seen.limits, seen.plans)
+    wanted = Wanted(seen.ref, body.destination, amount, body.quote)
+    return await asked(call, caller_key, sent, wanted, terms)

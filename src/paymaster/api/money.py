@@ -6,19 +6,22 @@ from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Query
 
-from paymaster.api.context import OwnReads
+from paymaster.api.context import Call, OwnReads
 from paymaster.api.door import Door
+from paymaster.api.explain import Accepted, Accounts, in_language, language_for, own_user
 from paymaster.api.models import Moment, Reply, wire
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.shapes import BalanceAtOut, BalancesOut, StatementOut
+from paymaster.api.shapes_status import MoneyWhereOut
 from paymaster.api.users import UserPath
 from paymaster.db.tx import CellRead
 from paymaster.earn import vesting
 from paymaster.kernel.clock import parse_rfc3339, rfc3339
-from paymaster.kernel.ids import text_id
+from paymaster.kernel.ids import Ref, text_id
 from paymaster.kernel.money import Money, exponent
 from paymaster.ledger import balance, statement
 from paymaster.ledger.chart import KINDS, Account
+from paymaster.withdraw import whereabouts
 
 router = APIRouter(route_class=Door, tags=["money"])
 Currency = Annotated[str, Query(max_length=12, description="ISO 4217 code.", examples=["EUR"])]
@@ -36,7 +39,8 @@ STATEMENT = "/v1/users/{user}/statement"
 async def get_balances(call: OwnReads, user: UserPath) -> Reply:
     """Everything a user has, by currency, from one snapshot.
 
-    `withdrawable` is nothing while something is owed (`debt`).
+    `withdrawable` is nothing while something is owed (`debt`). `in_transit` was paid and is on no
+    statement yet; what is with a bank or wallet and not known to be paid is in `held`.
     """
     ref = await call.user(user)
 
@@ -44,6 +48,7 @@ async def get_balances(call: OwnReads, user: UserPath) -> Reply:
         found = await balance.balances(tx, ref.id)
         held = await balance.holds(tx, ref.id)
         maturing = await vesting.of_user(tx, ref.id)
+        moving = await whereabouts.in_transit(tx, ref.id)
         return [
             {
                 "available": wire(one.available),
@@ -60,6 +65,8 @@ async def get_balances(call: OwnReads, user: UserPath) -> Reply:
                     for hold in held
                     if hold.amount.currency == one.currency
                 ],
+                "reserve": wire(one.reserve),
+                "in_transit": wire(Money(moving.get(one.currency, 0), one.currency)),
                 "debt": wire(one.debt),
                 "withdrawable": wire(one.withdrawable),
                 "as_of_seq": one.as_of_seq,
@@ -69,6 +76,30 @@ async def get_balances(call: OwnReads, user: UserPath) -> Reply:
 
     data = await call.cell(ref.cell).read(work)
     return Reply({"user": text_id("us", ref.cell, ref.id), "data": data})
+
+
+@router.get("/v1/users/{user}/money", response_model=MoneyWhereOut)
+async def get_money(call: OwnReads, user: UserPath, language: Accepted = None) -> Reply:
+    """Where a user's money is: available, maturing, in reserve, held, sent, returned, owed.
+
+    From one snapshot, with who acts next and by when, in the language of `Accept-Language` or of
+    the user's profile.
+    """
+    return await _whereabouts(call, await call.user(user), language)
+
+
+@router.get("/v1/me/money", response_model=MoneyWhereOut)
+async def get_my_money(call: OwnReads, language: Accepted = None) -> Reply:
+    """The same for the earner who calls."""
+    return await _whereabouts(call, own_user(call), language)
+
+
+async def _whereabouts(call: Call, ref: Ref, header: str | None) -> Reply:
+    await call.now()
+    found = await call.cell(ref.cell).read(lambda tx: whereabouts.gather(tx, ref.id))
+    tongue = await language_for(call, ref, header)
+    known = await Accounts.load(call)
+    return in_language(tongue, found.wire(tongue, known.expected, known.rail))
 
 
 @router.get(STATEMENT, response_model=StatementOut)

@@ -30,6 +30,7 @@ AccountPath = Annotated[
 ]
 _Value = Annotated[Text, StringConstraints(max_length=4000)]
 _FUNDS = ("cash", "clearing", "suspense")
+_HOUSE = ("transit", "fx")
 
 
 class PutRailAccount(Body):
@@ -162,7 +163,7 @@ async def get_funds(call: Reads) -> Reply:
     known = await accounts.load(call.deps.dbs, call.environment.id)
 
     async def work(tx: CellRead) -> dict[str, list[tuple[int, Money]]]:
-        return {kind: await balance.of_kind(tx, kind) for kind in (*_FUNDS, "transit")}
+        return {kind: await balance.of_kind(tx, kind) for kind in (*_FUNDS, *_HOUSE)}
 
     sums: dict[tuple[str, int, str], Money] = {}
     for part in await call.everywhere(work):
@@ -179,8 +180,11 @@ async def get_funds(call: Reads) -> Reply:
                 raw = sums.get((kind, account.id, currency), Money.zero(currency))
                 line[kind] = wire(_seen(kind, raw))
             lines.append(line)
-    moving = [wire(_seen("transit", m)) for (kind, _, _), m in sums.items() if kind == "transit"]
-    return Reply({"data": lines, "transit": moving})
+    house = {
+        name: [wire(_seen(name, money)) for (kind, _, _), money in sums.items() if kind == name]
+        for name in _HOUSE
+    }
+    return Reply({"data": lines, **house})
 
 
 def _seen(kind: str, raw: Money) -> Money:

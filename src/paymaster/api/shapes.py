@@ -111,6 +111,8 @@ class BalanceOut(Shape):
     available: MoneyOut
     vesting: VestingOut
     held: list[HeldOut]
+    reserve: MoneyOut
+    in_transit: MoneyOut
     debt: MoneyOut
     withdrawable: MoneyOut
     as_of_seq: int
@@ -309,6 +311,9 @@ class RequestedOut(Shape):
     destination: str
     amount: MoneyOut
     fee: MoneyOut
+    fee_payer: str
+    payout: MoneyOut
+    quote: str | None
     state: str
     requested_at: Time
     trace_id: str
@@ -325,6 +330,10 @@ class WithdrawalOut(Shape):
     destination_mask: str
     amount: MoneyOut
     fee: MoneyOut
+    fee_payer: str
+    payout: MoneyOut
+    rate: str | None
+    quote: str | None
     state: str
     reason: str | None
     requested_at: Time

@@ -40,10 +40,15 @@ class FundsLineOut(Shape):
 
 
 class FundsOut(Shape):
-    """All accounts, and what is on its way between them."""
+    """All accounts, what is on its way between them, and our position in exchanged currencies.
+
+    `fx` is what was taken in less what was given out in exchange: below zero it is still to be
+    bought.
+    """
 
     data: list[FundsLineOut]
     transit: list[MoneyOut]
+    fx: list[MoneyOut]
 
 
 class TransferOut(Shape):

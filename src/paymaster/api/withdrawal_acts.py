@@ -18,7 +18,7 @@ from paymaster.api import guarded
 from paymaster.api.context import Call, Operates
 from paymaster.api.door import Door
 from paymaster.api.guarded import Act, Make, Ready
-from paymaster.api.models import Body, Reasoned, Text
+from paymaster.api.models import Body, Reason, Text
 from paymaster.api.shapes import WithdrawalOut
 from paymaster.api.shapes_staff import WAITING
 from paymaster.api.withdrawals import WithdrawalPath
@@ -35,7 +35,24 @@ Decision = Callable[[CellTx, int, str], Awaitable[Any]]
 Stake = Callable[[CellTx, int], Awaitable[Money | None]]
 
 
-class Proven(Body):
+class _Seen(Body):
+    version: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="The `version` that the operator has seen: when the withdrawal has moved "
+            "since, nothing is done and the answer says what happened.",
+        ),
+    ] = None
+
+
+class Decided(_Seen):
+    """Why, and on seeing what."""
+
+    reason: Reason
+
+
+class Proven(_Seen):
     """What is known of an order, and how."""
 
     proof: Annotated[
@@ -81,6 +98,8 @@ def _making(stake: Stake, decide: Decision) -> Make:
             return await stake(tx, ref.id)
 
         async def run(tx: CellTx) -> Mapping[str, Any]:
+            if body.get("version") is not None:
+                await moves.require_unmoved(tx, ref.id, body["version"])
             await decide(tx, ref.id, body["reason"])
             return (await view.one(tx, ref.id)).wire()
 
@@ -110,70 +129,72 @@ ACTS = (APPROVE, DENY, REVIEW, ASK_PROOF, HOLD, RELEASE, REVERSE, FAIL, CONFIRM,
 """All of them, for the table of acts that two persons may be needed for."""
 
 
-async def _reasoned(call: Call, act: Act, withdrawal: str, reason: str) -> Response:
-    return await guarded.guarded(call, act, withdrawal, {"reason": reason})
+async def _reasoned(call: Call, act: Act, withdrawal: str, body: Decided | Proven) -> Response:
+    said = body.reason if isinstance(body, Decided) else body.proof
+    seen = {} if body.version is None else {"version": body.version}
+    return await guarded.guarded(call, act, withdrawal, {"reason": said, **seen})
 
 
 @router.post(
     "/v1/withdrawals/{withdrawal}/approve", response_model=WithdrawalOut, responses=WAITING
 )
 async def approve_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
+    call: Operates, withdrawal: WithdrawalPath, body: Decided
 ) -> Response:
     """Let one in review go to the rail."""
-    return await _reasoned(call, APPROVE, withdrawal, body.reason)
+    return await _reasoned(call, APPROVE, withdrawal, body)
 
 
 @router.post("/v1/withdrawals/{withdrawal}/deny", response_model=WithdrawalOut, responses=WAITING)
-async def deny_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Response:
+async def deny_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Decided) -> Response:
     """Refuse it before it is sent; the money is available again."""
-    return await _reasoned(call, DENY, withdrawal, body.reason)
+    return await _reasoned(call, DENY, withdrawal, body)
 
 
 @router.post(
     "/v1/withdrawals/{withdrawal}/review", response_model=WithdrawalOut, responses=WAITING
 )
 async def review_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
+    call: Operates, withdrawal: WithdrawalPath, body: Decided
 ) -> Response:
     """Pull one back that is challenged, approved or queued: a person decides."""
-    return await _reasoned(call, REVIEW, withdrawal, body.reason)
+    return await _reasoned(call, REVIEW, withdrawal, body)
 
 
 @router.post(
     "/v1/withdrawals/{withdrawal}/ask-proof", response_model=WithdrawalOut, responses=WAITING
 )
 async def ask_proof_of_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
+    call: Operates, withdrawal: WithdrawalPath, body: Decided
 ) -> Response:
     """Let the user of one in review prove who they are, by `POST .../challenge`."""
-    return await _reasoned(call, ASK_PROOF, withdrawal, body.reason)
+    return await _reasoned(call, ASK_PROOF, withdrawal, body)
 
 
 @router.post("/v1/withdrawals/{withdrawal}/hold", response_model=WithdrawalOut, responses=WAITING)
-async def hold_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Reasoned) -> Response:
+async def hold_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Decided) -> Response:
     """Freeze it before it is sent. An authority's order is another thing: `POST /v1/holds`."""
-    return await _reasoned(call, HOLD, withdrawal, body.reason)
+    return await _reasoned(call, HOLD, withdrawal, body)
 
 
 @router.post(
     "/v1/withdrawals/{withdrawal}/release", response_model=WithdrawalOut, responses=WAITING
 )
 async def release_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
+    call: Operates, withdrawal: WithdrawalPath, body: Decided
 ) -> Response:
     """Lift a hold; it is judged anew."""
-    return await _reasoned(call, RELEASE, withdrawal, body.reason)
+    return await _reasoned(call, RELEASE, withdrawal, body)
 
 
 @router.post(
     "/v1/withdrawals/{withdrawal}/reverse", response_model=WithdrawalOut, responses=WAITING
 )
 async def reverse_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Reasoned
+    call: Operates, withdrawal: WithdrawalPath, body: Decided
 ) -> Response:
     """Book a paid one as come back, on the evidence named in the reason."""
-    return await _reasoned(call, REVERSE, withdrawal, body.reason)
+    return await _reasoned(call, REVERSE, withdrawal, body)
 
 
 @router.post("/v1/withdrawals/{withdrawal}/fail", response_model=WithdrawalOut, responses=WAITING)
@@ -182,7 +203,7 @@ async def fail_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Prov
 
     Of an order without an answer it concerns every payment without one: the order never goes again.
     """
-    return await _reasoned(call, FAIL, withdrawal, body.proof)
+    return await _reasoned(call, FAIL, withdrawal, body)
 
 
 @router.post(
@@ -192,7 +213,7 @@ async def confirm_withdrawal(
     call: Operates, withdrawal: WithdrawalPath, body: Proven
 ) -> Response:
     """Say, with a proof, that one that is unknown or sent was paid."""
-    return await _reasoned(call, CONFIRM, withdrawal, body.proof)
+    return await _reasoned(call, CONFIRM, withdrawal, body)
 
 
 @router.post("/v1/withdrawals/{withdrawal}/retry", response_model=WithdrawalOut, responses=WAITING)
@@ -201,4 +222,4 @@ async def retry_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Pro
 
     The proof concerns the order as in `fail`. What waits for its rail is tried at once.
     """
-    return await _reasoned(call, RETRY, withdrawal, body.proof)
+    return await _reasoned(call, RETRY, withdrawal, body)

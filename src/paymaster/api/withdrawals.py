@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, NamedTuple, cast
 
 from fastapi import APIRouter, Path, Query, Request
+from pydantic import Field
 from starlette.responses import Response
 
-from paymaster.api.context import Call, Key, Operates, OwnReads, OwnWithdrawals
+from paymaster.api.context import Call, Key, OwnReads, OwnWithdrawals
 from paymaster.api.door import Door
 from paymaster.api.factors import StepUpId, not_staff
 from paymaster.api.idempotent import claim, replied
@@ -36,6 +37,7 @@ from paymaster.people.factors.policy import Policy
 from paymaster.people.factors.proof import Shown
 from paymaster.screen import challenge
 from paymaster.withdraw import moves, view
+from paymaster.withdraw.fee_plans import Plans
 from paymaster.withdraw.machine import State
 from paymaster.withdraw.refused import for_earner
 from paymaster.withdraw.request import Limits, RequestWithdrawal
@@ -44,6 +46,8 @@ from paymaster.withdraw.request_keyed import Keyed
 router = APIRouter(route_class=Door, tags=["withdrawals"])
 LIST = "/v1/withdrawals"
 REQUEST = "POST /v1/withdrawals"
+NOBODYS: Final = 0
+"""The number of what no user has."""
 WithdrawalPath = Annotated[str, Path(max_length=40, description="`wd_...`")]
 
 
@@ -53,6 +57,10 @@ class AskWithdrawal(Body):
     user: ExternalId
     destination: Text
     amount: Amount
+    quote: Annotated[
+        Text | None,
+        Field(max_length=40, description="`qt_...`: exactly its figures are charged, or nothing."),
+    ] = None
     step_up: StepUpId | None = None
 
 
@@ -67,52 +75,61 @@ async def ask_withdrawal(
     amount = body.amount.money()
     ref = await call.user(body.user)
 
-    async def rules(tx: ControlRead) -> tuple[Mapping[str, Limits], Policy]:
-        environment = call.environment.id
-        return await call.hot.limits(tx, environment), await policy.current(tx, environment)
+    async def rules(tx: ControlRead) -> tuple[Terms, Policy]:
+        environment, hot = call.environment.id, call.hot
+        terms = Terms(await hot.limits(tx, environment), await hot.plans(tx, environment))
+        return terms, await policy.current(tx, environment)
 
-    limits, steps = await call.look(rules)
+    terms, steps = await call.look(rules)
     required = steps.requires(Purpose.WITHDRAWAL, by(call), amount.currency, amount.minor)
     shown = Shown(required, body.step_up)
     sent = await request_.body()
-    return await asked(call, key, sent, ref, limits, body.destination, amount, shown)
+    wanted = Wanted(ref, body.destination, amount, body.quote, shown)
+    return await asked(call, key, sent, wanted, terms)
 
 
-async def asked(
-    call: Call,
-    key: str,
-    sent: bytes,
-    ref: Ref,
-    limits: Mapping[str, Limits],
-    destination: str,
-    amount: Money,
-    shown: Shown | None = None,
-) -> Response:
-    """Carry out a request that reads well; `sent` are the bytes of its body.
+class Terms(NamedTuple):
+    """Limits by currency and fee plans, as they are in force."""
 
-    `shown` None is for those that need no second factor and came without one.
-    """
-    cell = call.cell(ref.cell).number
+    limits: Mapping[str, Limits]
+    plans: Plans
+
+
+class Wanted(NamedTuple):
+    """A request that reads well. `shown` None: it needs no second factor and came without one."""
+
+    user: Ref
+    destination: str
+    amount: Money
+    quote: str | None = None
+    shown: Shown | None = None
+
+
+async def asked(call: Call, key: str, sent: bytes, wanted: Wanted, terms: Terms) -> Response:
+    """Carry out a request that reads well; `sent` are the bytes of its body."""
+    cell = call.cell(wanted.user.cell).number
     stored = StoredKey.of(call.principal.caller_id, REQUEST, key, sent)
     await claim(call, stored)
+    shown, quote = wanted.shown, wanted.quote
     command = RequestWithdrawal(
-        ref.id,
-        _destination(destination, cell),
-        amount,
+        wanted.user.id,
+        _local("de", wanted.destination, cell),
+        wanted.amount,
         actor=call.actor,
         trace_id=call.trace_id,
         shown=shown if shown is not None and shown.matters else None,
+        quote_id=None if quote is None else _local("qt", quote, cell),
     )
-    return replied(await call.hot.request(cell, Keyed(stored, command, limits)))
+    return replied(await call.hot.request(cell, Keyed(stored, command, terms.limits, terms.plans)))
 
 
-def _destination(text: str, cell: int) -> int:
-    """The number of a destination; one that no user has when the id is not of the user's cell."""
+def _local(prefix: str, text: str, cell: int) -> int:
+    """The number of a destination or quote; one that nobody has when it is of another cell."""
     try:
-        found = parse_text_id("de", text)
+        found = parse_text_id(prefix, text)
     except NotFound:
-        return 0
-    return found.id if found.cell == cell else 0
+        return NOBODYS
+    return found.id if found.cell == cell else NOBODYS
 
 
 @router.get("/v1/withdrawals/{withdrawal}", response_model=StoryOut)
@@ -179,9 +196,7 @@ async def _of_user(call: Call, page: PageAsked, user: str) -> Reply:
     return listing([_shown(call, one) for one in found], next_cursor(call, LIST, filters, last))
 
 
-async def _act(
-    call: Call, withdrawal: str, act: Callable[[CellTx, int], Awaitable[Any]]
-) -> Reply:
+async def _act(call: Call, withdrawal: str, act: Callable[[CellTx, int], Awaitable[Any]]) -> Reply:
     """An act of the user. What stood in its way is told without names of the staff."""
     ref = _ref(call, withdrawal)
 

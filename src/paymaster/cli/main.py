@@ -25,6 +25,7 @@ from paymaster.cli import (
     ledger,
     listen,
     lockouts,
+    rates,
     relay,
     run,
     screen,
@@ -63,6 +64,7 @@ app.add_typer(lockouts.app, name="lockouts")
 app.add_typer(imports.app, name="import")
 ledger.app.add_typer(archive.app, name="archive")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(rates.app, name="rates")
 app.add_typer(relay.app, name="relay")
 app.add_typer(screen.app, name="screen")
 app.add_typer(secrets.app, name="secrets")

@@ -13,7 +13,8 @@ APPEND_ONLY = frozenset({
     "event", "answer", "dead_letter", "slice_wait", "task_move", "reward_move",
     "withdrawal_move", "applied_rule_set", "verdict", "transfer_move", "statement", "recon_run",
     "day_close", "proof", "environment", "cell", "rule_set", "registry", "directory", "seal",
-    "login_used", "issuer_audience", "kyc_record", "fee_plan", "fx_rate",
+    "login_used", "issuer_audience", "kyc_record", "earning_policy",
+    "applied_policy", "reward_reversal", "fee_plan", "fx_rate",
     "attempt_proof", "automatic_run",
 })  # fmt: skip
 """Tables whose rows never change."""
@@ -57,7 +58,15 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     ),
     "factor_guard": ("cooling_until", "version"),
     "task_state": ("state", "number", "rewards", "expires_at", "updated_at", "version"),
-    "reward": ("state", "remaining", "due_at", "lease_token", "version"),
+    "reward": (
+        "state", "remaining", "due_at", "lease_token", "version", "matures_at", "taken",
+        "waits_for", "exempt",
+    ),
+    "reserve": ("remaining", "due_at", "released", "released_at", "version"),
+    "early_reversal": ("due_at", "met_at"),
+    "chargeback_day": ("rewards", "credited", "reversed"),
+    "payout_wait": ("seconds", "since", "version"),
+    "write_off": ("state", "undone_reason", "undone_by", "undone_at", "version"),
     "slice": ("granted", "state", "answered_at"),
     "earn_round": ("after_id",),
     "slice_lease": ("grants", "idle", "recalled", "refuse"),

@@ -227,6 +227,27 @@ _SECOND: tuple[Table, ...] = (
 _THIRD: tuple[Table, ...] = (
     *_SECOND,
     appended(
+        "earning_policy",
+        "id",
+        "id bigint, environment_id bigint, source text, version integer, subject_id bigint?,"
+        " terms jsonb, reason text, actor text, created_at timestamptz, commit_id bigint,"
+        " ordinal integer",
+        CONTROL,
+    ),
+    appended(
+        "applied_policy",
+        "id",
+        "id bigint, source text, version integer, terms jsonb, commit_id bigint, ordinal integer",
+    ),
+    appended(
+        "reward_reversal",
+        "reward_id number",
+        "reward_id bigint, number integer, reference text?, user_id bigint, campaign_id bigint,"
+        " asset text, amount bigint, from_vesting bigint, from_available bigint,"
+        " from_reserve bigint, owed bigint, bearer text, entry_id bigint, reason text, actor text,"
+        " reversed_at timestamptz, commit_id bigint, ordinal integer",
+    ),
+    appended(
         "fee_plan",
         "environment_id name version",
         "environment_id bigint, name text, version integer, revision integer, plan jsonb,"

@@ -78,7 +78,9 @@ def _worth_waiting(desk: Desk, known: Earlier) -> bool:
         return True
     if known.number >= desk.policy.most_orders:
         return False
-    return known.last_kind in TIME_MAY_HELP or failures.waits_for_funds(known.last_code)
+    if known.last_kind in TIME_MAY_HELP or known.last_code == proof.AGAIN:
+        return True
+    return failures.waits_for_funds(known.last_code)
 
 
 async def _go(tx: CellTx, going: Sequence[tuple[Dead, Choice]]) -> list[int]:

@@ -267,8 +267,9 @@ def _goes_on(row: AttemptRow, outcome: Outcome, evidence: str) -> bool:
         return False
     if outcome.code == proof.AGAIN:
         return True
-    given_up = proof.kind_of(evidence) in TIME_MAY_HELP
-    return given_up or failures.find(outcome.code).category in ABOUT_THE_ACCOUNT
+    if outcome.code == proof.AGAIN or proof.kind_of(evidence) in TIME_MAY_HELP:
+        return True
+    return failures.find(outcome.code).category in ABOUT_THE_ACCOUNT
 
 
 def _withdrawal_step(
@@ -283,7 +284,7 @@ def _withdrawal_step(
             moves.Event.QUEUE,
             reason=f"{said}: attempt {attempt} was refused",
             rail_account_id=row.rail_account_id,
-            due_at=tx.now + _REQUEUE_AFTER,
+            due_at=tx.now + (timedelta(0) if said == proof.AGAIN else _REQUEUE_AFTER),
         )
     return moves.Step(
         row.withdrawal_id,

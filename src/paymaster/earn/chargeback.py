@@ -43,9 +43,7 @@ def watch(row: RewardRow, policies: Mapping[int, Policy]) -> Asked | None:
     return Asked(row.user_id, row.asset, found.source, found.terms.chargeback)
 
 
-async def credited(
-    tx: CellTx, rows: Sequence[RewardRow], policies: Mapping[int, Policy]
-) -> None:
+async def credited(tx: CellTx, rows: Sequence[RewardRow], policies: Mapping[int, Policy]) -> None:
     """Count rewards whose money was credited in this transaction."""
     await _count(tx, [(watch(row, policies), 1, row.amount, 0) for row in rows])
 
@@ -107,7 +105,9 @@ async def above(tx: CellRead, asked: Iterable[Asked]) -> set[Asked]:
             [since for _, since in pairs],
         ),
     )
-    figures = {pairs[place - 1]: (count, int(plus), int(minus)) for place, count, plus, minus in rows}
+    figures: dict[tuple[Scope, date], tuple[int, int, int]] = {
+        pairs[place - 1]: (count, int(plus), int(minus)) for place, count, plus, minus in rows
+    }
     return {
         one
         for one in wanted

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from paymaster.db import audit
 from paymaster.db.cells import Databases
 from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
@@ -14,8 +16,6 @@ from paymaster.earn.store.policies import AppliedRow, PolicyRow
 from paymaster.earn.terms import DEFAULT, KINDS, Policy, Terms, read
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
-
-import msgspec
 
 MAX_NAME = 128
 

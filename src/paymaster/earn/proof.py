@@ -8,8 +8,11 @@ from typing import Any, LiteralString
 
 from paymaster.db.snapshots import OneSnapshot, Snapshots
 from paymaster.db.tx import CellRead
+from paymaster.earn import proof_reserve
 from paymaster.earn.machine import REWARD, TASK, RewardState
+from paymaster.earn.store import reversals as reversal_store
 from paymaster.earn.store import rewards as reward_store
+from paymaster.earn.store.reversals import ReversalRow
 from paymaster.earn.store.rewards import RewardRow
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
@@ -101,22 +104,24 @@ _FLOW: LiteralString = f"""
 """
 _SPENT: LiteralString = f"""
     WITH page AS MATERIALIZED (
-        SELECT id, campaign_id, amount, asset, state, entry_credit, entry_reverse FROM reward
-        WHERE id > %(low)s AND id <= %(high)s
+        SELECT id, campaign_id, amount - taken AS rest, asset, state, entry_credit, entry_reverse
+        FROM reward WHERE id > %(low)s AND id <= %(high)s
     ), asked AS MATERIALIZED (
-        SELECT campaign_id, unnest(ARRAY[entry_credit, entry_reverse]) AS id FROM page
-    ), flow AS MATERIALIZED ({_FLOW})
-    SELECT r.id, coalesce(c.total, 0) + coalesce(b.total, 0) || ' ' || r.asset || CASE
-            WHEN coalesce(c.own, true) AND coalesce(b.own, true) THEN ''
-            ELSE ', not all by campaign ' || r.campaign_id END,
-        CASE WHEN r.state IN ('vesting', 'credited') THEN r.amount ELSE 0 END || ' ' || r.asset
-    FROM page r LEFT JOIN flow c ON c.entry_id = r.entry_credit
-        LEFT JOIN flow b ON b.entry_id = r.entry_reverse
-    WHERE r.entry_credit <> ALL(%(archived)s::bigint[])
-        AND r.entry_reverse <> ALL(%(archived)s::bigint[]) AND (
-            coalesce(c.total, 0) + coalesce(b.total, 0)
-                <> CASE WHEN r.state IN ('vesting', 'credited') THEN r.amount ELSE 0 END
-            OR NOT coalesce(c.own, true) OR NOT coalesce(b.own, true))
+        SELECT id AS reward_id, campaign_id, unnest(ARRAY[entry_credit, entry_reverse]) AS id
+        FROM page UNION SELECT page.id, page.campaign_id, v.entry_id
+        FROM page JOIN reward_reversal v ON v.reward_id = page.id
+    ), flow AS MATERIALIZED ({_FLOW}), moved AS (
+        SELECT a.reward_id, sum(f.total) AS total, bool_and(f.own) AS own
+        FROM asked a JOIN flow f ON f.entry_id = a.id GROUP BY 1
+    )
+    SELECT r.id, coalesce(m.total, 0) || ' ' || r.asset || CASE
+            WHEN coalesce(m.own, true) THEN '' ELSE ', not all by campaign ' || r.campaign_id END,
+        CASE WHEN r.state IN ('vesting', 'credited') THEN r.rest ELSE 0 END || ' ' || r.asset
+    FROM page r LEFT JOIN moved m ON m.reward_id = r.id
+    WHERE NOT EXISTS (SELECT FROM asked a WHERE a.reward_id = r.id
+            AND a.id = ANY(%(archived)s::bigint[])) AND (
+        coalesce(m.total, 0) <> CASE WHEN r.state IN ('vesting', 'credited') THEN r.rest ELSE 0 END
+        OR NOT coalesce(m.own, true))
     ORDER BY r.id LIMIT 100
 """
 # Entries that were posted while a month ran that is in an archive by now, and that are gone.
@@ -128,7 +133,9 @@ _ARCHIVED: LiteralString = """
             min(moved_at) FILTER (WHERE target = 'reversed') AS reversed_at
         FROM reward_move WHERE reward_id = r.id
     ) AS m CROSS JOIN LATERAL (VALUES (r.entry_credit, m.credited_at),
-        (r.entry_mature, m.matured_at), (r.entry_reverse, m.reversed_at)) AS e (id, made_at)
+        (r.entry_mature, m.matured_at), (r.entry_reverse, m.reversed_at)
+        UNION ALL SELECT v.entry_id, v.reversed_at FROM reward_reversal v
+        WHERE v.reward_id = r.id AND v.entry_id <> r.entry_reverse) AS e (id, made_at)
     WHERE r.id > %(low)s AND r.id <= %(high)s AND r.created_at <= (SELECT moment FROM through)
         AND e.made_at <= (SELECT moment FROM through)
         AND NOT EXISTS (SELECT FROM entry WHERE entry.id = e.id)
@@ -156,6 +163,8 @@ _STRAYS: LiteralString = """
     EXCEPT
     SELECT unnest(ARRAY[entry_credit, entry_reverse]) FROM reward
     WHERE id > %(from)s AND id <= %(to)s
+    EXCEPT
+    SELECT entry_id FROM reward_reversal WHERE entry_id > %(low)s AND entry_id <= %(high)s
     LIMIT 1000
 """
 _NAMED: LiteralString = (
@@ -174,6 +183,7 @@ CHECKS = (
     "earn-reward-moves",
     "earn-reward-legal",
     "earn-reward-entries",
+    *proof_reserve.CHECKS,
 )
 """The names of all checks."""
 
@@ -196,6 +206,7 @@ async def prove_in(snapshots: Snapshots, told: Told = silent) -> list[Difference
         Pages("rewards of users", _USERS, _BY_USER, PAGE, parameters(TASK)),
         Pages("rewards", _REWARDS, rewards, PAGE, parameters(REWARD)),
         Pages("entries of rewards", _ENTRIES, {"earn-spent": _strays}, ENTRIES_PAGE),
+        *proof_reserve.PAGES,
     ):
         found += await walk(snapshots, pages, told)
     return found
@@ -229,20 +240,35 @@ async def _strays(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
 async def _entries(tx: CellRead, params: dict[str, Any]) -> list[Difference]:
     """Each reward's state against the very entries that it must and must not have posted."""
     rows = await reward_store.after(tx, params["low"], PAGE)
-    known, gone = await _known(tx, rows), await _gone(tx, params)
-    return [difference for row in rows if (difference := _judge(tx, row, known, gone)) is not None]
+    taken: dict[int, list[ReversalRow]] = {}
+    for one in await reversal_store.of_rewards(tx, [row.id for row in rows]):
+        taken.setdefault(one.reward_id, []).append(one)
+    parts = [one.entry_id for those in taken.values() for one in those]
+    known, gone = await _known(tx, rows, parts), await _gone(tx, params)
+    return [
+        difference
+        for row in rows
+        if (difference := _judge(tx, row, taken.get(row.id, []), known, gone)) is not None
+    ]
 
 
-async def _known(tx: CellRead, rows: Sequence[RewardRow]) -> dict[int, tuple[str, bytes]]:
+async def _known(
+    tx: CellRead, rows: Sequence[RewardRow], parts: Sequence[int]
+) -> dict[int, tuple[str, bytes]]:
     ids = [
         number for row in rows for number in (row.entry_credit, row.entry_mature, row.entry_reverse)
     ]
+    ids += parts
     stored = await tx.tuples("SELECT id, kind, digest FROM entry WHERE id = ANY(%s)", (ids,))
     return {row[0]: (row[1], bytes(row[2])) for row in stored}
 
 
 def _judge(
-    tx: CellRead, row: RewardRow, known: dict[int, tuple[str, bytes]], gone: frozenset[int]
+    tx: CellRead,
+    row: RewardRow,
+    taken: Sequence[ReversalRow],
+    known: dict[int, tuple[str, bytes]],
+    gone: frozenset[int],
 ) -> Difference | None:
     names = {
         row.entry_credit: "credit",
@@ -252,7 +278,13 @@ def _judge(
     wrong = [
         name
         for number, name in names.items()
-        if number in known and known[number][1] not in _possible(tx, row, name)
+        if number in known and known[number][1] not in _possible(tx, row, taken, name)
+    ]
+    wrong += [
+        f"part {one.number}"
+        for one in taken
+        if one.entry_id != row.entry_reverse
+        and not (one.entry_id in gone or known.get(one.entry_id, ("", b""))[1] == _part(tx, one))
     ]
     have = frozenset(name for number, name in names.items() if number in known)
     archived = frozenset(name for number, name in names.items() if number in gone)
@@ -282,7 +314,22 @@ _EXPECTED: dict[RewardState, tuple[frozenset[str], ...]] = {
 }
 
 
-def _possible(tx: CellRead, row: RewardRow, name: str) -> Iterable[bytes]:
+def _part(tx: CellRead, one: ReversalRow) -> bytes:
+    """The digest of the entry of a reversal."""
+    amount, vesting = Money(one.amount, one.asset), Money(one.from_vesting, one.asset)
+    postings = recipes.reverse(one.campaign_id, one.user_id, amount, vesting)
+    return Entry(0, "reverse", text_id("rw", tx.cell, one.reward_id), postings).digest()
+
+
+def _before_reserves(row: RewardRow, amount: Money, vesting: Money) -> recipes.Postings:
+    """How a reversal was posted when nothing was kept in reserve yet, and no row of it."""
+    found = recipes.reverse(row.campaign_id, row.user_id, amount, vesting)
+    return tuple(one for one in found if one.source.kind != "reserve")
+
+
+def _possible(
+    tx: CellRead, row: RewardRow, taken: Sequence[ReversalRow], name: str
+) -> Iterable[bytes]:
     """Digests of the entry by its recipe, whether the user owed something or not at the time."""
     amount = Money(row.amount, row.asset)
     subject = text_id("rw", tx.cell, row.id)
@@ -298,16 +345,17 @@ def _possible(tx: CellRead, row: RewardRow, name: str) -> Iterable[bytes]:
             ],
         )
     elif name == "mature":
+        left = amount - Money(sum(one.from_vesting for one in taken), row.asset)
         kind, choices = (
             "mature",
-            [recipes.mature(row.user_id, amount, owes=owes) for owes in (True, False)],
+            [recipes.mature(row.user_id, left, owes=owes) for owes in (True, False) if left],
         )
     else:
+        known = [one for one in taken if one.entry_id == row.entry_reverse]
+        if known:
+            return {_part(tx, one) for one in known}
         kind, choices = (
             "reverse",
-            [
-                recipes.reverse(row.campaign_id, row.user_id, amount, vesting)
-                for vesting in (amount, nothing)
-            ],
+            [_before_reserves(row, amount, vesting) for vesting in (amount, nothing)],
         )
     return {Entry(0, kind, subject, postings).digest() for postings in choices}

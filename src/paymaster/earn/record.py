@@ -27,6 +27,7 @@ from paymaster.earn.machine import RewardState, TaskEvent
 from paymaster.earn.resolve import BEGUN, COUNTS, IGNORED, RIGHT, SUBMITTED, WRONG, Item, resolve
 from paymaster.earn.states import States
 from paymaster.earn.store import events as store
+from paymaster.earn.store import reversals
 from paymaster.earn.store import states as state_store
 from paymaster.earn.store.events import EventRow, Span
 from paymaster.earn.store.states import Fresh, Pair
@@ -156,8 +157,7 @@ async def _dedupe(
     """End events that were taken in before; the others. `digests` becomes what is kept."""
     known = await store.known_events(tx, first)
     digests |= known
-    for key, digest in known.items():
-        _end_again(first[key], digest)
+    await _end_known(tx, first, known)
     return [item for key, item in first.items() if key not in known] if known else [*first.values()]
 
 
@@ -188,16 +188,28 @@ async def _keep(
     late = [item for item in items if item.key not in new]
     known = await store.known_events(tx, [item.key for item in late])
     digests |= known
-    for item in late:
-        if item.key not in known:
-            raise Broken("event-vanished", "An event that was there is gone.")
-        _end_again(item, known[item.key])
+    if len(known) < len(late):
+        raise Broken("event-vanished", "An event that was there is gone.")
+    await _end_known(tx, {item.key: item for item in late}, known)
     return [item for item in items if item.key in new]
+
+
+async def _end_known(
+    tx: CellTx, items: Mapping[tuple[str, str], Item], known: Mapping[tuple[str, str], bytes]
+) -> None:
+    """End events that are kept already. Some never came, but were taken back: they earn nothing."""
+    early = [key for key, digest in known.items() if digest == reversals.FORESTALLED]
+    news = await reversals.met_early(tx, early) if early else set[tuple[str, str]]()
+    for key, digest in known.items():
+        if key in news:
+            items[key].end(Status.REJECTED, "event-reversed", "It was taken back before it came.")
+        else:
+            _end_again(items[key], digest)
 
 
 def _end_again(item: Item, digest: bytes) -> None:
     """It was taken in before, with this digest."""
-    if item.event.digest == digest:
+    if digest in (item.event.digest, reversals.FORESTALLED):
         item.end(Status.DUPLICATE)
     else:
         item.end(

@@ -42,9 +42,7 @@ class Kept:
     reward_id: int
 
 
-async def set_aside(
-    tx: CellTx, rows: Sequence[RewardRow], policies: Mapping[int, Policy]
-) -> None:
+async def set_aside(tx: CellTx, rows: Sequence[RewardRow], policies: Mapping[int, Policy]) -> None:
     """Keep the share of rewards that became available in this transaction, as their policy says.
 
     What paid back a debt a moment ago is not there any more: of that nothing is kept.

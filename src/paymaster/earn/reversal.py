@@ -55,8 +55,10 @@ class Took(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """`slug` says why not: `reward-unknown`, `reward-not-paid`, `reversal-reference`,
-    `reversal-too-large`, `reversal-conflict`.
+    """`slug` says why not.
+
+    `reward-unknown`, `reward-not-paid`, `reversal-reference`, `reversal-too-large`,
+    `reversal-conflict`.
     """
 
     reward_id: int

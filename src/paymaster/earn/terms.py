@@ -158,7 +158,7 @@ def read(document: Mapping[str, Any], source: str) -> Terms:
 
 def _watch(problems: list[Problem], rule: Chargeback) -> None:
     _share(problems, "/terms/chargeback/above_ppm", rule.above_ppm, 0)
-    if not 1 <= rule.window_days <= 366:  # noqa: PLR2004
+    if not 1 <= rule.window_days <= 366:
         problems.append(Problem("/terms/chargeback/window_days", "Write days from 1 to 366."))
     if not 1 <= rule.at_least <= MILLION:
         problems.append(Problem("/terms/chargeback/at_least", f"Write 1 to {MILLION}."))

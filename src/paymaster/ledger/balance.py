@@ -21,6 +21,12 @@ class Balance:
     held: Money
     debt: Money
     as_of_seq: int
+    reserve_minor: int = 0
+
+    @property
+    def reserve(self) -> Money:
+        """What matured and stays aside until its date."""
+        return Money(self.reserve_minor, self.currency)
 
     @property
     def withdrawable(self) -> Money:
@@ -31,13 +37,14 @@ class Balance:
 async def balances(tx: CellRead, user_id: int) -> list[Balance]:
     """All currencies of a user, from the snapshot of `tx`."""
     rows = await tx.tuples(
-        "SELECT asset, kind, balance FROM account WHERE owner_id = %s"
-        " AND kind IN ('available', 'vesting', 'held', 'debt') ORDER BY asset",
+        "SELECT asset, kind, balance, (SELECT seq FROM head WHERE id = 1) FROM account"
+        " WHERE owner_id = %s AND kind IN ('available', 'vesting', 'held', 'reserve', 'debt')"
+        " ORDER BY asset",
         (user_id,),
     )
-    seq = int(await tx.value("SELECT seq FROM head WHERE id = 1") or 0)
+    seq = int(rows[0][3] or 0) if rows else 0
     found: dict[str, dict[str, int]] = {}
-    for asset, kind, balance in rows:
+    for asset, kind, balance, _ in rows:
         found.setdefault(asset, {})[kind] = balance
     return [
         Balance(
@@ -47,6 +54,7 @@ async def balances(tx: CellRead, user_id: int) -> list[Balance]:
             Money(kinds.get("held", 0), asset),
             Money(-kinds.get("debt", 0), asset),
             seq,
+            kinds.get("reserve", 0),
         )
         for asset, kinds in found.items()
     ]

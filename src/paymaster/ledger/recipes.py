@@ -103,8 +103,9 @@ def recover(user_id: int, most: Money) -> Posting:
 
 
 def reverse(campaign_id: int, user_id: int, amount: Money, still_vesting: Money) -> Postings:
-    """Take (part of) a reward back: from what of it still vests, then from available, then from
-    what is kept aside; the rest is owed.
+    """Take a reward or part of it back: from what of it still vests, then from available.
+
+    Then from what is kept aside; the rest is owed.
     """
     asset = amount.currency
     budget = Account("budget", campaign_id, asset)
@@ -287,6 +288,5 @@ def write_off_undone(
         postings.append(Posting(debt, Account("budget", campaign_id, asset), from_budget))
     if from_budget < amount:
         postings.append(Posting(debt, Account("loss", HOUSE, asset), amount - from_budget))
-    for kind in ("available", "reserve"):
-        postings.append(Posting(Account(kind, user_id, asset), debt, amount, Mode.UP_TO))
-    return tuple(postings)
+    back = [Account(kind, user_id, asset) for kind in ("available", "reserve")]
+    return (*postings, *(Posting(one, debt, amount, Mode.UP_TO) for one in back))

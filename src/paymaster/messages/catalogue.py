@@ -234,6 +234,22 @@ def _security() -> Iterator[EventType]:
     yield EventType("security.staff_changed", "Who of the staff may do what has changed.", staff)
 
 
+def _earnings() -> Iterator[EventType]:
+    reward = Field("reward", "id", "`rw_...`.")
+    said = "Part of a reward was taken back."
+    taken = Field("taken_back", "money", "How much of it in all.")
+    yield EventType("reward.reduced", said, (reward, _USER, _STATE, _AMOUNT, taken))
+    why = Field("reason", "text", "`chargeback-rate`: too much is taken back.")
+    until = Field("matures_at", "time", "When it is looked at again; null: by a person.", True)
+    yield EventType("reward.postponed", "A reward matures later.", (reward, _USER, why, until))
+    released = "What was kept aside of a reward is available."
+    yield EventType("reserve.released", released, (_USER, reward, _AMOUNT))
+    yield EventType("debt.opened", "An earner owes after a reversal.", (_USER, reward, _AMOUNT))
+    given = (Field("write_off", "id", "`wo_...`."), _USER, _AMOUNT)
+    yield EventType("debt.written_off", "What an earner owes was given up.", given)
+    yield EventType("debt.reopened", "What was given up is owed again.", given)
+
+
 def _types() -> Iterator[EventType]:
     yield EventType("user.created", "An earner was made.", (_USER,))
     yield EventType("user.active", "A suspended earner is active again.", (_USER,))
@@ -252,6 +268,7 @@ def _types() -> Iterator[EventType]:
     yield EventType("destination.resumed", "A paused destination takes money again.", _DESTINATION)
     yield from _each("user_task", "A task in an earner's hands", _USER_TASK, _USER_TASKS)
     yield from _each("reward", "A reward", _REWARD, _REWARDS)
+    yield from _earnings()
     yield from _each("withdrawal", "A withdrawal", _WITHDRAWAL, _WITHDRAWALS)
     asked = (
         *_WITHDRAWAL[:6],

@@ -64,6 +64,9 @@ class Metrics:
         self.unknown_attempts = self._gauge(
             "unknown_attempts", "Payment orders without proof either way.", "rail"
         )
+        self.old_unknown_attempts = self._gauge(
+            "old_unknown_attempts", "Those that are older than a warning's time.", "rail", "minutes"
+        )
         self.oldest_unknown_age_seconds = self._gauge(
             "oldest_unknown_age_seconds", "How long the oldest has been unknown.", "rail"
         )

@@ -261,13 +261,15 @@ class Caller:
     """A verified key, and where the users named with it live; unknown ones are missing.
 
     `rules_version` is that of its environment's rule set in force, None where there never was one;
-    `steps` says which withdrawals there need a second factor.
+    `plans_revision` counts the versions of its fee plans in the same way. `steps` says which
+    withdrawals there need a second factor.
     """
 
     credential: Credential
     refs: Mapping[str, Ref]
     rules_version: int | None
     steps: Policy = policy.NONE
+    plans_revision: int | None = None
 
 
 async def callers(
@@ -285,7 +287,8 @@ async def callers(
             (SELECT max(r.version) FROM rule_set r WHERE r.environment_id = c.environment_id),
             (SELECT jsonb_agg(jsonb_build_array(p.purpose, p.currency, p.above_minor, p.applies_to))
                 FROM step_up_policy p
-                WHERE p.environment_id = c.environment_id AND p.purpose = 'withdrawal')
+                WHERE p.environment_id = c.environment_id AND p.purpose = 'withdrawal'),
+            (SELECT max(f.revision) FROM fee_plan f WHERE f.environment_id = c.environment_id)
         FROM credential c CROSS JOIN LATERAL (
             SELECT array_agg(d.external_id), array_agg(d.cell), array_agg(d.user_id)
             FROM unnest(%s::text[], %s::text[]) AS u (prefix, name)
@@ -304,18 +307,24 @@ async def callers(
     known = {row[2]: (_Row(*row[:11]), row[11:]) for row in rows}
     found: dict[str, Caller | Unauthenticated] = {}
     for key, match in parts.items():
-        row, (names, cells, users, version, steps) = known.get(match[1] if match else "", _NOBODY)
+        row, (names, cells, users, version, steps, plans) = known.get(
+            match[1] if match else "", _NOBODY
+        )
         judged = _judged(row, match, tx.now)
         if isinstance(judged, Credential):
             places = map(Ref, cells or (), users or ())
             judged = Caller(
-                judged, dict(zip(names or (), places, strict=True)), version, policy.read(steps)
+                judged,
+                dict(zip(names or (), places, strict=True)),
+                version,
+                policy.read(steps),
+                plans,
             )
         found[key] = judged
     return found
 
 
-_NOBODY: tuple[_Row | None, tuple[Any, ...]] = (None, (None,) * 5)
+_NOBODY: tuple[_Row | None, tuple[Any, ...]] = (None, (None,) * 6)
 
 
 async def note_use(dbs: Databases, credential: Credential) -> None:

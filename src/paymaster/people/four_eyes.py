@@ -56,6 +56,12 @@ STEP_UP_ACT = "step_up.policy"
 RULES_ACT = "screening.rules"
 """Changing the rules of screening: whoever could alone would let go what two must approve."""
 
+FEE_PLAN_ACT = "fee_plan.put"
+"""Changing what withdrawals cost, and at which markup they are exchanged."""
+
+RATE_ACT = "fx_rate.enter"
+"""A person's entry of a rate: whoever could alone would set the price of an exchange."""
+
 RAIL_ACCOUNT_ACT = "rail_account.put"
 """Taking on or changing a rail account: its settings say where money goes, and who is asked."""
 
@@ -135,7 +141,7 @@ class Limits:
             return True
         if act in (LIMITS_ACT, RAIL_ACCOUNT_ACT):
             return bool(self.rows)
-        if act in (RULES_ACT, STEP_UP_ACT):
+        if act in (RULES_ACT, STEP_UP_ACT, FEE_PLAN_ACT, RATE_ACT):
             return any(row.act == _APPROVE for row in self.rows)
         if amount is None:
             return False

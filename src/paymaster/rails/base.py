@@ -179,6 +179,8 @@ class RailCaps:
     `replay_window` is how long the same bytes under the same key are safe to send again (None:
     never). `not_found_is_proof_after` is the provider's lag (None: a "not found" proves nothing).
     `pretends`: there is no real money behind it, so no live environment may use it.
+    `business_days`: how many after the day of its execution a payment is with its payee; None: it
+    is there within minutes, on any day.
     """
 
     name: str
@@ -188,6 +190,7 @@ class RailCaps:
     not_found_is_proof_after: timedelta | None
     currencies: frozenset[str] | None = None
     pretends: bool = False
+    business_days: int | None = None
 
 
 @runtime_checkable

@@ -44,6 +44,7 @@ GOES: Mapping[str, LiteralString] = {
 STAYS: Mapping[str, LiteralString] = {
     "credential": "SELECT count(*) FROM credential WHERE environment_id = %(environment)s",
     "directory": "SELECT count(*) FROM directory WHERE environment_id = %(environment)s",
+    "earning_policy": "SELECT count(*) FROM earning_policy WHERE environment_id = %(environment)s",
     "fee_plan": "SELECT count(*) FROM fee_plan WHERE environment_id = %(environment)s",
     "fx_rate": "SELECT count(*) FROM fx_rate WHERE environment_id = %(environment)s",
     "registry": "SELECT count(*) FROM registry WHERE environment_id = %(environment)s",

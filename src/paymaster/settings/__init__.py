@@ -6,6 +6,7 @@ groups    the fields, with their defaults, limits and documentation
 keys      those of secret stores and keys
 messages  those of webhooks to apps and email
 fx        those of quotes and rates
+payouts   those of paying
 load      environment over TOML file over defaults
 explain   where a value came from; the generated reference page
 """
@@ -31,6 +32,7 @@ from paymaster.settings.keys import (
 )
 from paymaster.settings.load import Settings, load_settings
 from paymaster.settings.messages import Email, Webhooks
+from paymaster.settings.payouts import Payouts
 from paymaster.settings.staff import Staff
 from paymaster.settings.step_up import StepUp
 
@@ -45,6 +47,7 @@ __all__ = [
     "HsmSettings",
     "Limits",
     "Log",
+    "Payouts",
     "Peers",
     "Providers",
     "Roles",

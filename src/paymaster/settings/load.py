@@ -32,6 +32,7 @@ from paymaster.settings.groups import (
 )
 from paymaster.settings.keys import AwsSettings, HsmSettings, SecretSettings, VaultSettings
 from paymaster.settings.messages import Email, Webhooks
+from paymaster.settings.payouts import Payouts
 from paymaster.settings.staff import Staff
 from paymaster.settings.step_up import StepUp
 
@@ -66,6 +67,7 @@ class Settings(BaseSettings):
     providers: Providers = Field(default_factory=Providers)
     step_up: StepUp = Field(default_factory=StepUp)
     staff: Staff = Field(default_factory=Staff)
+    payouts: Payouts = Field(default_factory=Payouts)
     webhooks: Webhooks = Field(default_factory=Webhooks)
     email: Email = Field(default_factory=Email)
     fx: Fx = Field(default_factory=Fx)

@@ -26,8 +26,8 @@ from paymaster.withdraw.told import told
 
 __all__ = [
     "Event", "Moved", "State", "Step", "Who", "Withdrawal", "act", "approve", "ask_proof", "cancel",
-    "deny", "hold", "hurry", "lock", "move", "release", "require_free", "reverse", "review",
-    "take_due", "take_queued", "too_late",
+    "deny", "hold", "hurry", "lock", "move", "release", "require_free", "require_unmoved",
+    "reverse", "review", "take_due", "take_queued", "too_late",
 ]  # fmt: skip
 
 
@@ -93,6 +93,13 @@ async def too_late(tx: CellTx, withdrawal_id: int, slug: str = "illegal-move") -
     if row is None:
         raise NotFound("not-found", "There is no such withdrawal.")
     return refused.because(slug, row.state, await holds_store.last_move(tx, withdrawal_id))
+
+
+async def require_unmoved(tx: CellTx, withdrawal_id: int, version: int) -> None:
+    """Lock a withdrawal. Raises Conflict `moved-meanwhile` when it is not of this version."""
+    row = (await store.lock(tx, [withdrawal_id])).get(withdrawal_id)
+    if row is not None and row.version != version:
+        raise await too_late(tx, withdrawal_id, "moved-meanwhile")
 
 
 async def hurry(tx: CellTx, withdrawal_id: int, reason: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from paymaster.db import audit
@@ -35,15 +35,21 @@ class Recorded:
 
 
 async def record(
-    tx: ControlTx, environment_id: int, rates: Sequence[Rate], most_change_percent: int
+    tx: ControlTx,
+    environment_id: int,
+    rates: Sequence[Rate],
+    most_change_percent: int,
+    now: datetime,
 ) -> Recorded:
     """Store rates, audited; those that are known already change nothing.
+
+    `now` is the time in the environment, which a test's clock may have put forward.
 
     Raises Unprocessable `rate-invalid` with a problem for each fault, `rate-implausible` when one
     that no person entered differs by more than `most_change_percent` from the one before it,
     Conflict `rates-changed` when somebody has stored the same at this moment.
     """
-    _check(tx, rates)
+    _check(max(tx.now, now), rates)
     known = await rates_store.known(tx, environment_id, rates)
     fresh = [rate for place, rate in enumerate(rates) if place not in known]
     if fresh:
@@ -55,7 +61,7 @@ async def record(
     return Recorded(len(fresh), len(known))
 
 
-def _check(tx: ControlRead, rates: Sequence[Rate]) -> None:
+def _check(now: datetime, rates: Sequence[Rate]) -> None:
     problems: list[Problem] = []
     names = [(rate.source, rate.base, rate.counter, rate.observed_at) for rate in rates]
     for place, rate in enumerate(rates):
@@ -70,7 +76,7 @@ def _check(tx: ControlRead, rates: Sequence[Rate]) -> None:
             problems.append(Problem(f"{at}/source", f"Sources are: {', '.join(SOURCES)}."))
         if rate.base == rate.counter:
             problems.append(Problem(f"{at}/counter", "Name two different currencies."))
-        if rate.observed_at > tx.now + _AHEAD:
+        if rate.observed_at > now + _AHEAD:
             problems.append(Problem(f"{at}/observed_at", "It is in the future."))
         if not 0 < rate.valid_seconds <= _MAX_SECONDS:
             problems.append(Problem(f"{at}/valid_seconds", f"From 1 to {_MAX_SECONDS} seconds."))
@@ -103,12 +109,18 @@ async def _plausible(
 
 
 async def between(
-    tx: ControlRead, environment_id: int, given: str, wanted: str, sources: Sequence[str], fx: Fx
+    tx: ControlRead,
+    environment_id: int,
+    given: str,
+    wanted: str,
+    sources: Sequence[str],
+    fx: Fx,
+    now: datetime,
 ) -> Found | str:
     """The rate to use now, or `rate-missing` or `rate-stale`; see `rates.pick`."""
     pairs = rates_store.pairs_between(given, wanted)
     known = await rates_store.newest_rates(tx, environment_id, pairs)
-    return pick(known, given, wanted, sources, ages(fx), tx.now)
+    return pick(known, given, wanted, sources, ages(fx), now)
 
 
 def ages(fx: Fx) -> Mapping[str, timedelta]:

@@ -21,9 +21,6 @@ from paymaster.withdraw.quote_store import Quote
 from paymaster.withdraw.refused import UNDER_REVIEW
 from paymaster.withdraw.store import Facts
 
-UNKNOWN_QUOTE: Final = 0
-"""A quote id that is none."""
-
 
 @dataclass(slots=True)
 class RequestWithdrawal:
@@ -66,6 +63,9 @@ def fault_of_facts(found: Facts, now: datetime) -> Fault | None:
     fault = _user_fault(found.user_status) or _destination_fault(found, now)
     if fault is None and found.held:
         return _HELD
+    if fault is None and found.payable_at is not None and found.payable_at > now:
+        moment = rfc3339(found.payable_at)
+        return "first-payout-wait", f"The first withdrawal can be asked for from {moment}."
     return fault
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 from paymaster.db import copying
 from paymaster.db.tx import Asked, CellRead, CellTx
@@ -167,12 +167,27 @@ async def write_moves(tx: CellTx, machine: str, changes: Sequence[Change]) -> No
     )
 
 
+_PAYABLE_AT: LiteralString = """
+    CASE WHEN t.id IS NULL OR EXISTS (
+        SELECT FROM withdrawal w WHERE w.user_id = n.user_id AND w.state = 'paid'
+    ) THEN NULL ELSE t.seconds * interval '1 second' + CASE t.since
+        WHEN 'registration' THEN u.created_at
+        ELSE timestamptz '2025-01-01T00:00:00Z' + interval '1 millisecond' * (
+            SELECT min(e.id) >> 22 FROM account e
+            WHERE e.kind IN ('available', 'vesting') AND e.owner_id = n.user_id)
+        END END
+"""
+"""When a first payout may be asked for. The id of a user's oldest account tells when the first
+reward was credited (`kernel.ids`)."""
+
+
 class Facts(NamedTuple):
     """What a request must know of its user and destination; None where there is none such.
 
     `kind` is the destination's, `owes` whether the user owes something in the currency that is
     asked for; `held` whether the
-    user or the destination is under a regulatory hold.
+    user or the destination is under a regulatory hold. `payable_at` is when the first withdrawal
+    may be asked for, as long as none was paid.
     """
 
     user_status: str | None
@@ -182,6 +197,7 @@ class Facts(NamedTuple):
     owes: bool
     held: bool
     kind: str | None
+    payable_at: datetime | None
 
 
 async def ask_facts(
@@ -196,10 +212,13 @@ async def ask_facts(
         """
         SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false),
             EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (n.user_id, n.destination_id)), d.kind
+                AND h.subject_id IN (n.user_id, n.destination_id)), d.kind, """
+        + _PAYABLE_AT
+        + """
         FROM unnest(%s::bigint[], %s::bigint[], %s::text[])
                 WITH ORDINALITY AS n (user_id, destination_id, asset, place)
             LEFT JOIN app_user u ON u.id = n.user_id
+            LEFT JOIN payout_wait t ON t.seconds > 0
             LEFT JOIN LATERAL (
                 SELECT currency, state, usable_at, kind FROM destination
                 WHERE id = n.destination_id AND user_id = n.user_id FOR KEY SHARE
@@ -223,9 +242,12 @@ async def facts_of(tx: CellRead, user_id: int, destination_id: int, asset: str) 
         """
         SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false),
             EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (n.user_id, n.destination_id)), d.kind
+                AND h.subject_id IN (n.user_id, n.destination_id)), d.kind, """
+        + _PAYABLE_AT
+        + """
         FROM (VALUES (%s::bigint, %s::bigint, %s::text)) AS n (user_id, destination_id, asset)
             LEFT JOIN app_user u ON u.id = n.user_id
+            LEFT JOIN payout_wait t ON t.seconds > 0
             LEFT JOIN destination d ON d.id = n.destination_id AND d.user_id = n.user_id
             LEFT JOIN account a
                 ON a.kind = 'debt' AND a.owner_id = n.user_id AND a.asset = n.asset

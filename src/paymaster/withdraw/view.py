@@ -43,12 +43,17 @@ class Summary:
 
     @property
     def amount(self) -> Money:
-        """What the payee gets."""
+        """What the user gives for it, without the fee."""
         return Money(self.row.amount, self.row.asset)
 
     @property
+    def payout(self) -> Money:
+        """What the payee gets, in the currency of the destination."""
+        return Money(self.row.payout_amount, self.row.payout_asset)
+
+    @property
     def fee(self) -> Money:
-        """What the user pays on top."""
+        """What is kept beside it."""
         return Money(self.row.fee, self.row.asset)
 
     def wire(self) -> dict[str, Any]:
@@ -63,6 +68,10 @@ class Summary:
             "destination_mask": row.mask,
             "amount": _wire(self.amount),
             "fee": _wire(self.fee),
+            "fee_payer": row.fee_payer,
+            "payout": _wire(self.payout),
+            "rate": row.rate,
+            "quote": None if row.quote_id is None else text_id("qt", cell, row.quote_id),
             "state": row.state,
             "reason": row.reason,
             "requested_at": rfc3339(row.requested_at),
@@ -151,10 +160,11 @@ class Story:
 
     def _entry(self, row: EntryRow) -> dict[str, Any]:
         amount, fee = self.summary.amount, self.summary.fee
+        without_fee = row.kind == "returned" and not self.summary.row.fee_back
         return {
             "id": text_id("en", self.summary.ref.cell, row.id),
             "kind": row.kind,
-            "amount": _wire(amount if row.kind == "returned" else amount + fee),
+            "amount": _wire(amount if without_fee else amount + fee),
             "effective_at": rfc3339(row.effective_at),
         }
 

@@ -29,12 +29,20 @@ class Shown:
     requested_at: datetime
     trace_id: str
     version: int
+    payout_amount: int
+    payout_asset: str
+    fee_payer: str
+    quote_id: int | None
+    rate: str | None
+    fee_back: bool
+    destination_state: str
 
 
 _SHOWN: LiteralString = """
     SELECT w.id, w.user_id, u.external_id, w.destination_id, d.kind AS destination_kind, d.mask,
         w.amount, w.fee, w.asset, w.state, w.reason, w.rail_account_id, w.requested_at, w.trace_id,
-        w.version
+        w.version, w.payout_amount, w.payout_asset, w.fee_payer, w.quote_id, w.rate, w.fee_back,
+        d.state AS destination_state
     FROM withdrawal w JOIN app_user u ON u.id = w.user_id
         JOIN destination d ON d.id = w.destination_id
 """

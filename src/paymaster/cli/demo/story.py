@@ -79,6 +79,7 @@ async def open_accounts(story: Story) -> None:
             "secrets": {"client_key": "sandbank-client-key"},
         },
     )
+    merchant = {"url": story.addresses.sandbox, "topup_iban": provider, "holder": "Sandpay"}
     await story.operator.put(
         f"/v1/rail-accounts/{WALLET}",
         {
@@ -86,11 +87,7 @@ async def open_accounts(story: Story) -> None:
             "currency": story.currency,
             "time_zone": "UTC",
             "payout_window": "always",
-            "settings": {
-                "url": story.addresses.sandbox,
-                "topup_iban": provider,
-                "holder": "Sandpay",
-            },
+            "settings": merchant,
             "secrets": {"api_key": "sandpay-api-key", "webhook_secret": "sandpay-webhook-secret"},
         },
     )

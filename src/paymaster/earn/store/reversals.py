@@ -40,12 +40,16 @@ async def insert(tx: CellTx, rows: Sequence[ReversalRow]) -> None:
     """Keep what reversals did."""
     first = tx.append(len(rows))
     await tx.send(
-        f"INSERT INTO reward_reversal ({_COLUMNS}, commit_id, ordinal)"
-        " SELECT n.*, %s, %s + n.place - 1 FROM (SELECT * FROM unnest(%s::bigint[], %s::int[],"
-        " %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[],"
-        " %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[],"
-        " %s::text[], %s::timestamptz[]) WITH ORDINALITY) AS n",
-        (tx.commit_id, first, *([row[place] for row in rows] for place in range(16))),
+        f"INSERT INTO reward_reversal ({_COLUMNS}, ordinal, commit_id)"
+        " SELECT n.*, %s FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::bigint[],"
+        " %s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],"
+        " %s::bigint[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::timestamptz[],"
+        " %s::int[]) AS n",
+        (
+            tx.commit_id,
+            *([row[place] for row in rows] for place in range(16)),
+            list(range(first, first + len(rows))),
+        ),
     )
 
 
@@ -82,7 +86,10 @@ _EARLY: LiteralString = (
 
 OF_NO_TASK = 0
 REVERSED = "reversed"
-"""The outcome of an event that was taken back before it came, and of which nothing else is known."""
+"""The outcome of an event that was taken back before it came; nothing else is known of it."""
+
+FORESTALLED = b""
+"""Its digest: no event has an empty one."""
 
 
 async def forestall(tx: CellTx, source: str, event_id: str, user_id: int) -> bool:

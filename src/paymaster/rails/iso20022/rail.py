@@ -50,6 +50,7 @@ class Iso20022Rail:
             batch_items=MAX_ITEMS,
             replay_window=replay_window,
             not_found_is_proof_after=None,
+            business_days=1,
         )
 
     @property

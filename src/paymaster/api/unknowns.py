@@ -1,0 +1,151 @@
+"""Payments that nobody can tell about: since when, what was tried, what comes next; and the policy
+by which withdrawals are paid."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from paymaster.api.context import Call, Operates, Reads
+from paymaster.api.door import Door
+from paymaster.api.models import Body, Reason, Reply, Text, listing, wire
+from paymaster.api.shapes import MoneyOut, Page, Shape, Time
+from paymaster.db.tx import CellRead, ControlTx
+from paymaster.dispatch import accounts, policy, unknowns
+from paymaster.dispatch.policy import MOST_ORDERS, PayoutPolicy
+from paymaster.dispatch.unknowns import Unknown
+from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.ids import text_id
+from paymaster.withdraw import automatic_defaults
+
+router = APIRouter(route_class=Door, tags=["rail accounts"])
+MOST = 200
+
+
+class NextOut(Shape):
+    """What happens without anybody's help: `ask`, `replay`, `wait`, `report` or `nobody`."""
+
+    what: str
+    words: str
+    at: Time | None
+
+
+class UnknownOut(Shape):
+    """A payment without proof either way."""
+
+    id: str
+    subject: str
+    rail_account: str | None
+    reference: str
+    amount: MoneyOut
+    since: Time
+    code: str | None
+    warned: int
+    asked: int
+    sent: int
+    sent_at: Time | None
+    next: NextOut
+
+
+@router.get("/v1/unknown-payments", response_model=Page[UnknownOut])
+async def list_unknown_payments(
+    call: Reads,
+    older_minutes: Annotated[
+        int, Query(ge=0, le=5_256_000, description="Only those unknown for so long.")
+    ] = 0,
+) -> Reply:
+    """Payments of which nobody knows whether they were made, the oldest 200, oldest first."""
+    known = await accounts.load(call.deps.dbs, call.environment.id)
+    now = await call.now()
+    before = now - timedelta(minutes=older_minutes)
+
+    async def work(tx: CellRead) -> list[tuple[int, Unknown]]:
+        return [(tx.cell, one) for one in await unknowns.listing(tx, before, MOST)]
+
+    pages = await call.everywhere(work)
+    found = sorted((one for page in pages for one in page), key=lambda each: each[1].created_at)
+
+    def shown(cell: int, one: Unknown) -> dict[str, Any]:
+        account = known.get(one.rail_account_id)
+        comes = unknowns.next_of(one, known, call.deps.rails, now)
+        return {
+            "id": text_id("at", cell, one.id),
+            "subject": one.subject(cell),
+            "rail_account": None if account is None else account.rail.name,
+            "reference": one.key,
+            "amount": wire(one.money),
+            "since": rfc3339(one.created_at),
+            "code": one.code,
+            "warned": one.alerted,
+            "asked": one.asked,
+            "sent": one.sent,
+            "sent_at": None if one.sent_at is None else rfc3339(one.sent_at),
+            "next": comes.wire(),
+        }
+
+    return listing([shown(cell, one) for cell, one in found[:MOST]])
+
+
+class PutPayoutPolicy(Body):
+    """All of it; see `PayoutPolicy`."""
+
+    failover: bool
+    most_orders: Annotated[
+        int, Field(ge=1, le=MOST_ORDERS, description="Orders for one withdrawal; then it fails.")
+    ]
+    tries_before_leaving: Annotated[
+        int,
+        Field(ge=1, le=1000, description="Calls that reach nobody before another account is used."),
+    ]
+    automatic: Annotated[
+        dict[Text, Any],
+        Field(
+            default_factory=dict,
+            max_length=20,
+            description="By currency, what earners get who have chosen nothing: mode, minimum, "
+            "every, on_day.",
+            examples=[{"EUR": {"mode": "schedule", "minimum": "10.00", "every": "month"}}],
+        ),
+    ]
+    reason: Reason
+
+
+class PayoutPolicyOut(Shape):
+    """How withdrawals are paid."""
+
+    failover: bool
+    most_orders: int
+    tries_before_leaving: int
+    automatic: dict[str, Any]
+    version: int
+
+
+def _shown(found: PayoutPolicy) -> Reply:
+    return Reply({**found.wire(), "version": found.version})
+
+
+@router.get("/v1/payout-policy", response_model=PayoutPolicyOut)
+async def get_payout_policy(call: Reads) -> Reply:
+    """Whether another account may pay with proof, and what is automatic."""
+    return _shown(await call.look(lambda tx: policy.current(tx, call.environment.id)))
+
+
+@router.put("/v1/payout-policy", response_model=PayoutPolicyOut)
+async def put_payout_policy(call: Operates, body: PutPayoutPolicy) -> Reply:
+    """Replace the policy; it counts for what is decided from now on. Safe to repeat."""
+    return _shown(await _replace(call, body))
+
+
+async def _replace(call: Call, body: PutPayoutPolicy) -> PayoutPolicy:
+    automatic_defaults.read(body.automatic)
+    wanted = PayoutPolicy(
+        body.failover, body.most_orders, body.tries_before_leaving, body.automatic
+    )
+
+    async def work(tx: ControlTx) -> PayoutPolicy:
+        return await policy.replace(tx, call.environment.id, wanted, body.reason)
+
+    return await call.control(work)

@@ -1,0 +1,186 @@
+"""Payments that nobody can tell about for too long: warned about, and shown with what comes next.
+
+A warning is a line in the log, a gauge and an event, once for each time that was set. It changes
+nothing about the payment: only proof does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from paymaster.db import outbox_lines
+from paymaster.db.outbox_lines import Line
+from paymaster.db.tx import CellRead, CellTx
+from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
+from paymaster.observe import get_logger
+from paymaster.rails.base import Queries, Rail
+
+_log = get_logger(__name__)
+_ENCODER = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A payment without proof either way.
+
+    `asked` and `sent` count calls, about it and of its order; `asks_at` and `looks_at` are when
+    either is looked at again by itself. `spoilt`: its order is never sent again.
+    """
+
+    id: int
+    withdrawal_id: int | None
+    transfer_id: int | None
+    rail_account_id: int
+    key: str
+    amount: int
+    asset: str
+    code: str | None
+    created_at: datetime
+    alerted: int
+    asked: int
+    asks_at: datetime | None
+    sent: int
+    sent_at: datetime | None
+    looks_at: datetime | None
+    order_state: str
+    spoilt: bool
+
+    @property
+    def money(self) -> Money:
+        """What was ordered."""
+        return Money(self.amount, self.asset)
+
+    def subject(self, cell: int) -> str:
+        """What it pays."""
+        if self.withdrawal_id is not None:
+            return text_id("wd", cell, self.withdrawal_id)
+        return text_id("tr", cell, self.transfer_id or 0)
+
+
+async def listing(tx: CellRead, before: datetime, limit: int) -> list[Unknown]:
+    """Those ordered before a moment, oldest first."""
+    return await tx.fetch(
+        """
+        SELECT a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.amount, a.asset,
+            a.code, a.created_at, a.alerted, a.tries AS asked, a.due_at AS asks_at,
+            b.tries AS sent, b.sent_at, b.due_at AS looks_at, b.state AS order_state,
+            EXISTS (SELECT FROM attempt o WHERE o.batch_id = b.id AND o.state = 'rejected')
+                AS spoilt
+        FROM attempt a JOIN batch b ON b.id = a.batch_id
+        WHERE a.state = 'unknown' AND a.created_at <= %s ORDER BY a.created_at, a.id LIMIT %s
+        """,
+        (before, limit),
+        Unknown,
+    )
+
+
+async def counts(tx: CellRead, before: Sequence[datetime]) -> dict[tuple[int, int], int]:
+    """How many are older than each moment, by rail account and the moment's place."""
+    rows = await tx.tuples(
+        """
+        SELECT a.rail_account_id, t.place::int - 1, count(*)
+        FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS t (moment, place)
+            JOIN attempt a ON a.state = 'unknown' AND a.created_at <= t.moment
+        GROUP BY 1, 2
+        """,
+        (list(before),),
+    )
+    return {(account, place): count for account, place, count in rows}
+
+
+async def warn(tx: CellTx, after: Sequence[timedelta], limit: int) -> int:
+    """Warn of payments that have been unknown for longer than a time of `after` (growing).
+
+    Once for each time; one that has passed several is warned about for the longest. How many.
+    """
+    if not after:
+        return 0
+    rows = await tx.tuples(
+        """
+        WITH late AS (
+            SELECT a.id, (SELECT count(*) FROM unnest(%(moments)s::timestamptz[]) AS t (moment)
+                WHERE a.created_at <= t.moment)::int AS level
+            FROM attempt a
+            WHERE a.state = 'unknown' AND a.created_at <= %(first)s
+                AND a.alerted < (SELECT count(*)
+                    FROM unnest(%(moments)s::timestamptz[]) AS t (moment)
+                    WHERE a.created_at <= t.moment)
+            ORDER BY a.created_at, a.id LIMIT %(limit)s FOR UPDATE OF a SKIP LOCKED
+        )
+        UPDATE attempt a SET alerted = late.level FROM late WHERE a.id = late.id
+        RETURNING a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.created_at,
+            a.tries, late.level
+        """,
+        {
+            "moments": [tx.now - each for each in after],
+            "first": tx.now - after[0],
+            "limit": limit,
+        },
+    )
+    lines: list[Line] = []
+    for attempt, withdrawal, transfer, account, key, since, asked, level in sorted(rows):
+        number, prefix = (transfer, "tr") if withdrawal is None else (withdrawal, "wd")
+        subject = text_id(prefix, tx.cell, number)
+        minutes = after[level - 1] // timedelta(minutes=1)
+        said: dict[str, Any] = {
+            "id": text_id("at", tx.cell, attempt),
+            "subject": subject,
+            "since": rfc3339(since),
+            "minutes": minutes,
+            "asked": asked,
+        }
+        lines.append(Line("attempt.unknown_old", subject, _ENCODER.encode(said).decode()))
+        _log.warning(
+            "attempt_unknown_old", key=key, rail_account=account, minutes=minutes, asked=asked
+        )
+    await outbox_lines.put(tx, lines)
+    return len(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What happens next with an unknown payment: `what` as a slug, `words`, and when, if known."""
+
+    what: str
+    words: str
+    at: datetime | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """For JSON."""
+        at = None if self.at is None else rfc3339(self.at)
+        return {"what": self.what, "words": self.words, "at": at}
+
+
+def next_of(
+    one: Unknown,
+    accounts: Mapping[int, PayoutAccount],
+    rails: Mapping[str, Rail],
+    now: datetime,
+) -> Next:
+    """What this process or any other will do about it, without anybody's help."""
+    account = accounts.get(one.rail_account_id)
+    rail = None if account is None else rails.get(account.rail.rail)
+    if account is None or rail is None:
+        return Next("nobody", "Its rail is not installed here: nobody asks or sends.")
+    window = rail.caps.replay_window
+    open_window = window is not None and now < one.created_at + window
+    replays = open_window and account.active and not one.spoilt
+    if one.order_state == "sending":
+        return Next("wait", "Its order is on the wire at this moment.", one.looks_at)
+    if isinstance(rail, Queries):
+        if replays:
+            words = "The provider is asked; if it is proven not to know it, the same bytes go."
+        else:
+            words = "The provider is asked; its bytes are not sent again."
+        return Next("ask", words, one.asks_at)
+    if replays:
+        return Next("replay", "The same bytes are sent under the same key.", one.looks_at)
+    return Next("report", "Only the provider's report or statement tells, or a person decides.")

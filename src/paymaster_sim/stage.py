@@ -1,0 +1,137 @@
+"""Running scripts: one place, one site and one cast serve as many runs as are wanted."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from paymaster.observe import configure_logs
+from paymaster_sim import cast, site
+from paymaster_sim.cast import Cast
+from paymaster_sim.checks import Violation
+from paymaster_sim.clock import DAY_SECONDS, START
+from paymaster_sim.place import Place, place
+from paymaster_sim.runtime import Simulation, SimulationError
+from paymaster_sim.script import Script
+from paymaster_sim.site import Site
+from paymaster_sim.striking import Strikes
+from paymaster_sim.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A violation: which invariant, at which virtual time, in which step of the run."""
+
+    seed: int
+    name: str
+    detail: str
+    day: float
+    step: int
+
+    def wire(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "seed": self.seed,
+            "invariant": self.name,
+            "detail": self.detail,
+            "day": self.day,
+            "step": self.step,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to. `digest` is the same whenever the script is the same."""
+
+    seed: int
+    digest: str
+    steps: int
+    withdrawals: int
+    faults: int
+    crashes: int
+    violation: Found | None
+    states: Counter[str] = field(default_factory=Counter[str])
+    counts: Counter[str] = field(default_factory=Counter[str])
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where runs are played. Only one at a time: the world outside has one folder."""
+
+    place: Place
+    site: Site
+    cast: Cast
+
+    def play(self, script: Script, *, keep: bool = False) -> Result:
+        """Play a script to its end, or to its first violation. With `keep` the trace is kept."""
+        with self.place.database() as database:
+            strikes = Strikes()
+            owner = self.place.owner_dsn(database)
+            with Simulation(script.seed, owner, start=START, faults=strikes, keep=keep) as sim:
+                world = World(
+                    sim, self.site, self.place, self.cast, script, database, strikes
+                )
+                try:
+                    violation = _judged(sim, world)
+                    states = Counter(one.state for one in world.eye.withdrawals())
+                finally:
+                    world.close()
+                return Result(
+                    script.seed,
+                    sim.trace.digest,
+                    sim.trace.steps,
+                    states.total(),
+                    world.counts["faults"],
+                    strikes.struck["crash"],
+                    violation,
+                    states,
+                    world.counts + sim.counts + strikes.struck,
+                    tuple(sim.trace.lines),
+                )
+
+
+def _judged(sim: Simulation, world: World) -> Found | None:
+    try:
+        sim.run(world.run())
+    except Violation as found:
+        name, detail = found.name, found.detail
+    except SimulationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the code let out is a finding
+        name, detail = "unexpected-error", f"{type(error).__name__}: {error}"
+    else:
+        return None
+    day = round(sim.seconds / DAY_SECONDS, 4)
+    return Found(world.script.seed, name, detail[:2000], day, sim.trace.steps)
+
+
+@contextmanager
+def stage(users: int) -> Generator[Stage]:
+    """A place with a server, a cast of so many users; all of it is removed afterwards."""
+    _hush()
+    with place() as where:
+        made = site.make(where.root)
+        with Simulation("cast", where.template_owner_dsn, start=START) as sim:
+
+            async def main() -> Cast:
+                process = sim.process("cast", mortal=False)
+                dbs = process.databases({"main": where.template_dsn})
+                await process.call(dbs.open())
+                deps = made.deps(dbs, process.clock, lambda _: "none")
+                try:
+                    return await process.call(cast.make(deps, where, users))
+                finally:
+                    await process.call(dbs.close())
+
+            people = sim.run(main())
+        yield Stage(where, made, people)
+
+
+def _hush() -> None:
+    """What the code says about faults that were made on purpose is of no use to anybody."""
+    configure_logs("error", "json")
+    logging.getLogger("paymaster").setLevel(logging.CRITICAL + 1)

@@ -1,0 +1,76 @@
+"""The order of two transactions, forced: the first one stops right before its COMMIT.
+
+Every writing transaction ends by moving `head` on. Whoever holds that row keeps it from ending,
+with everything that it has locked and written; the second one then meets exactly that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from tests.world import World
+
+T = TypeVar("T")
+_LOOKS = 2000
+
+
+class Gate:
+    """The row is held by a connection of its own."""
+
+    def __init__(self, world: World, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._world = world
+        self._connection = connection
+
+    async def waiting(self, count: int) -> None:
+        """Until so many transactions wait for a lock."""
+        for _ in range(_LOOKS):
+            cursor = await self._connection.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            row = await cursor.fetchone()
+            if row is not None and row[0] >= count:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"{count} transactions should wait for a lock by now")
+
+    async def open(self) -> None:
+        """Let them end."""
+        await self._connection.rollback()
+
+
+@asynccontextmanager
+async def closed(world: World, cell: int = 1) -> AsyncIterator[Gate]:
+    """No transaction of the cell ends inside, until the gate is opened."""
+    async with await psycopg.AsyncConnection.connect(world.owner_dsn) as connection:
+        await connection.execute(f"SELECT seq FROM cell_{cell}.head WHERE id = 1 FOR UPDATE")
+        yield Gate(world, connection)
+        await connection.rollback()
+
+
+async def one_after_the_other(
+    world: World,
+    first: Callable[[], Awaitable[T]],
+    second: Callable[[], Awaitable[T]],
+    *,
+    waits: bool = True,
+) -> tuple[T, T]:
+    """Both at once; the second one begins when the first has done all but its COMMIT.
+
+    `waits` is False where the second one does not wait for what is locked but passes it by.
+    """
+    async with closed(world) as gate:
+        one = asyncio.ensure_future(first())
+        await gate.waiting(1)
+        other = asyncio.ensure_future(second())
+        if waits:
+            await gate.waiting(2)
+        else:
+            await asyncio.wait([other])
+        assert not one.done()
+        await gate.open()
+        return await one, await other

@@ -1,0 +1,247 @@
+"""Fees and exchanges under random plans, amounts and rates, in every currency of ISO 4217."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from fractions import Fraction
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from paymaster.kernel.money import EXPONENTS, MAX_MINOR, Money, exponent
+from paymaster.withdraw import fees
+from paymaster.withdraw.fees import PPM, Charge, Exchange, FeePlan, Tier
+
+CURRENCIES = sorted(EXPONENTS)
+AMOUNTS = st.one_of(st.integers(1, 10_000), st.integers(1, 10**12))
+PPMS = st.one_of(st.integers(0, 100_000), st.integers(0, PPM))
+FLATS = st.integers(0, 5_000)
+
+
+@st.composite
+def plans(draw: st.DrawFn, currency: str = "EUR", *, tiered: bool = True) -> FeePlan:
+    sinces = sorted(draw(st.sets(st.integers(1, 20_000), max_size=3))) if tiered else []
+    minimum = draw(st.none() | st.integers(0, 3_000))
+    maximum = draw(st.none() | st.integers(minimum or 0, 10_000))
+    return FeePlan(
+        "normal",
+        1,
+        currency,
+        draw(st.sampled_from(("sender", "receiver"))),
+        flat=draw(FLATS),
+        ppm=draw(PPMS),
+        tiers=tuple(Tier(since, draw(FLATS), draw(PPMS)) for since in sinces),
+        minimum=minimum,
+        maximum=maximum,
+        exchange=Exchange(draw(st.integers(0, PPM // 2)), ("ecb",)),
+    )
+
+
+@st.composite
+def rates(draw: st.DrawFn) -> Fraction:
+    """Decimal texts, and crosses of two."""
+    one = Fraction(draw(st.integers(1, 10**9)), 10 ** draw(st.integers(0, 6)))
+    other = Fraction(draw(st.integers(1, 10**9)), 10 ** draw(st.integers(0, 6)))
+    return draw(st.sampled_from((one, one / other)))
+
+
+def rounded(exact: Fraction) -> int:
+    """Half to even, by another implementation."""
+    with localcontext() as context:
+        context.prec = 200
+        # Sixty digits more than any bound of the inputs: what is no tie stays none.
+        value = Decimal(exact.numerator) / Decimal(exact.denominator)
+        return int(value.quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+
+
+@given(numerator=st.integers(0, 10**30), denominator=st.integers(1, 10**12))
+def test_rounding_is_half_to_even(numerator: int, denominator: int):
+    found = fees.half_even(numerator, denominator)
+    exact = Fraction(numerator, denominator)
+    assert abs(found - exact) <= Fraction(1, 2)
+    if abs(found - exact) == Fraction(1, 2):
+        assert found % 2 == 0
+    assert found == rounded(exact)
+
+
+@given(plan=plans(), minor=AMOUNTS)
+def test_what_is_taken_is_what_is_given_and_kept(plan: FeePlan, minor: int):
+    found = fees.charge(plan, Money(minor, "EUR"))
+    fee = fees.fee(plan, minor)
+    assert sum(line.minor for line in fees.fee_lines(plan, minor)) == fee
+    if plan.payer == "receiver" and fee >= minor:
+        assert found == ("amount-below-fee", "The fee leaves nothing of this amount.")
+        return
+    assert isinstance(found, Charge)
+    assert (found.fee, found.asked) == (fee, minor)
+    gross = minor if plan.payer == "receiver" else minor + fee
+    assert found.amount + found.fee == gross == found.total.minor
+    assert (found.payout, found.payout_asset) == (found.amount, "EUR")
+
+
+@given(plan=plans(), minor=AMOUNTS)
+def test_the_fee_is_within_minimum_and_maximum(plan: FeePlan, minor: int):
+    fee = fees.fee(plan, minor)
+    assert fee >= (plan.minimum or 0)
+    assert plan.maximum is None or fee <= plan.maximum
+
+
+@given(plan=plans(), minor=AMOUNTS)
+def test_the_percent_line_is_half_even_of_the_figures_in_force(plan: FeePlan, minor: int):
+    flat, ppm = plan.flat, plan.ppm
+    for tier in plan.tiers:
+        if tier.since <= minor:
+            flat, ppm = tier.flat, tier.ppm
+    exact = flat + rounded(Fraction(minor * ppm, PPM))
+    least = exact if plan.minimum is None else max(exact, plan.minimum)
+    assert fees.fee(plan, minor) == (
+        least if plan.maximum is None else min(least, max(plan.maximum, plan.minimum or 0))
+    )
+
+
+@given(plan=plans(), minor=AMOUNTS)
+def test_one_unit_more_costs_one_unit_more_at_most(plan: FeePlan, minor: int):
+    """Within a tier, whatever the bounds: neither the fee nor what is left ever falls."""
+    assume(all(tier.since != minor + 1 for tier in plan.tiers))
+    assert fees.fee(plan, minor + 1) - fees.fee(plan, minor) in (0, 1)
+
+
+@given(plan=plans(tiered=False), minor=st.integers(1, 10**9))
+def test_without_tiers_every_payout_can_be_reached_exactly(plan: FeePlan, minor: int):
+    assume(plan.ppm < PPM)
+    found = fees.charge_for(plan, Money(minor, "EUR"))
+    assert isinstance(found, Charge)
+    assert found.payout == minor
+
+
+@given(plan=plans(), minor=st.integers(1, 40_000))
+def test_a_payout_is_reached_exactly_and_with_the_least_amount(plan: FeePlan, minor: int):
+    found = fees.charge_for(plan, Money(minor, "EUR"))
+    if not isinstance(found, Charge):
+        assert plan.payer == "receiver"
+        assert found[0] == "payout-unreachable"
+        assert not any(g - fees.fee(plan, g) == minor for g in range(minor, minor + 20_000))
+        return
+    assert found.payout == minor
+    assert fees.charge(plan, Money(found.asked, "EUR")) == found
+    if plan.payer == "receiver":
+        below = range(max(minor, found.asked - 3_000), found.asked)
+        assert not any(gross - fees.fee(plan, gross) == minor for gross in below)
+
+
+@given(plan=plans(), minor=st.integers(1, 10**9))
+def test_there_and_back_is_the_same_payout(plan: FeePlan, minor: int):
+    there = fees.charge(plan, Money(minor, "EUR"))
+    assume(isinstance(there, Charge))
+    assert isinstance(there, Charge)
+    back = fees.charge_for(plan, Money(there.payout, "EUR"))
+    assert isinstance(back, Charge)
+    assert back.payout == there.payout
+    assert back.total.minor <= there.total.minor
+
+
+@pytest.mark.parametrize("currency", CURRENCIES)
+def test_every_currency_exchanges_into_every_other_one(currency: str):
+    """With one rate and one amount: exact, rounded once at the scale of what it becomes."""
+    rate = Fraction("1.23456")
+    given_ = Money(123_457, currency)
+    for other in CURRENCIES:
+        if other != currency:
+            shift = Fraction(10) ** (exponent(other) - exponent(currency))
+            assert fees.exchanged(given_, rate, other) == rounded(given_.minor * rate * shift)
+
+
+@settings(max_examples=300)
+@given(data=st.data(), minor=AMOUNTS, mid=rates())
+def test_an_exchange_neither_makes_nor_loses_a_unit(data: st.DataObject, minor: int, mid: Fraction):
+    """In each currency what is taken is what is given, kept, or in the position."""
+    given_, wanted = data.draw(
+        st.lists(st.sampled_from(CURRENCIES), min_size=2, max_size=2, unique=True)
+    )
+    plan = data.draw(plans(given_))
+    found = fees.exchange(plan, Money(minor, given_), wanted, mid)
+    if not isinstance(found, Charge):
+        assert found[0] in ("amount-below-fee", "amount-too-small", "insufficient-funds")
+        return
+    rate = Fraction(found.rate or "0")
+    assert plan.exchange is not None
+    assert rate == mid * (PPM - plan.exchange.markup_ppm) / PPM
+    assert found.asked == minor
+    books = {
+        given_: [-found.total.minor, found.fee, found.amount],
+        wanted: [-found.payout, found.payout],
+    }
+    assert all(sum(legs) == 0 for legs in books.values())
+    shift = Fraction(10) ** (exponent(wanted) - exponent(given_))
+    assert found.payout == rounded(found.amount * rate * shift)
+    assert 0 < found.payout <= MAX_MINOR
+    # The rounding leaves half a unit of what is paid out, at the most, in the position.
+    assert abs(found.payout - found.amount * rate * shift) <= Fraction(1, 2)
+
+
+@settings(max_examples=300)
+@given(data=st.data(), minor=AMOUNTS, mid=rates())
+def test_an_exchange_for_a_payout_pays_exactly_it(data: st.DataObject, minor: int, mid: Fraction):
+    given_, wanted = data.draw(
+        st.lists(st.sampled_from(CURRENCIES), min_size=2, max_size=2, unique=True)
+    )
+    plan = data.draw(plans(given_, tiered=False))
+    assume(plan.ppm < PPM)
+    found = fees.exchange_for(plan, Money(minor, wanted), mid)
+    if not isinstance(found, Charge):
+        assert found[0] in ("amount-too-small", "insufficient-funds")
+        return
+    assert (found.payout, found.payout_asset) == (minor, wanted)
+    assert found.fee == fees.fee(plan, found.asked)
+    shift = Fraction(10) ** (exponent(given_) - exponent(wanted))
+    exact = minor / Fraction(found.rate or "0") * shift
+    assert found.amount == rounded(exact)
+
+
+@given(
+    amount=st.integers(1, 10**9),
+    mid=rates(),
+    pair=st.lists(st.sampled_from(CURRENCIES), min_size=2, max_size=2, unique=True),
+)
+def test_there_and_back_loses_half_a_unit_of_each_at_most(
+    amount: int, mid: Fraction, pair: list[str]
+):
+    one, other = pair
+    there = fees.exchanged(Money(amount, one), mid, other)
+    assume(0 < there <= MAX_MINOR)
+    back = fees.exchanged(Money(there, other), 1 / mid, one)
+    unit = Fraction(10) ** (exponent(one) - exponent(other)) / mid
+    assert abs(back - amount) <= unit / 2 + Fraction(1, 2)
+
+
+def test_the_closest_plan_is_chosen_then_the_first_by_name():
+    kinds, payouts = frozenset({"iban"}), frozenset({"USD"})
+    wide = FeePlan("b", 1, "EUR", "sender")
+    bank = FeePlan("z", 1, "EUR", "sender", kinds=kinds)
+    abroad = FeePlan("y", 1, "EUR", "sender", kinds=kinds, payouts=payouts,
+                     exchange=Exchange(0, ("ecb",)))  # fmt: skip
+    gone = FeePlan("a", 1, "EUR", "sender", retired=True)
+    every = [wide, bank, abroad, gone]
+    assert fees.choose(every, "iban", "EUR", "EUR") is bank
+    assert fees.choose(every, "wallet", "EUR", "EUR") is wide
+    assert fees.choose(every, "iban", "EUR", "USD") is abroad
+    assert fees.choose(every, "iban", "EUR", "JPY") is None
+    assert fees.choose(every, "iban", "USD", "USD") is None
+    assert fees.choose([wide, FeePlan("a", 1, "EUR", "receiver")], "x", "EUR", "EUR") != wide
+
+
+@pytest.mark.parametrize(
+    ("asked", "ppm", "fee"),
+    [(50, 10_000, 0), (150, 10_000, 2), (250, 10_000, 2), (350, 10_000, 4), (251, 10_000, 3)],
+)
+def test_a_half_goes_to_the_even_unit(asked: int, ppm: int, fee: int):
+    plan = FeePlan("p", 1, "EUR", "sender", ppm=ppm)
+    assert fees.fee(plan, asked) == fee
+
+
+def test_more_than_any_balance_is_no_withdrawal():
+    plan = FeePlan("p", 1, "EUR", "sender", flat=1)
+    found = fees.charge(plan, Money(MAX_MINOR, "EUR"))
+    assert not isinstance(found, Charge)
+    assert found[0] == "insufficient-funds"
