@@ -10,7 +10,7 @@ READY = .venv/.ready
 PYTEST = $(BIN)/python -W error -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help demo bench services test test-long check lint types contracts tidy docs lock clean
+.PHONY: help demo bench services test test-long mutants check lint types contracts tidy docs lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ test: $(READY)  ## Run the tests (ARGS="tests/unit -k money")
 
 test-long: $(READY)  ## The longer tests with real processes: other logs, kill -9, second copies
 	$(PYTEST) -m long $(ARGS)
+
+mutants: $(READY)  ## Put faults into the code, and see which ones the tests find (ARGS="--only machines")
+	$(BIN)/python -m tools.mutation $(ARGS)
 
 check: lint types contracts tidy  ## Lint, format, types, import contracts, house rules, documentation
 

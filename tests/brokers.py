@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from paymaster.kernel.clock import WallClock
+from paymaster.roles import certificates
+
 _RABBIT = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), "/usr/bin/epmd")
 _START_SECONDS = 60.0
 
@@ -144,6 +147,16 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError(f"the broker does not start: {log.read_text()[-2000:]}")
+
+
+def authority(folder: Path) -> Path:
+    """An authority of its own, with certificates of a broker on loopback and of our role."""
+    now = WallClock().now()
+    folder.mkdir(exist_ok=True)
+    certificates.make_ca(folder, now)
+    certificates.issue(folder, "broker", now, hosts=["localhost", "127.0.0.1"])
+    certificates.issue(folder, "notify", now)
+    return folder
 
 
 async def until(what: Callable[[], bool], seconds: float = 30.0) -> None:

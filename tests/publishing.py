@@ -32,6 +32,7 @@ class Desk:
     """A world with what is said in it."""
 
     world: World
+    said: int = 0
 
     def publisher(self, settings: Broker, cell: int | None = 1) -> Publisher:
         """A process of the role, as far as one place is concerned."""
@@ -45,10 +46,15 @@ class Desk:
             Message(
                 "user.kyc_level",
                 keys[at % users],
-                {"user": keys[at % users], "level": f"{at}{'x' * size}", "before": "none"},
+                {
+                    "user": keys[at % users],
+                    "level": f"{self.said + at}{'x' * size}",
+                    "before": "none",
+                },
             )
             for at in range(count)
         ]
+        self.said += count
         for start in range(0, count, 10):
             part = said[start : start + 10]
             await self.world.run(lambda tx, p=part: outbox.put(tx, p))
@@ -70,6 +76,7 @@ async def publish(one: Publisher, *, patience: int = 200) -> None:
                 return
         except Busy:
             await asyncio.sleep(0.05)
+            one._place.dbs.clock.advance(timedelta(milliseconds=50))
     raise AssertionError("it is not published")
 
 

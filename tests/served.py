@@ -46,7 +46,11 @@ def make_settings(folder: Path, **groups: Mapping[str, Any]) -> Settings:
     """The defaults, with generated keys; `api={"page_limit": 3}` sets api.page_limit."""
     limits = {"destination_cooling_seconds": 0, **groups.pop("limits", {})}
     database = {"data_dir": folder, **groups.pop("database", {})}
-    given: dict[str, Any] = {"database": database, "limits": limits, **groups}
+    # Who calls in-process gets an answer when it is complete: a stream must end soon.
+    streams = {"life_seconds": 0.05, **groups.pop("streams", {})}
+    given: dict[str, Any] = {
+        "database": database, "limits": limits, "streams": streams, **groups,
+    }  # fmt: skip
     settings = Settings(**given)
     ensure_generated(secrets_directory(settings))
     return settings

@@ -159,6 +159,9 @@ async def furnish(served: Served, *, planted: bool = True) -> Furnished:
     await served.ok("PUT", "/v1/users/berta", profile)
     ask = {"user": "berta", "destination": destination["id"], "amount": EUR_1}
     made = await served.ok("POST", "/v1/withdrawals", ask, headers={"Idempotency-Key": "berta"})
+    quoted = await served.ok("POST", "/v1/quotes", ask)
+    plan = {"based_on": 0, "currency": "JPY"}
+    await served.ok("PUT", "/v1/fee-plans/mark-plan", plan)
     await served.ok("PUT", "/v1/sponsors/mark-sponsor", {"name": MARK})
     start = "2026-11-01T00:00:00Z"
     campaign = {"sponsor": "mark-sponsor", "name": MARK, "currency": "EUR", "starts_at": start}
@@ -173,6 +176,8 @@ async def furnish(served: Served, *, planted: bool = True) -> Furnished:
         "secrets": {"api_key": "a", "webhook_secret": "b"},
     }
     await served.ok("PUT", "/v1/rail-accounts/mark-wallet", wallet)
+    policy = {"based_on": 0, "terms": {}, "reason": MARK}
+    await served.ok("PUT", "/v1/earning-policies/source:mark-source", policy)
     key = await served.ok("POST", "/v1/keys", {"name": MARK, "scopes": ["read"]})
     issuer = await served.ok(
         "POST", "/v1/issuers", {"url": "https://login.example.com", "audiences": ["a"]}
@@ -181,12 +186,15 @@ async def furnish(served: Served, *, planted: bool = True) -> Furnished:
         "user": user,
         "destination": destination["id"],
         "withdrawal": made["id"],
+        "quote": quoted["id"],
+        "plan": "mark-plan",
         "trace_id": made["trace_id"],
         "sponsor": "mark-sponsor",
         "campaign": "mark-campaign",
         "task_name": "mark-task",
         "task_id": offered["id"],
         "name": "mark-wallet",
+        "source": "source:mark-source",
         "prefix": key["prefix"],
         "issuer": issuer["id"],
         **await _made_by_others(served, user),
@@ -243,6 +251,10 @@ def _planted(served: Served, number: int, user: str, account: int) -> dict[str, 
         subject_kind="user", reference=MARK, lifted_by=MARK, lift_reason=MARK, lifted_at=START,
     )  # fmt: skip
     plant(world, cell, "step_up", id=number, user_id=owner, state="open", purpose="factor")
+    plant(
+        world, cell, "write_off", id=number, user_id=owner, state="written_off", from_budget=0,
+        reason=MARK,
+    )  # fmt: skip
     prefixes = {
         "reward": "rw",
         "transfer_id": "tr",
@@ -252,6 +264,7 @@ def _planted(served: Served, number: int, user: str, account: int) -> dict[str, 
         "approval": "ap",
         "step_up": "su",
         "hold": "lh",
+        "write_off": "wo",
     }
     return {name: text_id(prefix, 1, number) for name, prefix in prefixes.items()}
 

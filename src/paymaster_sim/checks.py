@@ -76,6 +76,20 @@ _MOVED = """
 """
 
 
+_STORY = """
+    SELECT 'withdrawal ' || w.id || ' ' || w.state || ' ' || coalesce(w.reason, '') || ', due '
+        || coalesce(w.due_at::text, 'never') || coalesce((
+            SELECT string_agg('; attempt ' || a.key || ' ' || a.state || ' '
+                || coalesce(a.code, '') || ' ' || coalesce(a.detail, '') || ', due '
+                || coalesce(a.due_at::text, 'never') || ', its order ' || b.state || ' '
+                || coalesce(b.detail, '') || ', due ' || coalesce(b.due_at::text, 'never'), ''
+                ORDER BY a.number)
+            FROM {s}.attempt a JOIN {s}.batch b ON b.id = a.batch_id
+            WHERE a.withdrawal_id = w.id), '')
+    FROM {s}.withdrawal w WHERE w.id = %(id)s
+"""
+
+
 def _everywhere(statement: str) -> str:
     return " UNION ALL ".join(statement.format(n=n, s=f"cell_{n}") for n in CELLS)
 
@@ -152,12 +166,14 @@ def agreed(seen: Sequence[Seen], orders: Sequence[Order], paid: Sequence[Paid]) 
             )
 
 
-def ended(seen: Sequence[Seen]) -> None:
+def ended(eye: Eye, seen: Sequence[Seen]) -> None:
     """Everything has come to an end. Raises Violation."""
-    left = Counter(one.state for one in seen if one.state not in ENDS)
+    left = [one for one in seen if one.state not in ENDS]
     if left:
-        first = next(one for one in seen if one.state not in ENDS)
-        raise Violation("no-end", f"{dict(left)}, for example {first.id} of cell {first.cell}")
+        first = left[0]
+        story = eye.rows(_STORY.format(s=f"cell_{first.cell}"), id=first.id)
+        counts = dict(Counter(one.state for one in left))
+        raise Violation("no-end", f"{counts}, for example in cell {first.cell}: {story[0][0]}")
 
 
 def acknowledged(

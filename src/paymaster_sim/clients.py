@@ -44,7 +44,7 @@ class Wish:
     lost: int = 0
     answer: bytes | None = None
     withdrawal: tuple[int, int] | None = None
-    sent: int = 0
+    sent: bool = False
 
 
 @dataclass(slots=True)
@@ -67,6 +67,8 @@ class Clients:
         open_ones = [wish for wish in self.wishes.values() if wish.answer is None or wish.lost > 0]
         if not open_ones:
             return
+        for wish in open_ones:
+            wish.sent = True
         try:
             await self.api.up()
             answers = await self.api.call(self._send(open_ones))
@@ -87,7 +89,6 @@ class Clients:
             await hot.close()
         found: list[tuple[Wish, Answer]] = []
         for (wish, _), answer in zip(sent, answers, strict=True):
-            wish.sent += 1
             if answer is not None:
                 found.append((wish, answer))
         return found
@@ -170,7 +171,7 @@ class Clients:
                 new_trace_id(),
                 "app",
                 parsed,
-                slice_rewards=20,
+                slice_rewards=100,
             ),
             self.refused,
         )
@@ -197,7 +198,7 @@ class Clients:
         """How many withdrawals there may be in a cell: what was accepted, or may have been."""
         return sum(
             self.cast.people[wish.person].ref.cell == cell
-            and wish.sent > 0
+            and wish.sent
             and (wish.withdrawal is not None or wish.answer is None)
             for wish in self.wishes.values()
         )

@@ -20,6 +20,7 @@ DAYS = 14
 """Within so many days after the last fault everything must have come to an end."""
 
 _BOOKED_AFTER_DAYS = 2
+_BLOCKS = 6
 _FLOAT_MINOR = 400_000
 
 
@@ -35,7 +36,7 @@ async def finish(world: World) -> None:
         if quiet > _BOOKED_AFTER_DAYS or day >= DAYS and open_ones:
             break
     seen, orders, paid = world.eye.withdrawals(), world.eye.orders(), world.outside.paid()
-    checks.ended(seen)
+    checks.ended(world.eye, seen)
     checks.payments(seen, orders, paid)
     checks.agreed(seen, orders, paid)
     checks.acknowledged(seen, world.clients.promised(), world.clients.possible)
@@ -81,7 +82,8 @@ async def _prove(world: World) -> None:
 async def _verify(world: World) -> None:
     relay = world.roles["relay"]
     lanes = [f"seal:cell:{n}" for n in CELLS] + ["seal:control"]
-    await relay.lanes(lanes)
+    for _ in range(_BLOCKS):
+        await relay.lanes(lanes)
     await relay.up()
     dbs = relay.deps.dbs
     places: list[CellDb | ControlDb] = [dbs.control, *(dbs.cell(n) for n in CELLS)]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from starlette.types import ASGIApp
 
 from paymaster.kernel.clock import Clock
 from paymaster_sandbox import World, WorldConfig
@@ -45,10 +46,10 @@ class Wire(httpx.AsyncBaseTransport):
     def __init__(self) -> None:
         self.refusals = 0
         self.delays = 0
-        self._app: httpx.ASGITransport | None = None
+        self._app: ASGIApp | None = None
         self._ground: Ground | None = None
 
-    def lead_to(self, app: httpx.ASGITransport, ground: Ground) -> None:
+    def lead_to(self, app: ASGIApp, ground: Ground) -> None:
         """Another run begins."""
         self._app, self._ground = app, ground
         self.refusals = self.delays = 0
@@ -64,13 +65,46 @@ class Wire(httpx.AsyncBaseTransport):
         what = f"{request.method} {request.url.path}"
         delayed = request.method == "POST" and self.delays > 0
         self.delays -= delayed
-        answer = await ground.outside(what, lambda: at_once(app.handle_async_request(request)))
+        answer = await ground.outside(what, lambda: asked(app, request))
         if delayed:
             await asyncio.sleep(SLOW_SECONDS)
         return answer
 
 
-def at_once(work: Coroutine[Any, Any, T]) -> T:
+def asked(app: ASGIApp, request: httpx.Request) -> httpx.Response:
+    """What the application answers; it is called at once, and waits for nothing.
+
+    Raises what it raises: a connection that it cuts is an httpx.RemoteProtocolError.
+    """
+    body, sent = request.content, list[MutableMapping[str, Any]]()
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": request.url.scheme,
+        "path": request.url.path,
+        "raw_path": request.url.raw_path.partition(b"?")[0],
+        "query_string": request.url.query,
+        "root_path": "",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+        "server": (request.url.host, request.url.port),
+        "client": ("127.0.0.1", 1),
+    }
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    _at_once(app(scope, receive, send))
+    start = next(one for one in sent if one["type"] == "http.response.start")
+    content = b"".join(one.get("body", b"") for one in sent if one is not start)
+    return httpx.Response(start["status"], headers=start["headers"], content=content, request=request)
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
     """The result of work that waits for nothing."""
     try:
         work.send(None)
@@ -116,7 +150,7 @@ class Outside:
         )
         self.world = World(config)
         self._out = folder / "sftp" / "out"
-        wire.lead_to(httpx.ASGITransport(self.world.app), ground)
+        wire.lead_to(self.world.app, ground)
 
     def open(self, bank_minor: int, float_minor: int) -> None:
         """Our accounts, with what is on them at the start."""

@@ -17,8 +17,6 @@ from paymaster_sim.ground import Ground, Process
 from paymaster_sim.runtime import ProcessDied
 
 T = TypeVar("T")
-ROUNDS = 20
-"""So often at most a lane goes on at once while it finds something to do."""
 
 Build = Callable[[Process], Deps]
 
@@ -73,7 +71,7 @@ class Role:
         return await self._process.call(coroutine)
 
     async def lanes(self, names: Sequence[str]) -> None:
-        """Run these lanes until they find nothing to do; a dead process is not revived."""
+        """Let each of these lanes do one step; a process that dies is started at the next call."""
         try:
             await self.up()
             await self.call(self._run(names))
@@ -92,16 +90,14 @@ class Role:
                 await ending()
 
     async def _lane(self, lane: Lane) -> None:
-        for _ in range(ROUNDS):
-            try:
-                if await lane.step() <= 0:
-                    return
-            except Broken as error:
-                raise Violation(f"broken:{error.slug}", f"{lane.name}: {error.detail}") from error
-            except PaymasterError as error:
-                # As a real lane: said, and tried again after a pause.
-                self.refused[error.slug] += 1
-                return
+        """One step; who finds more to do is woken again."""
+        try:
+            await lane.step()
+        except Broken as error:
+            raise Violation(f"broken:{error.slug}", f"{lane.name}: {error.detail}") from error
+        except PaymasterError as error:
+            # As a real lane: said, and tried again after a pause.
+            self.refused[error.slug] += 1
 
 
 async def told(work: Awaitable[T], refused: Counter[str]) -> T | None:

@@ -43,6 +43,11 @@ KINDS = {
 ROUNDS = 40
 """So often at most the roles are woken at one moment."""
 
+_PAUSES = (0.3, 0.5, 1.0, 3.0, 9.0, 27.0)
+"""Seconds between two rounds: the longer, the more often the same lanes had nothing to do.
+
+A process whose clock is behind finds nothing due where something is."""
+
 SEAL_EVERY = 12
 _GAPS = (2.0, 95.0, 900.0, 4 * 3600.0)
 """How long what falls due by itself is left to gather, the longer ago the last act was."""
@@ -133,14 +138,17 @@ class World:
 
     async def work(self) -> None:
         """Wake the roles that have something to do, until nobody has."""
+        before, again = list[Due](), 0
         for _ in range(ROUNDS):
             rung = await self.outside.turn(self.bell)
             due = self.eye.due(self.ground.clock.now())
             due += self._letters()
-            if not due and not rung:
+            again = again + 1 if due == before else 0
+            if not due and not rung or again == len(_PAUSES):
                 break
             await self._wake(due)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(_PAUSES[again])
+            before = due
         if self._steps % SEAL_EVERY == 0:
             await self.roles["relay"].lanes([f"seal:cell:{n}" for n in CELLS] + ["seal:control"])
 

@@ -18,6 +18,10 @@ PROCESSES = (
 """The processes that can be struck."""
 
 WITHDRAWALS_PER_USER = 2.6
+_BUSY, _CLOSED = 0.5, 0.35
+"""On which part of the days people come, and after which part of them providers report: what has
+gathered is then done together, as on a bank's Monday."""
+
 _FLOAT, _SHORT_FLOAT = 2_000_000, 30_000
 _CODES = ("wallet_blocked", "wallet_limit_exceeded", "recipient_unverified")
 
@@ -55,25 +59,28 @@ class _Plain:
         self._answered = [0] * self.users
 
     def acts(self, repeated: bool) -> Iterator[Act]:
-        """Everything that people do."""
+        """Everything that people do. The first day is busy, and the days are closed at the end."""
+        busy = [day for day in range(1, self.days) if self.random.random() < _BUSY] or [1]
         for day in range(self.days):
             start = day * DAY_SECONDS
-            yield from self._earning(day, start)
-            if day > 0:
-                yield from self._wave(day, start, repeated)
+            if day == 0 or day in busy:
+                yield from self._earning(day, start)
+            if day in busy:
+                yield from self._wave(day, start, repeated, len(busy))
                 yield from self._office(start)
-            yield Act(start + DAY_SECONDS, "close")
+            if day in {0, self.days - 1} or self.random.random() < _CLOSED:
+                yield Act(start + DAY_SECONDS, "close", {"prove": self.random.random() < 0.2})
 
     def _earning(self, day: int, start: int) -> Iterator[Act]:
         random = self.random
-        if day % 7 == 0:
+        if day == 0 or random.random() < 0.2:
             for job in cast.JOBS:
                 minor = job.reward_minor * self.users * random.randint(4, 8)
                 data = {"campaign": job.campaign, "minor": minor, "key": f"f{day}/{job.campaign}"}
                 yield Act(start + 8 * HOUR, "fund", data)
         events: list[tuple[int, int, int]] = []
         for person in range(self.users):
-            for _ in range(random.choice((0, 0, 1, 1, 2, 3) if day else (2, 3, 4))):
+            for _ in range(random.choice((0, 1, 2, 3, 4) if day else (2, 3, 4))):
                 self._answered[person] += 1
                 job = random.randrange(len(cast.JOBS))
                 events.append((person, job, self._answered[person] % cast.ITEMS))
@@ -81,11 +88,11 @@ class _Plain:
         if events:
             yield Act(start + 9 * HOUR, "earn", {"events": events, "twice": again})
 
-    def _wave(self, day: int, start: int, repeated: bool) -> Iterator[Act]:
+    def _wave(self, day: int, start: int, repeated: bool, waves: int) -> Iterator[Act]:
         random = self.random
         at = start + random.randint(9 * HOUR + 600, 14 * HOUR)
         self.waves.append(at)
-        each = self.users * WITHDRAWALS_PER_USER / max(self.days - 1, 1)
+        each = self.users * WITHDRAWALS_PER_USER / waves
         count = int(each) + (random.random() < each % 1)
         for _ in range(count):
             self._keys += 1

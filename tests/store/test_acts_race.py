@@ -178,9 +178,7 @@ async def claimed(served: Served) -> list[Moved]:
 
 
 @ORDERS
-async def test_cancel_racing_the_claim_of_dispatch(
-    served: Served, turned: bool
-) -> None:
+async def test_cancel_racing_the_claim_of_dispatch(served: Served, turned: bool) -> None:
     await claimed(served)
     earner, number = await made_in(served.world, "approved")
     path = f"/v1/withdrawals/{text_id('wd', 1, number)}/cancel"
@@ -396,5 +394,3 @@ async def test_an_earner_is_told_that_staff_was_first(
     problem = answer.json()
     assert (problem["state"], problem["moved_by"]) == ("denied", "staff")
     assert "person:" not in answer.text
-
-

@@ -17,7 +17,7 @@ import nats
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 from nats.js.api import DiscardPolicy, StreamConfig
-from tests.brokers import Nats, until
+from tests.brokers import Nats, authority, until
 from tests.publishing import (
     SECRETS,
     Desk,
@@ -34,14 +34,11 @@ from paymaster.broker import store
 from paymaster.broker.gauges import measure
 from paymaster.broker.letter import partition
 from paymaster.broker.link import Access, open_wire
-from paymaster.broker.publish import Publisher
 from paymaster.cli.broker import try_again
 from paymaster.db import outbox
 from paymaster.db.outbox import Message
-from paymaster.kernel.clock import WallClock
 from paymaster.kernel.errors import Busy, Conflict, NotFound, PaymasterError
 from paymaster.observe import metrics_response
-from paymaster.roles import certificates
 from paymaster.settings import Broker, Peers
 
 KILLED = """
@@ -315,14 +312,9 @@ async def test_a_stream_that_nobody_made_is_waited_for(told: Desk, server: Nats)
     with pytest.raises(Busy, match="There is no stream PAYMASTER"):
         await one.step()
     other = told.publisher(settings(server))
-    await close(await _published(other))
-    await close(one)
-
-
-async def _published(one: Publisher) -> Publisher:
-    one._place.dbs.clock.advance(timedelta(seconds=61))
-    await publish(one)
-    return one
+    await publish(other)
+    assert len(await in_stream(server.url, settings(server))) == 3, "the lease was given up"
+    await close(one, other)
 
 
 # Who may
@@ -335,20 +327,11 @@ def _tls(folder: Path) -> str:
     )
 
 
-def _made(folder: Path) -> Path:
-    now = WallClock().now()
-    folder.mkdir()
-    certificates.make_ca(folder, now)
-    certificates.issue(folder, "broker", now, hosts=["localhost", "127.0.0.1"])
-    certificates.issue(folder, "notify", now)
-    return folder
-
-
 async def test_certificates_on_both_sides(told: Desk, tmp_path: Path) -> None:
-    ours, theirs = _made(tmp_path / "ours"), _made(tmp_path / "theirs")
+    ours, theirs = authority(tmp_path / "ours"), authority(tmp_path / "theirs")
     own = Nats(tmp_path, _tls(ours), scheme="tls")
     own.start()
-    given = settings(own)
+    given = settings(own).model_copy(update={"timeout_seconds": 1})
     try:
         mine = Peers(
             ca=ours / "ca.pem",
@@ -372,6 +355,24 @@ async def test_certificates_on_both_sides(told: Desk, tmp_path: Path) -> None:
                 await open_wire(Access(one, peers, SECRETS.__getitem__))
     finally:
         own.kill()
+
+
+async def test_no_password_and_no_event_goes_where_tls_was_taken_away(
+    told: Desk, server: Nats, tmp_path: Path
+) -> None:
+    """As by somebody between, who answers in the server's place and offers none."""
+    given: list[str] = []
+
+    def secret(name: str) -> str:
+        given.append(name)
+        return "x"
+
+    plain = server.url.replace("nats://", "tls://")
+    for login in ({"login": "password", "username": "pay"}, {"login": "token"}, {}):
+        wanted = Broker(urls=(plain,), **login)
+        with pytest.raises(Busy, match="SecureConnWanted"):
+            await open_wire(Access(wanted, Peers(ca=None), secret))
+    assert given == []
 
 
 async def test_a_password_is_needed_and_never_told(
@@ -400,6 +401,6 @@ async def test_without_the_libraries_it_says_what_to_install(
     told: Desk, server: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "faststream.nats", None)
-    monkeypatch.delitem(sys.modules, "paymaster.broker.nats")
+    monkeypatch.delitem(sys.modules, "paymaster.broker.nats", raising=False)
     with pytest.raises(PaymasterError, match=r"brokers-missing.*paymaster\[brokers\]"):
         await open_wire(Access(settings(server), Peers(), SECRETS.__getitem__))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cloudevents.core.formats.json import JSONFormat
-from tests.brokers import Rabbit, until
+from tests.brokers import Rabbit, authority, free_port, until
 from tests.publishing import SECRETS, Desk, bind, bodies, close, desk, from_queue, in_order, publish
 from tests.world import PostgresServer
 
@@ -20,7 +20,17 @@ from paymaster.broker.publish import Publisher
 from paymaster.kernel.errors import Busy
 from paymaster.settings import Broker, Peers
 
-SMALL = "max_message_size = 65536\n"
+CONFIG = """
+max_message_size = 65536
+listeners.ssl.1 = 127.0.0.1:{port}
+ssl_options.versions.1 = tlsv1.3
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+ssl_options.cacertfile = {folder}/ca.pem
+ssl_options.certfile = {folder}/broker.pem
+ssl_options.keyfile = {folder}/broker-key.pem
+"""
+TLS_PORT = free_port()
 
 
 @pytest.fixture
@@ -31,7 +41,8 @@ async def told(postgres: PostgresServer) -> AsyncIterator[Desk]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
-    made = Rabbit(tmp_path_factory.mktemp("rabbit"), SMALL)
+    folder = authority(tmp_path_factory.mktemp("rabbit"))
+    made = Rabbit(folder, CONFIG.format(port=TLS_PORT, folder=folder))
     made.start()
     yield made
     made.stop()
@@ -144,6 +155,23 @@ async def test_an_exchange_that_nobody_made_is_waited_for(
     await (await open_wire(expects)).close()
     with pytest.raises(Busy, match="No connection to RabbitMQ"):
         await open_wire(Access(settings(server, name), Peers(), lambda _: "guessed"))
+
+
+async def test_certificates_on_both_sides(server: Rabbit, name: str, tmp_path: Path) -> None:
+    ours, theirs = server.folder, authority(tmp_path)
+    given = settings(server, name).model_copy(
+        update={"urls": (f"amqps://127.0.0.1:{TLS_PORT}",), "ca": ours / "ca.pem"}
+    )
+
+    def shown(folder: Path) -> Broker:
+        mine = {"certificate": folder / "notify.pem", "key": folder / "notify-key.pem"}
+        return given.model_copy(update=mine)
+
+    await (await open_wire(Access(shown(ours), Peers(), lambda _: "guest"))).close()
+    elsewhere = shown(ours).model_copy(update={"ca": theirs / "ca.pem"})
+    for wrong in (shown(theirs), given, elsewhere):
+        with pytest.raises(Busy, match="No connection to RabbitMQ"):
+            await open_wire(Access(wrong, Peers(), lambda _: "guest"))
 
 
 @pytest.mark.long

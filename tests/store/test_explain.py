@@ -8,17 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
-from tests.served import Served, client, credit, earner, serve
+from tests.explaining import EN, ZH, asked, attempt, in_state, own
+from tests.served import Served, client, serve
 from tests.withdrawals import BANK, bring
 from tests.world import PostgresServer
 
-from paymaster.db.tx import CellTx
-from paymaster.kernel.ids import parse_text_id, reference
+from paymaster.kernel.ids import parse_text_id
 from paymaster.kernel.language import LANGUAGES
-from paymaster.kernel.money import Money
 from paymaster.people import destinations
 from paymaster.withdraw import holds, words
 from paymaster.withdraw.machine import WITHDRAWAL, Event
@@ -26,7 +24,6 @@ from paymaster.withdraw.moves import Step, move
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HAN = re.compile(r"[一-鿿]")
-ZH, EN = {"Accept-Language": "zh-CN,en;q=0.5"}, {"Accept-Language": "en"}
 BEFORE_THE_RAIL = ["requested", "in_review", "challenged", "approved", "queued", "held"]
 
 
@@ -35,55 +32,6 @@ async def served(postgres: PostgresServer, tmp_path_factory: Any) -> AsyncIterat
     folder: Path = tmp_path_factory.mktemp("explained")
     async with serve(postgres, folder) as found:
         yield found
-
-
-_numbers = iter(range(1, 1000))
-
-
-async def asked(served: Served, amount: str = "12.50", *, balance: str = "20.00") -> Any:
-    """A new earner's withdrawal: `(name, text id, number)`."""
-    name = f"earner-{next(_numbers)}"
-    place = await earner(served, name, balance)
-    body = {"user": name, "destination": place["id"]}
-    made = await served.ok(
-        "POST", "/v1/withdrawals", {**body, "amount": {"amount": amount, "currency": "EUR"}},
-        headers={"Idempotency-Key": name},
-    )  # fmt: skip
-    return name, made["id"], parse_text_id("wd", made["id"]).id
-
-
-async def in_state(served: Served, state: str, **rest: Any) -> Any:
-    name, text, number = await asked(served, **rest)
-    await bring(served.world, number, state)
-    return name, text, number
-
-
-async def attempt(served: Served, number: int, *, state: str = "paid", code: str | None = None):
-    """An order as dispatch makes them."""
-
-    async def work(tx: CellTx) -> None:
-        attempt_id, batch_id = tx.ids(2)
-        key = reference(tx.cell, attempt_id)
-        await tx.execute(
-            "INSERT INTO batch (id, batch_key, rail_account_id, sealed, digest, items, total,"
-            " asset, state, tries, lease_token, created_at, trace_id, version)"
-            " VALUES (%s, %s, %s, 'x', 'x', 1, 1250, 'EUR', 'sent', 1, 0, %s, %s, 1)",
-            (batch_id, f"B{key}", BANK, tx.now, tx.trace_id),
-        )
-        await tx.execute(
-            "INSERT INTO attempt (id, withdrawal_id, number, batch_id, rail_account_id, key,"
-            " amount, asset, state, provider_id, code, tries, lease_token, created_at, trace_id,"
-            " version) VALUES (%s, %s, 1, %s, %s, %s, 1250, 'EUR', %s, 'p-77', %s, 1, 0, %s, %s,"
-            " 1)",
-            (attempt_id, number, batch_id, BANK, key, state, code, tx.now, tx.trace_id),
-        )
-
-    await served.world.run(work)
-
-
-async def own(served: Served, name: str) -> httpx.AsyncClient:
-    token = (await served.ok("POST", f"/v1/users/{name}/tokens"))["token"]
-    return client(served.app, token)
 
 
 async def explained(served: Served, text: str, headers: Any = None, **params: str) -> Any:
@@ -309,99 +257,3 @@ async def test_there_is_a_receipt_once_it_was_paid(served: Served) -> None:
     back = await served.ok("GET", path)
     assert back["state"] == "returned"
     assert back["returned_at"]
-
-
-# ------------------------------------------------------------------------------------ money
-
-
-async def test_the_parts_of_a_users_money_are_the_books(served: Served) -> None:
-    """Withdrawals in every state, and each sum is that of the account."""
-    name = "everything"
-    place = await earner(served, name, "1.00")
-    user = (await served.ok("GET", f"/v1/users/{name}"))["id"]
-    await credit(served, user, "300.00")
-    where: dict[str, str] = {}
-    for index, state in enumerate(sorted(WITHDRAWAL.states())):
-        amount = {"amount": f"{index + 1}.00", "currency": "EUR"}
-        made = await served.ok(
-            "POST", "/v1/withdrawals",
-            {"user": name, "destination": place["id"], "amount": amount},
-            headers={"Idempotency-Key": f"all-{state}"},
-        )  # fmt: skip
-        number = parse_text_id("wd", made["id"]).id
-        if state != "requested":
-            await bring(served.world, number, state)
-        if state == "paid":
-            await attempt(served, number)
-        where[state] = made["id"]
-    found = await served.ok("GET", f"/v1/users/{name}/money", headers=EN)
-    assert (found["user"], found["language"]) == (user, "en")
-    [euro] = found["data"]
-
-    def minor(money: dict[str, str]) -> int:
-        return Money.parse(money["amount"], money["currency"]).minor
-
-    async def books(kind: str) -> int:
-        owner = parse_text_id("us", user).id
-        return await served.world.read(
-            lambda tx: tx.value(
-                "SELECT balance FROM account WHERE kind = %s AND owner_id = %s", (kind, owner)
-            )
-        )
-
-    assert minor(euro["available"]) == await books("available")
-    held, sent = minor(euro["held"]["total"]), minor(euro["sent"]["total"])
-    assert held + sent == await books("held")
-    assert held == sum(minor(item["amount"]) for item in euro["held"]["items"])
-    under_way = [item for item in euro["sent"]["items"] if not item["paid"]]
-    assert sent == sum(minor(item["total"]) for item in under_way)
-    paid = [item for item in euro["sent"]["items"] if item["paid"]]
-    assert [item["ref"] for item in paid] == [where["paid"]]
-    assert minor(euro["in_transit"]) == sum(minor(item["amount"]) for item in paid)
-    assert {item["ref"] for item in euro["held"]["items"]} == {
-        where[state]
-        for state in ("requested", "screening", "in_review", "challenged", "approved", "queued",
-                      "held")
-    }  # fmt: skip
-    assert {item["ref"] for item in euro["returned"]["items"]} == {
-        where["failed"], where["returned"],
-    }  # fmt: skip
-    seq = await served.world.read(lambda tx: tx.value("SELECT seq FROM head WHERE id = 1"))
-    assert found["as_of_seq"] == seq
-    [balance] = (await served.ok("GET", f"/v1/users/{name}/balances"))["data"]
-    assert balance["in_transit"] == euro["in_transit"]
-    assert sum(minor(one["amount"]) for one in balance["held"]) == held + sent
-    assert balance["reserve"] == {"amount": "0.00", "currency": "EUR"}
-    assert balance["as_of_seq"] == seq
-
-
-async def test_what_is_booked_by_a_statement_is_in_transit_no_more(served: Served) -> None:
-    name, _, number = await in_state(served, "sent")
-    await attempt(served, number)
-    await served.world.run(lambda tx: move(tx, [Step(number, Event.SETTLE)]))
-
-    async def in_transit() -> str:
-        found = await served.ok("GET", f"/v1/users/{name}/money", headers=EN)
-        return found["data"][0]["in_transit"]["amount"]
-
-    assert await in_transit() == "12.50"
-
-    async def book(tx: CellTx) -> None:
-        await tx.execute(
-            "UPDATE attempt SET booked_on = %s WHERE withdrawal_id = %s", (tx.now.date(), number)
-        )
-
-    await served.world.run(book)
-    assert await in_transit() == "0.00"
-
-
-async def test_only_an_earner_has_money_of_his_own(served: Served) -> None:
-    await served.refused(403, "earners-only", "GET", "/v1/me/money")
-    name, _, _ = await asked(served)
-    async with await own(served, name) as himself:
-        answer = await himself.get("/v1/me/money", headers=ZH)
-        same = await himself.get(f"/v1/users/{name}/money", headers=ZH)
-        assert answer.json() == same.json()
-        assert answer.json()["language"] == "zh-CN"
-        other = await himself.get("/v1/users/everything/money")
-        assert other.status_code == 404

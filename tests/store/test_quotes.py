@@ -22,7 +22,15 @@ from tests.quoting import (
     quoted,
     wallet,
 )
-from tests.withdrawals import BANK, assert_proven, bring, new_earner, state_of, withdrawal_world
+from tests.withdrawals import (
+    BANK,
+    assert_proven,
+    bring,
+    insert_destination,
+    new_earner,
+    state_of,
+    withdrawal_world,
+)
 from tests.world import PostgresServer, World
 
 from paymaster.db.tx import CellTx
@@ -30,7 +38,9 @@ from paymaster.kernel.errors import NotFound, Unprocessable
 from paymaster.kernel.money import Money
 from paymaster.ledger import balance
 from paymaster.withdraw import moves, proof, quote
+from paymaster.withdraw.fee_plans import Plans
 from paymaster.withdraw.fees import Exchange, FeePlan, Tier
+from paymaster.withdraw.quote import Destination, Wanted
 from paymaster.withdraw.request import RequestWithdrawal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -68,8 +78,7 @@ async def test_the_plan_in_force_applies_at_once_when_nothing_is_exchanged(world
     [off] = await ask(world, earner.asks("40.00"), plan=DEDUCTED)
     assert on_top.withdrawal_id is not None
     assert off.withdrawal_id is not None
-    on_top_row, off_row = (await row_of(world, o.withdrawal_id or 0) for o in (on_top, off))
-    a, b = await on_top_row, await off_row
+    a, b = await row_of(world, on_top.withdrawal_id), await row_of(world, off.withdrawal_id)
     assert (a["amount"], a["fee"], a["payout_amount"]) == (4000, 65, 4000)
     assert (b["amount"], b["fee"], b["payout_amount"]) == (3935, 65, 3935)
     assert (a["fee_payer"], b["fee_payer"], a["fee_plan"]) == ("sender", "receiver", "normal/1")
@@ -86,10 +95,10 @@ async def test_what_a_fee_leaves_nothing_of_is_refused(world: World):
 
 
 async def test_a_tier_and_a_kind_of_destination_choose_the_figures(world: World):
-    earner = await new_earner(world)
+    earner = await new_earner(world, "200.00")
     tiered = replace(PLAN, tiers=(Tier(5_000, 0, 0),))
-    [small], [large] = (await ask(world, earner.asks(a), plan=tiered) for a in ("49.99", "50.00"))
-    assert [small.charge and small.charge.fee, large.charge and large.charge.fee] == [75, 0]
+    small, large = await ask(world, earner.asks("49.99"), earner.asks("50.00"), plan=tiered)
+    assert [one.charge and one.charge.fee for one in (small, large)] == [75, 0]
     other = replace(PLAN, kinds=frozenset({"wallet"}))
     [none] = await ask(world, (await new_earner(world)).asks("40.00"), plan=other)
     assert none.charge is not None
@@ -152,21 +161,20 @@ async def test_a_change_of_plan_after_the_quote_changes_nothing(world: World):
 async def test_a_quote_expires_exactly_at_its_moment(world: World):
     earner = await abroad(world)
     one, other = await quoted(world, earner), await quoted(world, earner, lasts=LASTS * 2)
-    world.clock.advance(one.quote.expires_at - world.clock.now() - timedelta(milliseconds=1))
-    third = await quoted(world, earner, "1.00", lasts=timedelta(milliseconds=1))
-    world.clock.advance(timedelta(milliseconds=1))
-    assert world.clock.now() >= one.quote.expires_at
-    outcomes = await ask(world, one.asks(), third.asks(), other.asks())
-    assert [o.slug for o in outcomes] == ["quote-expired", "quote-expired", None]
+    world.clock.advance(LASTS - timedelta(microseconds=1))
+    [made] = await ask(world, (await quoted(world, earner, "1.00", lasts=LASTS)).asks())
+    assert made.slug is None
+    world.clock.advance(timedelta(microseconds=1))
+    assert world.clock.now() == one.quote.expires_at
+    outcomes = await ask(world, one.asks(), other.asks())
+    assert [o.slug for o in outcomes] == ["quote-expired", None]
     assert await used_by(world, one.quote.id) is None
 
 
-async def test_a_quote_serves_one_millisecond_before_it_expires(world: World):
-    earner = await abroad(world)
-    one = await quoted(world, earner, lasts=timedelta(seconds=60))
-    world.clock.advance(timedelta(seconds=60) - timedelta(milliseconds=2))
-    now = world.clock.now()
-    assert now < one.quote.expires_at
+async def test_a_quote_serves_until_the_moment_before_it_expires(world: World):
+    one = await quoted(world, await abroad(world))
+    world.clock.advance(LASTS - timedelta(microseconds=1))
+    assert world.clock.now() < one.quote.expires_at
     [made] = await ask(world, one.asks())
     assert made.slug is None
 
@@ -218,18 +226,21 @@ async def test_another_users_quote_is_no_quote_at_all(world: World):
         await world.read(lambda tx: quote.get(tx, foreign.quote.id, user_id=other.user_id))
 
 
-async def test_another_destination_of_the_user_is_not_the_quoted_one(world: World):
+async def test_what_differs_from_the_quote_is_refused(world: World):
     one = await quoted(world, await abroad(world))
-    home = await new_earner(world)
-    again = replace(one.earner, destination_id=home.destination_id)
-    at_home = await quoted(world, home, rate=None)
-    [refused] = await ask(
-        world, replace(at_home.asks(), destination_id=one.earner.destination_id)
+    earner = one.earner
+    elsewhere = await world.run(lambda tx: insert_destination(tx, earner.user_id, currency="USD"))
+    refused = await ask(
+        world,
+        replace(one.asks(), destination_id=elsewhere),
+        one.asks("40.01"),
+        one.asks("39.99"),
+        replace(one.asks(), amount=Money(4000, "USD")),
+        replace(one.asks(), fee=Money(0, "EUR")),
     )
-    assert refused.slug == "destination-not-found"
-    [differs] = await ask(world, replace(one.asks(), amount=Money(4001, "EUR")))
-    assert differs.slug == "quote-differs"
-    assert again.user_id == one.earner.user_id
+    assert {o.slug for o in refused} == {"quote-differs"}
+    assert await used_by(world, one.quote.id) is None
+    await accepted(world, one)
 
 
 async def test_of_two_requests_with_one_quote_one_is_made(world: World):
@@ -260,30 +271,26 @@ async def test_the_database_lets_a_quote_serve_once(world: World):
     first = await accepted(world, one)
     other = await quoted(world, await abroad(world))
     second = await accepted(world, other)
-    with (
-        psycopg.connect(world.owner_dsn) as connection,
-        pytest.raises(psycopg.errors.UniqueViolation),
-    ):
-        connection.execute("SET search_path TO cell_1")
-        connection.execute(
-            "UPDATE withdrawal SET quote_id = (SELECT quote_id FROM withdrawal WHERE id = %s)"
-            " WHERE id = %s",
-            (first, second),
-        )
+    statement = "UPDATE cell_1.withdrawal SET quote_id = %s WHERE id = %s"
+    with psycopg.connect(world.owner_dsn) as connection:
+        taken = connection.execute(
+            "SELECT quote_id FROM cell_1.withdrawal WHERE id = %s", (first,)
+        ).fetchone()
+        assert taken == (one.quote.id,)
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            connection.execute(statement, (one.quote.id, second))
 
 
 async def test_an_exchange_that_no_plan_offers_is_refused(world: World):
     earner = await abroad(world)
     with pytest.raises(Unprocessable) as caught:
         quote.plan_for(
-            quote.Plans(1, (replace(PLAN, exchange=None),)),
-            quote.Wanted(earner.user_id, earner.destination_id, "amount", Money(1, "EUR"), "EUR"),
-            quote.Destination("iban", "USD"),
+            Plans(1, (replace(PLAN, exchange=None),)),
+            Wanted(earner.user_id, earner.destination_id, "amount", Money(1, "EUR"), "EUR"),
+            Destination("iban", "USD"),
         )
     assert caught.value.slug == "exchange-not-offered"
-    [refused] = await ask(
-        world, earner.asks("40.00"), plan=replace(PLAN, exchange=None)
-    )
+    [refused] = await ask(world, earner.asks("40.00"), plan=replace(PLAN, exchange=None))
     assert refused.slug == "currency-mismatch"
 
 
@@ -375,31 +382,17 @@ async def test_the_proof_finds_what_differs_from_the_quote(world: World, stateme
     await bring(world, withdrawal_id, "paid")
     assert await world.read(proof.prove) == []
 
-    class _UndoError(Exception):
-        pass
-
-    with psycopg.connect(world.owner_dsn, autocommit=False) as connection:
+    with psycopg.connect(world.owner_dsn, autocommit=True) as connection:
         connection.execute("SET search_path TO cell_1")
-        saved = connection.execute("SELECT * FROM quote").fetchall()
+        connection.execute("CREATE TEMP TABLE saved AS SELECT * FROM quote")
         connection.execute(statement, {"id": withdrawal_id})
-        connection.commit()
-        try:
-            checks = {difference.check for difference in await world.read(proof.prove)}
-        finally:
-            connection.execute("DELETE FROM quote")
-            with connection.cursor() as cursor:
-                slots = ", ".join(["%s"] * len(saved[0]))
-                from psycopg.types.json import Jsonb
-
-                cursor.executemany(
-                    f"INSERT INTO quote VALUES ({slots})",
-                    [tuple(Jsonb(v) if isinstance(v, list) else v for v in r) for r in saved],
-                )
-            connection.execute(
-                "UPDATE withdrawal w SET payout_amount = q.payout_amount, rate = q.rate,"
-                " fee_back = q.fee_back FROM quote q WHERE q.withdrawal_id = w.id"
-            )
-            connection.commit()
+        checks = {difference.check for difference in await world.read(proof.prove)}
+        connection.execute("DELETE FROM quote")
+        connection.execute("INSERT INTO quote SELECT * FROM saved")
+        connection.execute(
+            "UPDATE withdrawal w SET payout_amount = q.payout_amount, rate = q.rate,"
+            " fee_back = q.fee_back FROM quote q WHERE q.withdrawal_id = w.id"
+        )
     assert "withdrawal-quote" in checks
     if "payout_amount +" in statement:
         assert "withdrawal-postings" in checks

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-from tools.mutation.run import drawn, limits_of, report, tried
+from tools.mutation.covering import measure
+from tools.mutation.run import PROJECT, drawn, report, tried
 
 
 def main() -> int:
@@ -19,6 +21,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--score", type=float, default=80.0, help="per cent that must be killed")
     parser.add_argument("--json", type=Path, help="write score and survivors there")
+    parser.add_argument("--measured", type=Path, help="keep what runs which line there")
     parser.add_argument("--list", action="store_true", help="only list the mutants")
     options = parser.parse_args()
     work = drawn(options.sample, options.seed, options.only)
@@ -27,8 +30,10 @@ def main() -> int:
             print(f"{mutant.module}:{mutant.row} {mutant.fault}: {mutant.line}")
         return 0
     print(f"{len(work)} mutants", flush=True)
+    place = options.measured or Path(tempfile.mkdtemp(prefix="paymaster-covering-"))
+    covering = measure(PROJECT, place)
     results = []
-    for result in tried(work, options.workers, limits_of(work)):
+    for result in tried(work, options.workers, covering):
         results.append(result)
         if result.outcome == "survived" or len(results) % 50 == 0:
             where = f"{result.mutant.module}:{result.mutant.row} {result.mutant.fault}"

@@ -1,8 +1,9 @@
-"""Mutants tried one by one, side by side: each in a copy of the project, by the tests of its group.
+"""Mutants tried one by one, side by side, each in a copy of the project.
 
-A mutant is killed when a test fails, or when the tests take far longer than they should. What
-survives is either a gap in the tests or changes nothing that matters: `survivors.toml` says which,
-with the reason, for every one that is known.
+A mutant is shown to the tests that run its line; one on a line that runs before any test does (a
+table) is shown to the tests of its group. It is killed when a test fails, or when the tests take
+far longer than they should. What survives is either a gap in the tests or changes nothing that
+matters: `survivors.toml` says which, with the reason, for every one that is known.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
 from typing import Any, NamedTuple
 
+from tools.mutation.covering import Covering
 from tools.mutation.find import Mutant, find, mutated
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 COPIED = ("src", "tests", "docs", "tools", "bench", "deploy", "pyproject.toml", "README.md")
-SLOWEST_FACTOR, LEAST_SECONDS = 4, 60.0
+SLOWEST_FACTOR, LEAST_SECONDS = 6, 60.0
 PYTEST = ("-W", "error", "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
 
 
@@ -148,50 +150,37 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def tried(
-    work: Sequence[tuple[Group, Mutant]], workers: int, limits: Mapping[str, float]
+    work: Sequence[tuple[Group, Mutant]], workers: int, covering: Covering
 ) -> Iterator[Result]:
-    """The results as they come."""
+    """The results as they come. Raises SystemExit when tests do not pass without a fault."""
     copies = Copies(workers)
     try:
+        folder = copies.take()
+        for tests in {group.tests for group, _ in work}:
+            if tests_of(folder, tests, 1800)[0] != "passed":
+                sys.exit(f"These do not pass without a fault: {' '.join(tests)}")
+        copies.give_back(folder)
         with ThreadPoolExecutor(workers) as pool:
-            waiting = [pool.submit(_try, copies, *one, limits[one[0].name]) for one in work]
-            for one in waiting:
+            for one in [pool.submit(_try, copies, *each, covering) for each in work]:
                 yield one.result()
     finally:
         copies.remove()
 
 
-def _try(copies: Copies, group: Group, mutant: Mutant, most_seconds: float) -> Result:
+def _try(copies: Copies, group: Group, mutant: Mutant, covering: Covering) -> Result:
+    tests = covering.of(mutant.module, mutant.row)
+    most_seconds = LEAST_SECONDS + SLOWEST_FACTOR * covering.needs(tests)
     folder = copies.take()
     file = folder / mutant.module
     sound = file.read_text(encoding="utf-8")
     try:
         file.write_text(mutated(PROJECT, mutant), encoding="utf-8")
-        outcome, seconds = tests_of(folder, group.tests, most_seconds)
+        outcome, seconds = tests_of(folder, tests or group.tests, most_seconds)
     finally:
         file.write_text(sound, encoding="utf-8")
         copies.give_back(folder)
     said = {"passed": "survived", "failed": "killed", "slow": "slow"}[outcome]
     return Result(mutant, group.name, said, seconds)
-
-
-def limits_of(work: Sequence[tuple[Group, Mutant]]) -> dict[str, float]:
-    """How long the tests of each group may take, from a run without any fault.
-
-    Raises SystemExit when they do not pass: then they say nothing about mutants.
-    """
-    copies = Copies(1)
-    folder, limits = copies.take(), dict[str, float]()
-    try:
-        for group in {group.name: group for group, _ in work}.values():
-            outcome, seconds = tests_of(folder, group.tests, 1800)
-            if outcome != "passed":
-                sys.exit(f"The tests of {group.name} do not pass without a fault.")
-            limits[group.name] = max(LEAST_SECONDS, SLOWEST_FACTOR * seconds)
-            print(f"{group.name}: {len(group.tests)} files of tests, {seconds:.1f} s", flush=True)
-    finally:
-        copies.remove()
-    return limits
 
 
 def known_survivors() -> dict[str, str]:

@@ -13,9 +13,12 @@ from paymaster import __version__
 from paymaster.api import (
     approvals,
     audit,
+    automatic,
     campaigns,
     days,
+    debts,
     destinations,
+    earning_policies,
     environment_clock,
     events,
     explain,
@@ -38,10 +41,12 @@ from paymaster.api import (
     staff,
     staff_login,
     stepup,
+    stream,
     tasks,
     tokens,
     traces,
     transfers,
+    unknowns,
     users,
     webhook_events,
     webhooks,
@@ -49,6 +54,7 @@ from paymaster.api import (
     withdrawals,
 )
 from paymaster.api.callers import Callers
+from paymaster.api.cursors import Cursors
 from paymaster.api.gate import Gate
 from paymaster.api.guesses import KeyGuesses
 from paymaster.api.hot import Hot, Inbox
@@ -58,6 +64,7 @@ from paymaster.api.middleware import Outermost
 from paymaster.api.openapi import document
 from paymaster.api.problems import install
 from paymaster.compose import Deps
+from paymaster.messages.streams import Hub
 from paymaster.settings import Api
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -68,16 +75,21 @@ ROUTERS: tuple[APIRouter, ...] = (
     factors.router,
     stepup.router,
     money.router,
+    stream.router,
     exports.router,
     campaigns.router,
     tasks.router,
     events.router,
+    earning_policies.router,
+    debts.router,
     quotes.router,
     withdrawals.router,
+    automatic.router,
     explain.router,
     withdrawal_acts.router,
     holds.router,
     rails.router,
+    unknowns.router,
     rates.router,
     transfers.router,
     reconciliation.router,
@@ -132,6 +144,8 @@ def build_api(deps: Deps, hot_routes: Mapping[Address, Route] | None = None) -> 
     app.state.deps = deps
     app.state.hot = hot = Hot(deps)
     app.state.callers = Callers(deps)
+    cursors = stream.cursor_maker(Cursors(deps.secrets.hmac))
+    app.state.streams = streams = Hub(deps.dbs, deps.settings.streams, cursors)
     staff_login.install(app, deps)
     app.state.guesses = guesses = KeyGuesses(deps.clock)
     shared = Shared(deps.dbs, [guesses.share])
@@ -143,7 +157,13 @@ def build_api(deps: Deps, hot_routes: Mapping[Address, Route] | None = None) -> 
     fronted = HotRoutes(app, routes, settings.errors_url)
     strangers = Limiter[str]("address", limits.address_requests_per_minute, shared)
     gate = Gate(settings, shared, strangers, guesses)
-    return Outermost(with_cors(fronted, settings), deps, gate, settings.body_limit_bytes, hot.close)
+
+    async def close() -> None:
+        await streams.close()
+        await hot.close()
+
+    front = with_cors(fronted, settings)
+    return Outermost(front, deps, gate, settings.body_limit_bytes, close, streams.stop)
 
 
 def with_cors(app: ASGIApp, settings: Api) -> ASGIApp:

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from paymaster.api import (
+    debts,
+    earning_policies,
     events,
     holds,
     rails,
@@ -35,6 +37,7 @@ from paymaster.kernel.money import exponent
 from paymaster.people import four_eyes
 from paymaster.people.four_eyes import (
     DIRECTORY,
+    EARNING_POLICY_ACT,
     FEE_PLAN_ACT,
     LIMITS_ACT,
     RAIL_ACCOUNT_ACT,
@@ -59,6 +62,8 @@ ACTS: dict[str, Act] = {
         reconciliation.RESOLVE,
         reconciliation.RETRY,
         events.REVERSE,
+        debts.WRITE_OFF,
+        debts.REOPEN,
         tasks.DECIDE,
     )
 }
@@ -198,6 +203,10 @@ async def _approve_setting(call: Call, ref: Ref, reason: str) -> Reply:
         elif row.act == RAIL_ACCOUNT_ACT:
             account, _ = await rails.put_account(call, tx, row.subject, asked)
             result |= rails.shown(call, account)
+        elif row.act == EARNING_POLICY_ACT:
+            result |= await earning_policies.put_in_force(
+                tx, row.environment_id, row.subject, asked
+            )
         elif row.act == FEE_PLAN_ACT:
             result |= await rates.put_in_force(tx, row.environment_id, row.subject, asked)
         elif row.act == RATE_ACT:
@@ -209,7 +218,10 @@ async def _approve_setting(call: Call, ref: Ref, reason: str) -> Reply:
             )
         return await _decided(tx, call, ref, row, result)
 
-    return Reply(await call.control(work))
+    done = await call.control(work)
+    if done["approval"]["act"] == EARNING_POLICY_ACT:
+        await earning_policies.tell_cells(call)
+    return Reply(done)
 
 
 async def _taken(call: Call, tx: Writes, ref: Ref, event: ApprovalEvent, reason: str) -> Approval:

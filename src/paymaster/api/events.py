@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Path, Query, Request
+from pydantic import StringConstraints
 from starlette.responses import Response
 
 from paymaster.api import guarded
 from paymaster.api.context import Call, Events, Operates, OwnReads, Reads
 from paymaster.api.door import Door
 from paymaster.api.guarded import Ready
-from paymaster.api.models import Reasoned, Reply, Text, listing
+from paymaster.api.models import Amount, Reasoned, Reply, Text, listing, wire
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.shapes import DeadLetterOut, IntakeOut, Page, RewardOut
 from paymaster.api.shapes_staff import WAITING
@@ -27,6 +28,7 @@ from paymaster.earn.event import Status
 from paymaster.earn.ingest import ingest
 from paymaster.earn.intake import Limits, Parsed, TooLarge, inflate, parse
 from paymaster.earn.machine import REWARD, RewardEvent
+from paymaster.earn.reward import let_mature
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import text_id
@@ -245,13 +247,20 @@ async def list_rewards(call: OwnReads, user: UserPath, page: Paged) -> Reply:
 async def _reversal(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
     ref = call.ref("rw", subject)
 
+    said = body.get("amount")
+    part = None if said is None else Money.parse(said["amount"], said["currency"])
+    reference = body.get("reference")
+
     async def amount(tx: CellTx) -> Money | None:
         found = await reversal.locked(tx, ref.id)
-        return found.amount if REWARD.allows(found.state, RewardEvent.REVERSE) else None
+        if not REWARD.allows(found.state, RewardEvent.REVERSE):
+            return None
+        return part or found.amount - found.taken_back
 
     async def run(tx: CellTx) -> Mapping[str, Any]:
-        view = await reversal.reverse_one(tx, ref.id, body["reason"])
-        await audit.record(tx, [audit.Act("reward.reverse", view.id, body["reason"])])
+        view = await reversal.reverse_one(tx, ref.id, body["reason"], part, reference)
+        detail = {"amount": said, "reference": reference}
+        await audit.record(tx, [audit.Act("reward.reverse", view.id, body["reason"], detail)])
         return view.wire()
 
     return Ready(call.cell(ref.cell), amount, run)
@@ -260,7 +269,43 @@ async def _reversal(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
 REVERSE = guarded.Act("reward.reverse", _reversal)
 
 
+class ReverseReward(Reasoned):
+    """Why, and how much of it if not all; a part needs the partner's reference."""
+
+    amount: Amount | None = None
+    reference: Annotated[Text, StringConstraints(min_length=1, max_length=128)] | None = None
+
+
+def reverse_body(reason: str, amount: Money | None, reference: str | None) -> dict[str, Any]:
+    """A reversal as it is stored while it waits for a second person."""
+    asked: dict[str, Any] = {"reason": reason}
+    if amount is not None:
+        asked["amount"] = wire(amount)
+    if reference is not None:
+        asked["reference"] = reference
+    return asked
+
+
 @router.post("/v1/rewards/{reward}/reverse", response_model=RewardOut, responses=WAITING)
-async def reverse_reward(call: Operates, reward: RewardPath, body: Reasoned) -> Response:
-    """Take a reward back, also after it was withdrawn: then the user owes it."""
-    return await guarded.guarded(call, REVERSE, reward, {"reason": body.reason})
+async def reverse_reward(call: Operates, reward: RewardPath, body: ReverseReward) -> Response:
+    """Take a reward or part of it back, also after it was withdrawn: then the user owes it.
+
+    Under the same reference nothing is taken twice.
+    """
+    amount = body.amount.money() if body.amount is not None else None
+    asked = reverse_body(body.reason, amount, body.reference)
+    return await guarded.guarded(call, REVERSE, reward, asked)
+
+
+@router.post("/v1/rewards/{reward}/mature", response_model=RewardOut)
+async def mature_reward(call: Operates, reward: RewardPath, body: Reasoned) -> Reply:
+    """Let a reward mature that waits because too much is taken back; `waits_for` says so."""
+    ref = call.ref("rw", reward)
+
+    async def work(tx: CellTx) -> Mapping[str, Any]:
+        await let_mature(tx, ref.id)
+        view = await reversal.get(tx, ref.id)
+        await audit.record(tx, [audit.Act("reward.mature", view.id, body.reason)])
+        return view.wire()
+
+    return Reply(await call.write(call.cell(ref.cell), work))

@@ -169,5 +169,3 @@ async def lift_hold(call: Risk, hold: HoldPath, body: Reasoned) -> Response:
         ready.cell, lambda tx: perform(call, tx, limits, LIFT, ready, hold, asked)
     )
     return answer_of(LIFT, done)
-
-

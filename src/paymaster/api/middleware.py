@@ -30,6 +30,7 @@ _SAFE: list[tuple[bytes, bytes]] = [
 _HTTPS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 
 _SWEEP_SECONDS = 0.5
+_STREAM = b"text/event-stream"
 UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked by those who look after the process: never shed, never counted against an address."""
 
@@ -51,12 +52,14 @@ class Outermost:
         gate: Gate,
         body_limit_bytes: int,
         closing: Callable[[], Awaitable[None]] | None = None,
+        draining: Callable[[], None] | None = None,
     ) -> None:
         self._app = app
         self._deps = deps
         self._gate = gate
         self._limit = body_limit_bytes
         self._closing = closing
+        self._draining = draining
         web = gate.settings
         self._handler_seconds = web.handler_timeout_seconds
         self._most = web.concurrent_requests
@@ -69,6 +72,11 @@ class Outermost:
         self._waiting: dict[asyncio.Task[Any], float] = {}
         self._late: set[asyncio.Task[Any]] = set()
         self._sweeping = False
+
+    def drain(self) -> None:
+        """End answers that would go on for long; called when the process is to stop."""
+        if self._draining is not None:
+            self._draining()
 
     async def close(self) -> None:
         """Finish what was begun; called when no more requests come."""
@@ -89,24 +97,18 @@ class Outermost:
         state["trace_id"] = trace_id
         _keep_slashes(scope)
         address = state["address"] = self._gate.find(scope, headers)
-        status, answered = 500, False
+        status, answered, streams = 500, False, False
         task = asyncio.current_task()
         if task is not None:
             self._watch(task, started)
 
         async def answering(message: Message) -> None:
-            nonlocal status, answered
+            nonlocal status, answered, streams
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
                 if task is not None:
                     self._waiting.pop(task, None)
-                given = message["headers"]
-                message["headers"] = [
-                    *given,
-                    *self._missing({name for name, _ in given}),
-                    *_rate(state),
-                    (b"trace-id", trace_id.encode()),
-                ]
+                streams = self._begun(message, state, trace_id)
             await send(message)
 
         self._under_way += 1
@@ -127,13 +129,31 @@ class Outermost:
                 if not answered:
                     raise
             finally:
-                self._under_way -= 1
+                self._under_way -= not streams
                 if task is not None:
                     self._waiting.pop(task, None)
                     self._late.discard(task)
                 if scope["path"] not in UNCOUNTED:
                     self._gate.answered(address, headers, state, status)
                 self._record(scope, state, status, monotonic_seconds() - started)
+
+    def _begun(
+        self, message: Message, state: MutableMapping[str, Any], trace_id: str
+    ) -> bool:
+        """Complete the headers; whether what follows is a stream, which is under way no more.
+
+        It may last for hours, and is counted by limits of its own.
+        """
+        given = message["headers"]
+        message["headers"] = [
+            *given,
+            *self._missing({name for name, _ in given}),
+            *_rate(state),
+            (b"trace-id", trace_id.encode()),
+        ]
+        streams = any(name == b"content-type" and _STREAM in value for name, value in given)
+        self._under_way -= streams
+        return streams
 
     def _refusal(
         self, scope: Scope, headers: dict[bytes, bytes], address: str

@@ -15,7 +15,7 @@ from paymaster.api.shapes import BalanceAtOut, BalancesOut, StatementOut
 from paymaster.api.shapes_status import MoneyWhereOut
 from paymaster.api.users import UserPath
 from paymaster.db.tx import CellRead
-from paymaster.earn import vesting
+from paymaster.earn import reserve, vesting
 from paymaster.kernel.clock import parse_rfc3339, rfc3339
 from paymaster.kernel.ids import Ref, text_id
 from paymaster.kernel.money import Money, exponent
@@ -26,7 +26,8 @@ from paymaster.withdraw import whereabouts
 router = APIRouter(route_class=Door, tags=["money"])
 Currency = Annotated[str, Query(max_length=12, description="ISO 4217 code.", examples=["EUR"])]
 Kind = Annotated[
-    Literal["available", "held", "vesting", "debt"], Query(description="Which of the accounts.")
+    Literal["available", "held", "vesting", "reserve", "debt"],
+    Query(description="Which of the accounts."),
 ]
 Since = Annotated[
     Moment | None, Query(alias="from", description="Nothing that was recorded before it.")
@@ -48,6 +49,7 @@ async def get_balances(call: OwnReads, user: UserPath) -> Reply:
         found = await balance.balances(tx, ref.id)
         held = await balance.holds(tx, ref.id)
         maturing = await vesting.of_user(tx, ref.id)
+        kept = await reserve.of_user(tx, ref.id)
         moving = await whereabouts.in_transit(tx, ref.id)
         return [
             {
@@ -65,7 +67,14 @@ async def get_balances(call: OwnReads, user: UserPath) -> Reply:
                     for hold in held
                     if hold.amount.currency == one.currency
                 ],
-                "reserve": wire(one.reserve),
+                "reserve": {
+                    "total": wire(one.reserve),
+                    "items": [
+                        {"amount": wire(item.amount), "releases_at": rfc3339(item.releases_at)}
+                        for item in kept
+                        if item.amount.currency == one.currency
+                    ],
+                },
                 "in_transit": wire(Money(moving.get(one.currency, 0), one.currency)),
                 "debt": wire(one.debt),
                 "withdrawable": wire(one.withdrawable),

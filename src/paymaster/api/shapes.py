@@ -97,6 +97,20 @@ class VestingOut(Shape):
     items: list[VestingItemOut]
 
 
+class ReserveItemOut(Shape):
+    """Part of a matured reward that stays aside until its date."""
+
+    amount: MoneyOut
+    releases_at: Time
+
+
+class ReserveOut(Shape):
+    """What is kept aside; at most 100 items, the soonest to be released first."""
+
+    total: MoneyOut
+    items: list[ReserveItemOut]
+
+
 class HeldOut(Shape):
     """Money set aside for something under way."""
 
@@ -111,7 +125,7 @@ class BalanceOut(Shape):
     available: MoneyOut
     vesting: VestingOut
     held: list[HeldOut]
-    reserve: MoneyOut
+    reserve: ReserveOut
     in_transit: MoneyOut
     debt: MoneyOut
     withdrawable: MoneyOut
@@ -289,16 +303,26 @@ class DeadLetterOut(Shape):
     trace_id: str
 
 
+class RewardPolicyOut(Shape):
+    """The policy that a reward was made under."""
+
+    source: str
+    version: int
+
+
 class RewardOut(Shape):
-    """A reward of a user."""
+    """A reward of a user. `waits_for` says why it matures later than it was promised."""
 
     id: str
     campaign: str
     task: str
     occurrence: str
     amount: MoneyOut
+    taken_back: MoneyOut
     state: str
     matures_at: Time
+    waits_for: str | None
+    policy: RewardPolicyOut | None
     created_at: Time
     trace_id: str
 

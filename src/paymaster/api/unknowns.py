@@ -1,5 +1,4 @@
-"""Payments that nobody can tell about: since when, what was tried, what comes next; and the policy
-by which withdrawals are paid."""
+"""Payments that nobody can tell about, and what comes next; the policy by which is paid."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from paymaster.dispatch.policy import MOST_ORDERS, PayoutPolicy
 from paymaster.dispatch.unknowns import Unknown
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.ids import text_id
-from paymaster.withdraw import automatic_defaults
+from paymaster.withdraw import automatic_schedule
 
 router = APIRouter(route_class=Door, tags=["rail accounts"])
 MOST = 200
@@ -140,7 +139,7 @@ async def put_payout_policy(call: Operates, body: PutPayoutPolicy) -> Reply:
 
 
 async def _replace(call: Call, body: PutPayoutPolicy) -> PayoutPolicy:
-    automatic_defaults.read(body.automatic)
+    automatic_schedule.defaults(body.automatic)
     wanted = PayoutPolicy(
         body.failover, body.most_orders, body.tries_before_leaving, body.automatic
     )

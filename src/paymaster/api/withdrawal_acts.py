@@ -26,7 +26,7 @@ from paymaster.db.tx import CellTx
 from paymaster.dispatch import decide as by_hand
 from paymaster.dispatch.decide import Finding
 from paymaster.kernel.money import Money
-from paymaster.withdraw import moves, view
+from paymaster.withdraw import checks, moves, view
 from paymaster.withdraw.machine import WITHDRAWAL, Event
 
 router = APIRouter(route_class=Door, tags=["withdrawals"])
@@ -99,7 +99,7 @@ def _making(stake: Stake, decide: Decision) -> Make:
 
         async def run(tx: CellTx) -> Mapping[str, Any]:
             if body.get("version") is not None:
-                await moves.require_unmoved(tx, ref.id, body["version"])
+                await checks.require_unmoved(tx, ref.id, body["version"])
             await decide(tx, ref.id, body["reason"])
             return (await view.one(tx, ref.id)).wire()
 
@@ -119,9 +119,7 @@ ASK_PROOF = Act("withdrawal.ask_proof", _making(_of_event(Event.CHALLENGE), move
 HOLD = Act("withdrawal.hold", _making(_of_event(Event.HOLD), moves.hold))
 RELEASE = Act("withdrawal.release", _making(_of_event(Event.RELEASE), moves.release))
 REVERSE = Act("withdrawal.reverse", _making(_of_event(Event.RETURN), moves.reverse))
-FAIL = Act(
-    "withdrawal.fail", _making(_of_order(Finding.NOT_PAID), _finding(Finding.NOT_PAID))
-)
+FAIL = Act("withdrawal.fail", _making(_of_order(Finding.NOT_PAID), _finding(Finding.NOT_PAID)))
 CONFIRM = Act("withdrawal.confirm_paid", _making(_of_order(Finding.PAID), _finding(Finding.PAID)))
 RETRY = Act("withdrawal.retry", _making(_of_retry, by_hand.retry))
 
@@ -138,9 +136,7 @@ async def _reasoned(call: Call, act: Act, withdrawal: str, body: Decided | Prove
 @router.post(
     "/v1/withdrawals/{withdrawal}/approve", response_model=WithdrawalOut, responses=WAITING
 )
-async def approve_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Decided
-) -> Response:
+async def approve_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Decided) -> Response:
     """Let one in review go to the rail."""
     return await _reasoned(call, APPROVE, withdrawal, body)
 
@@ -151,12 +147,8 @@ async def deny_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Deci
     return await _reasoned(call, DENY, withdrawal, body)
 
 
-@router.post(
-    "/v1/withdrawals/{withdrawal}/review", response_model=WithdrawalOut, responses=WAITING
-)
-async def review_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Decided
-) -> Response:
+@router.post("/v1/withdrawals/{withdrawal}/review", response_model=WithdrawalOut, responses=WAITING)
+async def review_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Decided) -> Response:
     """Pull one back that is challenged, approved or queued: a person decides."""
     return await _reasoned(call, REVIEW, withdrawal, body)
 
@@ -180,9 +172,7 @@ async def hold_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Deci
 @router.post(
     "/v1/withdrawals/{withdrawal}/release", response_model=WithdrawalOut, responses=WAITING
 )
-async def release_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Decided
-) -> Response:
+async def release_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Decided) -> Response:
     """Lift a hold; it is judged anew."""
     return await _reasoned(call, RELEASE, withdrawal, body)
 
@@ -190,9 +180,7 @@ async def release_withdrawal(
 @router.post(
     "/v1/withdrawals/{withdrawal}/reverse", response_model=WithdrawalOut, responses=WAITING
 )
-async def reverse_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Decided
-) -> Response:
+async def reverse_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Decided) -> Response:
     """Book a paid one as come back, on the evidence named in the reason."""
     return await _reasoned(call, REVERSE, withdrawal, body)
 
@@ -209,9 +197,7 @@ async def fail_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Prov
 @router.post(
     "/v1/withdrawals/{withdrawal}/confirm-paid", response_model=WithdrawalOut, responses=WAITING
 )
-async def confirm_withdrawal(
-    call: Operates, withdrawal: WithdrawalPath, body: Proven
-) -> Response:
+async def confirm_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Proven) -> Response:
     """Say, with a proof, that one that is unknown or sent was paid."""
     return await _reasoned(call, CONFIRM, withdrawal, body)
 

@@ -33,15 +33,25 @@ class Flown:
 async def fly(wire: Wire, letters: Sequence[Letter], in_flight: int, seconds: float) -> Flown:
     """Send letters, for about so many seconds at most."""
     flown, settled = Flown(), [False] * len(letters)
-    room = asyncio.Semaphore(in_flight)
+    waiting = iter(_by_key(letters))
 
-    async def chain(places: Sequence[int]) -> None:
-        for place in places:
-            async with room:
-                detail = await _send(wire, letters[place])
-            if detail is not None:
-                flown.refused[place] = detail
-            settled[place] = True
+    async def work() -> None:
+        """Key after key, until none is left or nothing goes any more."""
+        for places in waiting:
+            for place in places:
+                if flown.unclear or flown.fault is not None:
+                    return
+                try:
+                    detail = await _send(wire, letters[place])
+                except BrokerRefused:
+                    flown.unclear = True
+                    return
+                except Busy as fault:
+                    flown.fault = flown.fault or fault
+                    return
+                if detail is not None:
+                    flown.refused[place] = detail
+                settled[place] = True
 
     async def watch() -> None:
         await wire.gone.wait()
@@ -50,15 +60,13 @@ async def fly(wire: Wire, letters: Sequence[Letter], in_flight: int, seconds: fl
     try:
         async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
             watching = group.create_task(watch())
-            chains = [group.create_task(chain(places)) for places in _by_key(letters)]
-            await asyncio.wait(chains) if chains else None
+            workers = [group.create_task(work()) for _ in range(min(in_flight, len(letters)))]
+            await asyncio.gather(*workers)
             watching.cancel()
     except* TimeoutError:
-        flown.fault = away("The broker is slow.")
-    except* BrokerRefused:
-        flown.unclear = True
-    except* Busy as faults:
-        flown.fault = _first(faults)
+        flown.fault = flown.fault or away("The broker is slow.")
+    except* Busy:
+        flown.fault = flown.fault or away("The connection was lost.")
     flown.taken = settled.index(False) if False in settled else len(settled)
     flown.refused = {at: why for at, why in flown.refused.items() if at < flown.taken}
     if flown.taken < len(letters) and not flown.unclear and flown.fault is None:
@@ -89,13 +97,8 @@ async def alone(wire: Wire, letter: Letter) -> str | None:
 
 
 def _by_key(letters: Sequence[Letter]) -> list[list[int]]:
+    """The places of each key's letters, in order."""
     found: dict[str, list[int]] = {}
     for place, letter in enumerate(letters):
         found.setdefault(letter.key, []).append(place)
     return list(found.values())
-
-
-def _first(faults: BaseExceptionGroup[Busy]) -> Busy:
-    for fault in faults.exceptions:
-        return fault if isinstance(fault, Busy) else _first(fault)
-    return away("The connection was lost.")

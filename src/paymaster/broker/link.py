@@ -18,6 +18,7 @@ from paymaster.kernel.tls import Identity, client_context, trust
 from paymaster.observe import get_logger
 from paymaster.settings import Broker, Peers
 
+AWAY = "broker-away"
 PASSWORD, TOKEN = "broker-password", "broker-token"
 ROLE = "notify"
 """Whose certificate of `peers` is shown to the broker."""
@@ -68,7 +69,7 @@ class Link:
     def __init__(self, access: Access) -> None:
         self.access = access
         self.fault: str | None = None
-        """Why there is no connection, for people."""
+        """Why nothing goes out, for people."""
         self._wire: Wire | None = None
         self._making = asyncio.Lock()
 
@@ -158,7 +159,7 @@ def tls_context(settings: Broker, peers: Peers) -> ssl.SSLContext | None:
 
 def away(detail: str) -> Busy:
     """The broker cannot be reached, or does not answer."""
-    return Busy("broker-away", detail)
+    return Busy(AWAY, detail)
 
 
 def takes_nothing(detail: str) -> Busy:

@@ -8,14 +8,17 @@ sent behind our back. Error codes: nats-server, server/errors.json.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 import nats.errors
 import nats.js.errors
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsSecurity, NatsToken, NatsUserPassword
 from faststream.security import BaseSecurity
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
@@ -96,10 +99,13 @@ async def connect(access: Access) -> NatsWire:
     async def noted(error: Exception) -> None:
         heard.append(error)
 
-    broker = NatsBroker(
+    client = Client()
+    broker = _Broker(
         list(settings.urls),
-        security=_security(access),
+        client=client,
+        security=_security(access, client),
         name="paymaster",
+        allow_reconnect=False,
         max_reconnect_attempts=1,
         reconnect_time_wait=0,
         connect_timeout=settings.timeout_seconds,
@@ -112,11 +118,12 @@ async def connect(access: Access) -> NatsWire:
     try:
         async with asyncio.timeout(settings.timeout_seconds):
             await broker.connect()
+        if settings.encrypted and not _encrypted(client):
+            await client.close()
+            raise nats.errors.SecureConnWantedError
     except (nats.errors.Error, TimeoutError, OSError) as error:
         why = heard[-1] if heard else error
         raise away(f"No connection to NATS: {type(why).__name__}.") from error
-    # Only now: a client that must not connect again leaves sockets open where the first try fails.
-    broker.config.connection_state.connection.options["allow_reconnect"] = False
     wire = NatsWire(broker, settings, gone)
     try:
         await _see_to_stream(broker.config.connection_state.stream, settings)
@@ -154,15 +161,67 @@ def pattern(settings: Broker) -> str:
     return settings.subject.format(**parts)
 
 
-def _security(access: Access) -> BaseSecurity | None:
+class _Broker(NatsBroker):
+    """Connects with a client that is known before.
+
+    The library's own way leaves sockets open where a login fails, and speaks on in the clear where
+    a server, or somebody between, offers no TLS.
+    """
+
+    def __init__(self, servers: list[str], *, client: Client, **options: Any) -> None:
+        super().__init__(servers, **options)
+        self._client = client
+
+    async def _connect(self) -> Client:
+        try:
+            await self._client.connect(**self._connection_kwargs)
+        except BaseException:
+            await self._client.close()
+            await _hang_up(self._client)
+            raise
+        self.config.connect(self._client)
+        return self._client
+
+
+def _writer(client: Client) -> asyncio.StreamWriter | None:
+    """Nothing public shows a connection that is half made."""
+    return getattr(getattr(client, "_transport", None), "_io_writer", None)
+
+
+async def _hang_up(client: Client) -> None:
+    writer = _writer(client)
+    if writer is not None:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def _encrypted(client: Client) -> bool:
+    writer = _writer(client)
+    return writer is not None and writer.get_extra_info("ssl_object") is not None
+
+
+def _security(access: Access, client: Client) -> BaseSecurity:
+    """Secrets are given when the connection is encrypted, if it shall be, and not before."""
     settings = access.settings
     context = tls_context(settings, access.peers)
     tls: dict[str, Any] = {"ssl_context": context, "use_ssl": context is not None}
+
+    def secret(name: str) -> Callable[[], str]:
+        def give() -> str:
+            if settings.encrypted and not _encrypted(client):
+                raise nats.errors.SecureConnWantedError
+            return access.secret(name)
+
+        return give
+
     if settings.login == "password" and settings.username is not None:
-        return NatsUserPassword(settings.username, access.secret(PASSWORD), **tls)
+        # The client asks for it when it logs in; only the annotation says that it must be text.
+        later = cast("str", secret(PASSWORD))
+        return NatsUserPassword(settings.username, later, **tls)
     if settings.login == "token":
-        return NatsToken(access.secret(TOKEN), **tls)
-    return None if context is None else NatsSecurity(**tls)
+        return NatsToken(secret(TOKEN), **tls)
+    return NatsSecurity(**tls)
 
 
 def _said(error: nats.js.errors.APIError) -> str:

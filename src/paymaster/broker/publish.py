@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from paymaster.broker import flight, store
 from paymaster.broker.letter import Letter, letter, wanted
-from paymaster.broker.link import Link
+from paymaster.broker.link import AWAY, Link
 from paymaster.broker.store import Laid
 from paymaster.db import lease, outbox
 from paymaster.db.tx import Actor, ReadTx, Writes
@@ -69,16 +69,19 @@ class Publisher:
             begin = state.head if self._settings.begin == "now" else 0
             await self._write(lambda tx: outbox.advance(tx, NAME, begin))
             return 1
-        again = 0
-        if state.due:
-            again = await self._again(state.due)
-        if state.position >= state.head:
-            return again
-        return again + await self._forward(state.position, state.head)
+        try:
+            again = await self._again(state.due) if state.due else 0
+            if state.position >= state.head:
+                return again
+            return again + await self._forward(state.position, state.head)
+        except Busy:
+            # Another process may reach the broker where this one does not.
+            await self.give_up()
+            raise
 
     async def give_up(self) -> None:
         """Let a successor begin at once."""
-        held = self._held
+        held, self._held = self._held, None
         if held is not None:
             await self._place.run(ACTOR, lambda tx: lease.release(tx, held))
 
@@ -119,8 +122,9 @@ class Publisher:
         if flown.unclear:
             await self._link.drop(wire, "the broker refused an event")
             flown = await self._one_by_one(letters)
-        elif flown.fault is not None:
+        elif flown.fault is not None and flown.fault.slug == AWAY:
             await self._link.drop(wire, flown.fault.detail)
+        self._link.fault = None if flown.fault is None else flown.fault.detail
         reached = until if flown.taken == len(letters) else position
         if 0 < flown.taken < len(letters):
             reached = letters[flown.taken - 1].seq

@@ -8,6 +8,7 @@ sending them one at a time.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import aiormq.exceptions
@@ -90,6 +91,9 @@ class RabbitWire:
 
 async def connect(access: Access) -> RabbitWire:
     """See `link.open_wire`."""
+    for chatty in ("aio_pika", "aiormq"):
+        # They tell each failure with its traceback, some several times; the link tells it once.
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     fault: Busy | None = None
     for url in access.settings.urls:
         try:

@@ -42,9 +42,7 @@ def import_file(
         return await deps.dbs.control.run(
             Actor("cli", None, environment.id),
             new_trace_id(),
-            lambda tx: rates_record.record(
-                tx, environment.id, rates, fx.most_change_percent, now
-            ),
+            lambda tx: rates_record.record(tx, environment.id, rates, fx.most_change_percent, now),
         )
 
     done = opened(work)

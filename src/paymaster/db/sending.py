@@ -236,9 +236,8 @@ class Sending:
 
     async def end(self) -> None:
         """As `receive`; afterwards the connection is as before `begin`."""
-        self._pgconn.pipeline_sync()
         self._waiting.append(Reply(self))
-        await self._take()
+        await self._take(ends=True)
         self._pgconn.exit_pipeline_mode()
 
     @asynccontextmanager
@@ -266,21 +265,18 @@ class Sending:
             raise errors.OperationalError("answers were interrupted")
         if self._pgconn.pipeline_status == pq.PipelineStatus.OFF:
             self.begin()
-        # The first ends what was skipped after a failure; the second carries out the rollback.
-        self._pgconn.pipeline_sync()
-        self._pgconn.send_query_params(b"ROLLBACK", None)
-        self._pgconn.pipeline_sync()
         waiting = len(self._waiting) + 3
         self._waiting.clear()
-        found = await self._connection.wait(_answers(self._pgconn, waiting))
+        found = await self._connection.wait(_rolled_back(self._pgconn, waiting))
         self._pgconn.exit_pipeline_mode()
         if found[-2][0].status in _FAILED:
             raise errors.OperationalError("the transaction could not be rolled back")
 
-    async def _take(self) -> None:
+    async def _take(self, *, ends: bool = False) -> None:
         fault: Exception | None = None
         self._under_way = True
-        found = await self._connection.wait(_answers(self._pgconn, len(self._waiting)))
+        answers = _answers(self._pgconn, len(self._waiting), ends=ends)
+        found = await self._connection.wait(answers)
         self._under_way = False
         for [result] in found:
             reply = self._waiting.popleft()
@@ -311,7 +307,21 @@ class Sending:
         return meaning
 
 
-def _answers(pgconn: pq.abc.PGconn, count: int) -> Generator[Any, Any, list[list[pq.abc.PGresult]]]:
+def _rolled_back(
+    pgconn: pq.abc.PGconn, count: int
+) -> Generator[Any, Any, list[list[pq.abc.PGresult]]]:
+    # The first ends what was skipped after a failure; the second carries out the rollback.
+    pgconn.pipeline_sync()
+    pgconn.send_query_params(b"ROLLBACK", None)
+    return (yield from _answers(pgconn, count, ends=True))
+
+
+def _answers(
+    pgconn: pq.abc.PGconn, count: int, *, ends: bool
+) -> Generator[Any, Any, list[list[pq.abc.PGresult]]]:
+    if ends:
+        # This sends at once, so it is done by whoever waits, like everything that is sent.
+        pgconn.pipeline_sync()
     yield from generators.send(pgconn)
     found: list[list[pq.abc.PGresult]] = []
     for _ in range(count):

@@ -22,7 +22,7 @@ from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Outcome, Verdict
-from paymaster.withdraw import moves
+from paymaster.withdraw import checks
 
 BY_HAND = "decided-by-hand"
 """The code of what a person found out."""
@@ -50,7 +50,7 @@ async def decide(tx: CellTx, attempt_id: int, finding: Finding, proof: str) -> l
     if not proof.strip():
         raise Unprocessable("reason-missing", "Say how it is known, for example who confirmed it.")
     this, concerned = await _concerned(tx, attempt_id, finding)
-    await moves.require_free(tx, [one.withdrawal_id for one in concerned if one.withdrawal_id])
+    await checks.require_free(tx, [one.withdrawal_id for one in concerned if one.withdrawal_id])
     verdict = Verdict.PAID if finding is Finding.PAID else Verdict.REJECTED
     code = AGAIN if finding is Finding.AGAIN else BY_HAND
     applied = await outcome.apply(
@@ -117,16 +117,16 @@ async def of_withdrawal(
     """
     attempt_id = await batch_store.live_attempt(tx, withdrawal_id)
     if attempt_id is None:
-        raise await moves.too_late(tx, withdrawal_id)
+        raise await checks.too_late(tx, withdrawal_id)
     try:
         applied = await decide(tx, attempt_id, finding, proof)
     except Conflict as error:
         if error.slug != _NOT_UNKNOWN:
             raise
-        raise await moves.too_late(tx, withdrawal_id, _NOT_UNKNOWN) from None
+        raise await checks.too_late(tx, withdrawal_id, _NOT_UNKNOWN) from None
     for one in applied:
         if one.attempt_id == attempt_id and not one.done:
-            raise await moves.too_late(tx, withdrawal_id, one.slug or _NOT_UNKNOWN)
+            raise await checks.too_late(tx, withdrawal_id, one.slug or _NOT_UNKNOWN)
     return applied
 
 
@@ -138,7 +138,7 @@ async def retry(tx: CellTx, withdrawal_id: int, proof: str) -> list[Applied]:
     """
     if not proof.strip():
         raise Unprocessable("reason-missing", "Say how it is known, for example who confirmed it.")
-    if await batch_store.live_attempt(tx, withdrawal_id) is None and await moves.hurry(
+    if await batch_store.live_attempt(tx, withdrawal_id) is None and await checks.hurry(
         tx, withdrawal_id, proof
     ):
         return []

@@ -129,7 +129,7 @@ async def warn(tx: CellTx, after: Sequence[timedelta], limit: int) -> int:
     for attempt, withdrawal, transfer, account, key, since, asked, level in sorted(rows):
         number, prefix = (transfer, "tr") if withdrawal is None else (withdrawal, "wd")
         subject = text_id(prefix, tx.cell, number)
-        minutes = after[level - 1] // timedelta(minutes=1)
+        minutes = after[int(level) - 1] // timedelta(minutes=1)
         said: dict[str, Any] = {
             "id": text_id("at", tx.cell, attempt),
             "subject": subject,

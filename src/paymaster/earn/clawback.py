@@ -70,19 +70,31 @@ async def reward_of(tx: CellRead, source: str, event_id: str) -> int | None:
 async def take(tx: CellTx, command: ClawBack) -> Taken:
     """Take back what is there, or keep the claw-back until it is.
 
+    Raises what `keep` and `reversal.reverse_one` do.
+    """
+    number = await keep(tx, command)
+    if number is None:
+        return Taken(Fate.KEPT)
+    await reversal.reverse_one(tx, number, command.reason, command.amount, command.reference)
+    return Taken(Fate.REVERSED, number)
+
+
+async def keep(tx: CellTx, command: ClawBack) -> int | None:
+    """Keep a claw-back whose reward is not there; else nothing is done: the reward to take back.
+
     Raises Unprocessable `event-earned-nothing` for an event that is there and brought no reward,
-    and what `reversal.reverse_one` does.
+    `event-of-another` for another user's, `reversal-reference` for a part without one.
     """
     number = await reward_of(tx, *command.key)
-    if number is None:
-        whole = command.amount is None
-        if whole and await store.forestall(tx, *command.key, command.user_id):
+    if number is None and command.amount is None:
+        if await store.forestall(tx, *command.key, command.user_id):
             return await _keep(tx, command, None)
         # Whoever was taking the event in at this moment has committed by now.
         number = await reward_of(tx, *command.key)
     if number is not None:
-        await reversal.reverse_one(tx, number, command.reason, command.amount, command.reference)
-        return Taken(Fate.REVERSED, number)
+        if (await reversal.get(tx, number)).user_id != command.user_id:
+            raise Unprocessable("event-of-another", "The event is another user's.")
+        return number
     if await store.forestalled(tx, *command.key) is False:
         raise Unprocessable(
             "event-earned-nothing", "The event is there and brought no reward to take back."
@@ -94,7 +106,7 @@ async def take(tx: CellTx, command: ClawBack) -> Taken:
     return await _keep(tx, command, tx.now if command.amount is not None else None)
 
 
-async def _keep(tx: CellTx, command: ClawBack, due_at: datetime | None) -> Taken:
+async def _keep(tx: CellTx, command: ClawBack, due_at: datetime | None) -> None:
     amount = command.amount
     row = EarlyRow(
         command.source,
@@ -112,7 +124,6 @@ async def _keep(tx: CellTx, command: ClawBack, due_at: datetime | None) -> Taken
     if await store.keep_early(tx, row):
         subject = f"{command.source}/{command.event_id}"
         await audit.record(tx, [audit.Act("reversal.keep", subject, command.reason)])
-    return Taken(Fate.KEPT)
 
 
 async def apply_due(tx: CellTx, limit: int = 1000) -> int:
@@ -150,7 +161,7 @@ async def _meet(tx: CellTx, row: EarlyRow, reward_id: int) -> None:
 
 
 async def waiting(
-    tx: CellRead, after: tuple[datetime, str, str, str] | None, limit: int
+    tx: CellRead, after: tuple[str, str, str] | None, limit: int
 ) -> Sequence[EarlyRow]:
-    """Those whose event or reward never came, oldest first."""
+    """Those whose event or reward never came, by source, event and reference."""
     return await store.open_early(tx, after, min(limit, 200))

@@ -250,6 +250,14 @@ def _earnings() -> Iterator[EventType]:
     yield EventType("debt.reopened", "What was given up is owed again.", given)
 
 
+def _destinations() -> Iterator[EventType]:
+    yield EventType("destination.added", "An earner has a new destination.", _DESTINATION)
+    yield EventType("destination.closed", "A destination takes no more money.", _DESTINATION)
+    paused = "Payments to a destination keep failing: nothing goes there until it is resumed."
+    yield EventType("destination.paused", paused, _PAUSED)
+    yield EventType("destination.resumed", "A paused destination takes money again.", _DESTINATION)
+
+
 def _types() -> Iterator[EventType]:
     yield EventType("user.created", "An earner was made.", (_USER,))
     yield EventType("user.active", "A suspended earner is active again.", (_USER,))
@@ -261,11 +269,7 @@ def _types() -> Iterator[EventType]:
         Field("before", "text", "The level before."),
     )
     yield EventType("user.kyc_level", "An earner is known better, or less.", known)
-    yield EventType("destination.added", "An earner has a new destination.", _DESTINATION)
-    yield EventType("destination.closed", "A destination takes no more money.", _DESTINATION)
-    paused = "Payments to a destination keep failing: nothing goes there until it is resumed."
-    yield EventType("destination.paused", paused, _PAUSED)
-    yield EventType("destination.resumed", "A paused destination takes money again.", _DESTINATION)
+    yield from _destinations()
     yield from _each("user_task", "A task in an earner's hands", _USER_TASK, _USER_TASKS)
     yield from _each("reward", "A reward", _REWARD, _REWARDS)
     yield from _earnings()
@@ -303,6 +307,24 @@ def _types() -> Iterator[EventType]:
     contradicted = (*_ATTEMPT[:3], Field("verdict", "text", "What the provider says now."))
     said = "The provider says of a payment order what cannot be: a person has to look."
     yield EventType("attempt.contradicted", said, contradicted)
+    late = (
+        *_ATTEMPT[:2],
+        Field("since", "time", "When it was ordered."),
+        Field("minutes", "number", "For so long nobody has known, at the least."),
+        Field("asked", "number", "How often the provider was asked."),
+    )
+    said = "Nobody knows for a long time whether a payment order was executed."
+    yield EventType("attempt.unknown_old", said, late)
+    skipped = (
+        _USER,
+        Field("currency", "text", "Of the balance that was to be paid out."),
+        Field("reason", "text", "A slug, such as `destination-paused`."),
+        Field("message", "text", "The same in words."),
+        Field("at", "time", "When it was skipped."),
+        Field("next_at", "time", "When it is tried again."),
+    )
+    said = "An automatic payout was not made; told once, until the reason is another."
+    yield EventType("automatic_payout.skipped", said, skipped)
     statement = (
         Field("statement", "id", "`st_...`."),
         _ACCOUNT,

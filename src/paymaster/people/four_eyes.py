@@ -43,6 +43,8 @@ ACTS: dict[str, str] = {
     "break.resolve": "book money out of suspense",
     "line.retry": "match a statement line by hand, or take its difference as a fee",
     "reward.reverse": "take a reward back",
+    "debt.write_off": "give up what a user owes",
+    "debt.reopen": "let a user owe again what was given up",
     "task.decide": "approve work, which is rewarded at once",
 }
 """The acts that limits can be set for."""
@@ -55,6 +57,9 @@ STEP_UP_ACT = "step_up.policy"
 
 RULES_ACT = "screening.rules"
 """Changing the rules of screening: whoever could alone would let go what two must approve."""
+
+EARNING_POLICY_ACT = "earning_policy.put"
+"""When earnings clear, what is kept in reserve, who bears what is lost."""
 
 FEE_PLAN_ACT = "fee_plan.put"
 """Changing what withdrawals cost, and at which markup they are exchanged."""
@@ -141,7 +146,7 @@ class Limits:
             return True
         if act in (LIMITS_ACT, RAIL_ACCOUNT_ACT):
             return bool(self.rows)
-        if act in (RULES_ACT, STEP_UP_ACT, FEE_PLAN_ACT, RATE_ACT):
+        if act in (RULES_ACT, STEP_UP_ACT, FEE_PLAN_ACT, RATE_ACT, EARNING_POLICY_ACT):
             return any(row.act == _APPROVE for row in self.rows)
         if amount is None:
             return False

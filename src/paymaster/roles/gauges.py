@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import LiteralString, cast
 
 from paymaster.db import aside, outbox, seal
 from paymaster.db.cells import Databases
 from paymaster.db.tx import CellRead
+from paymaster.dispatch import unknowns
 from paymaster.observe import Metrics
 
 _DUE: LiteralString = """
@@ -34,8 +37,11 @@ _INBOX: LiteralString = (
 )
 
 
-async def measure(dbs: Databases, metrics: Metrics) -> None:
-    """Set every gauge anew; what is gone since the last time becomes absent."""
+async def measure(dbs: Databases, metrics: Metrics, old_after_minutes: Sequence[int] = ()) -> None:
+    """Set every gauge anew; what is gone since the last time becomes absent.
+
+    Unknown payments are counted for each of these ages as well.
+    """
     now = dbs.clock.now()
     due: dict[str, tuple[int, datetime]] = {}
     unknown: dict[str, tuple[int, datetime]] = {}
@@ -62,6 +68,7 @@ async def measure(dbs: Databases, metrics: Metrics) -> None:
             ):
                 counts[name] = counts.get(name, 0) + count
     _set(metrics, now, due, unknown)
+    await _old_unknowns(dbs, metrics, old_after_minutes)
     metrics.breaks_open.clear()
     metrics.inbox_pending.clear()
     for kind, count in breaks.items():
@@ -93,6 +100,21 @@ def _set(
         for name, (count, oldest) in found.items():
             items.labels(name).set(count)
             ages.labels(name).set((now - oldest).total_seconds())
+
+
+async def _old_unknowns(dbs: Databases, metrics: Metrics, minutes: Sequence[int]) -> None:
+    found: Counter[tuple[int, int]] = Counter()
+    for cell in dbs.cells():
+        found.update(
+            await dbs.cell(cell.number).read(
+                lambda tx: unknowns.counts(
+                    tx, [tx.now - timedelta(minutes=each) for each in minutes]
+                )
+            )
+        )
+    metrics.old_unknown_attempts.clear()
+    for (account, place), count in found.items():
+        metrics.old_unknown_attempts.labels(str(account), str(minutes[place])).set(count)
 
 
 async def _seal_lags(dbs: Databases, metrics: Metrics) -> None:

@@ -111,6 +111,7 @@ async def _serve_web(deps: Deps, how: Running, stop: asyncio.Event) -> None:
             identity=web.identity(),
         ):
             await stop.wait()
+            app.drain()
     finally:
         await app.close()
 

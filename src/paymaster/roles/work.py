@@ -14,7 +14,7 @@ from paymaster.db.tx import Actor, CellTx, ControlRead, ControlTx
 from paymaster.dispatch import accounts
 from paymaster.dispatch.desk import Pace
 from paymaster.dispatch.run import Dispatcher
-from paymaster.earn import reward, user_task
+from paymaster.earn import clawback, policy, reserve, reward, user_task
 from paymaster.earn.campaign import funding_references
 from paymaster.earn.slice import give_back_idle
 from paymaster.kernel.errors import RailError
@@ -25,7 +25,7 @@ from paymaster.people.factors import step_ups
 from paymaster.reconcile import day, statement
 from paymaster.reconcile.catalogue import Catalogue, Funding
 from paymaster.reconcile.match import match_due
-from paymaster.roles import messages, publish, rewrap, sealing, staffing
+from paymaster.roles import messages, paying, publish, rewrap, sealing, staffing
 from paymaster.roles.gauges import measure
 from paymaster.roles.lanes import Lane, Step
 from paymaster.roles.relay import Relay
@@ -79,6 +79,20 @@ def intake(deps: Deps) -> Work:
     lanes += _each_cell(
         deps, "expire", lambda c: run(c, lambda tx: user_task.expire_due(tx, limit))
     )
+    lanes += _each_cell(
+        deps, "reserve", lambda c: run(c, lambda tx: reserve.release_due(tx, limit))
+    )
+    lanes += _each_cell(
+        deps, "early-reversals", lambda c: run(c, lambda tx: clawback.apply_due(tx, limit))
+    )
+    lanes += [
+        Lane(
+            f"earning-policies:{environment.tenant}/{environment.mode}",
+            lambda e=environment.id: policy.spread(deps.dbs, e, actor, new_trace_id()),
+            SWEEP_SECONDS,
+        )
+        for environment in deps.dbs.environments()
+    ]
     idle = _each_cell(deps, "idle-slices", home)
     for lane in idle:
         lane.pause_seconds = HOURLY_SECONDS
@@ -86,7 +100,7 @@ def intake(deps: Deps) -> Work:
 
 
 def screen(deps: Deps) -> Work:
-    """Requested withdrawals are judged by the rules in force; challenges are not waited for ever."""
+    """Requested withdrawals are judged by the rules; challenges are not waited for for ever."""
     lanes = _each_cell(deps, "screen", lambda cell: lambda: _judge(deps, cell))
     asking = _each_cell(deps, "challenges", lambda cell: lambda: _unanswered(deps, cell))
     for lane in asking:
@@ -161,6 +175,7 @@ def dispatch(deps: Deps) -> Work:
                 )
             )
         work.endings.append(dispatcher.drain)
+    work.lanes.extend(paying.lanes(deps))
     return work
 
 
@@ -246,7 +261,7 @@ def relay(deps: Deps) -> Work:
     lanes = _each_cell(deps, "relay", lambda cell: relays[cell.number].step)
 
     async def gauges() -> int:
-        await measure(deps.dbs, deps.metrics)
+        await measure(deps.dbs, deps.metrics, deps.settings.payouts.unknown_alert_minutes)
         await staffing.measure(deps)
         return 0
 

@@ -20,7 +20,7 @@ from paymaster.people.factors.binding import Purpose
 from paymaster.screen import store
 from paymaster.screen.decide import pass_challenge
 from paymaster.screen.store import Asked
-from paymaster.withdraw import moves
+from paymaster.withdraw import checks, moves
 from paymaster.withdraw.machine import Event, State, Who
 from paymaster.withdraw.moves import Step
 
@@ -42,10 +42,10 @@ async def answer(
         raise NotFound("not-found", "There is no such withdrawal.")
     this = found[0]
     if this.state != State.CHALLENGED:
-        raise await moves.too_late(tx, withdrawal_id)
+        raise await checks.too_late(tx, withdrawal_id)
     if this.passed:
         return
-    await moves.require_free(tx, [withdrawal_id])
+    await checks.require_free(tx, [withdrawal_id])
     name, payee = text_id("wd", tx.cell, this.id), text_id("de", tx.cell, this.destination_id)
     act = proof.Act(Purpose.WITHDRAWAL, [payee], this.money)
     number = await proof.require(tx, this.user_id, act, proof.Shown(True, step_up))
@@ -56,9 +56,7 @@ async def answer(
 
 async def end_due(tx: CellTx, after: timedelta, limit: int) -> int:
     """Deny what was not answered for so long; how many."""
-    ids = await store.take_unanswered(
-        tx, State.CHALLENGED.value, tx.now - after, _ANY_TRIES, limit
-    )
+    ids = await store.take_unanswered(tx, State.CHALLENGED.value, tx.now - after, _ANY_TRIES, limit)
     steps = [Step(one, Event.DENY, UNANSWERED, by=Who.WORKER) for one in ids]
     await moves.move(tx, steps)
     return len(ids)

@@ -5,6 +5,7 @@ edge      those of what faces the network
 groups    the fields, with their defaults, limits and documentation
 keys      those of secret stores and keys
 messages  those of webhooks to apps and email
+streams   those of the status stream
 fx        those of quotes and rates
 payouts   those of paying
 load      environment over TOML file over defaults
@@ -35,6 +36,7 @@ from paymaster.settings.messages import Email, Webhooks
 from paymaster.settings.payouts import Payouts
 from paymaster.settings.staff import Staff
 from paymaster.settings.step_up import StepUp
+from paymaster.settings.streams import Streams
 
 __all__ = [
     "Api",
@@ -56,6 +58,7 @@ __all__ = [
     "Settings",
     "Staff",
     "StepUp",
+    "Streams",
     "VaultSettings",
     "Web",
     "Webhooks",

@@ -35,6 +35,7 @@ from paymaster.settings.messages import Email, Webhooks
 from paymaster.settings.payouts import Payouts
 from paymaster.settings.staff import Staff
 from paymaster.settings.step_up import StepUp
+from paymaster.settings.streams import Streams
 
 PREFIX = "PAYMASTER__"
 FILE_VARIABLE = "PAYMASTER_CONFIG"
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     payouts: Payouts = Field(default_factory=Payouts)
     webhooks: Webhooks = Field(default_factory=Webhooks)
     email: Email = Field(default_factory=Email)
+    streams: Streams = Field(default_factory=Streams)
     fx: Fx = Field(default_factory=Fx)
     broker: Broker = Field(default_factory=Broker)
 

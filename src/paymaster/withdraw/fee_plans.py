@@ -223,12 +223,18 @@ async def one(tx: ControlRead, environment_id: int, name: str) -> FeePlan:
     for plan in (await current(tx, environment_id)).plans:
         if plan.name == name:
             return plan
-    raise NotFound("fee-plan-unknown", "There is no fee plan of this name here.")
+    raise _unknown()
+
+
+def _unknown() -> NotFound:
+    return NotFound("fee-plan-unknown", "There is no fee plan of this name here.")
 
 
 async def history(tx: ControlRead, environment_id: int, name: str) -> list[FeePlan]:
-    """All versions of a plan, newest first."""
+    """All versions of a plan, newest first. Raises NotFound `fee-plan-unknown`."""
     rows = await rates_store.versions(tx, environment_id, name)
+    if not rows:
+        raise _unknown()
     return [read(name, version, plan) for version, plan in rows]
 
 

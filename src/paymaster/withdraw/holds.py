@@ -127,9 +127,7 @@ async def require_free(tx: CellRead, subject_ids: Sequence[int]) -> None:
         raise refusal(reference)
 
 
-async def place(
-    tx: CellTx, kind: str, subject_id: int, reference: str, reason: str
-) -> HoldRow:
+async def place(tx: CellTx, kind: str, subject_id: int, reference: str, reason: str) -> HoldRow:
     """Freeze a user, a destination or a withdrawal (`kind`), under the authority's reference.
 
     What is being moved at this moment is waited for: once this transaction is committed, nothing

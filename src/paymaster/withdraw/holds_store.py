@@ -112,9 +112,7 @@ async def lock_of_user(tx: CellTx, user_id: int, states: Sequence[str]) -> list[
     return [row[0] for row in rows]
 
 
-async def lock_of_destination(
-    tx: CellTx, destination_id: int, states: Sequence[str]
-) -> list[int]:
+async def lock_of_destination(tx: CellTx, destination_id: int, states: Sequence[str]) -> list[int]:
     """Lock the withdrawals to a destination in these states, in order of id."""
     rows = await tx.tuples(
         "SELECT id FROM withdrawal WHERE destination_id = %s AND state = ANY(%s)"
@@ -223,7 +221,7 @@ async def find(tx: CellRead, hold_id: int) -> HoldRow | None:
 async def page(
     tx: CellRead, is_open: bool | None, subject_id: int | None, below: int, limit: int
 ) -> list[HoldRow]:
-    """Holds with an id below, newest first: open ones, lifted ones or all, of one subject or all."""
+    """Holds with an id below, newest first: open, lifted or all; of one subject or of all."""
     return await tx.fetch(
         """
         SELECT id, subject_kind, subject_id, user_id, reference, reason, placed_by, placed_at,

@@ -194,7 +194,7 @@ proof, concerns the whole order and goes through `paymaster.dispatch.decide`."""
 
 FACTS: Final = frozenset(
     event for event in Event
-    if all(Who.PROVIDER in move.by for move in WITHDRAWAL.moves if move.event == event)
+    if all(Who.PROVIDER in move.by for move in WITHDRAWAL.moves if move.event.value == event.value)
 )  # fmt: skip
 """Events that only say what the provider did: a regulatory hold does not undo them."""
 

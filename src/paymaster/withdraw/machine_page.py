@@ -60,8 +60,7 @@ EVENTS: Final[dict[Event, str]] = {
 """What each event means."""
 
 WHOM: Final[dict[Who, str]] = {
-    Who.USER: "The earner with a token, or the app's server for the earner "
-    "(scope `withdrawals`).",
+    Who.USER: "The earner with a token, or the app's server for the earner (scope `withdrawals`).",
     Who.OPERATOR: "A person of the staff, or a key, with the scope `operate`; always with a "
     "reason or a proof, audited, and above a limit with a second person.",
     Who.WORKER: "Paymaster itself: screening, dispatch, expiry, a destination that was closed.",
@@ -86,21 +85,24 @@ code, by a foreign key of the database, and by the proof of the books. What it i
 [The life of a withdrawal](../concepts/withdrawal.md).
 """
 
-_UNDER_ORDER = """While a [regulatory hold](../operate/holds.md) is open, only what the provider says still happens: the
-events {facts}, and a `queue` that follows from an order that the provider refused. Every other move
-is answered with `held-by-order`.
+_UNDER_ORDER = """While a [regulatory hold](../operate/holds.md) is open, only what the provider says still
+happens: {facts},
+and a `queue` that follows from an order that the provider refused. Every other move is answered with
+`held-by-order`.
 """
 
 
 def reference() -> str:
     """The page."""
-    lines = [_INTRO, "## States", "", "| State | Means | Money | A worker looks |", "|---|---|---|---|"]
+    lines = [_INTRO, "## States", ""]
+    lines += ["| State | Means | Money | A worker looks |", "|---|---|---|---|"]
     for state, means in STATES.items():
         money = "set aside" if holds_money(state) else "moved on"
         due = "at once" if state in DUE_AT_ONCE else ""
         lines.append(f"| `{state}` | {means} | {money} | {due} |")
     ends = ", ".join(f"`{state}`" for state in sorted(WITHDRAWAL.terminal()))
-    lines += ["", f"It begins in `{WITHDRAWAL.initial}` and ends in {ends} or, for good, in `paid`."]
+    begins = WITHDRAWAL.initial
+    lines += ["", f"It begins in `{begins}` and ends in {ends} or, for good, in `paid`."]
     lines += ["", "## Events", "", "| Event | Means | With a reason |", "|---|---|---|"]
     lines += [
         f"| `{event}` | {means} | {'always' if event in REASONED else ''} |"
@@ -113,7 +115,7 @@ def reference() -> str:
     lines += ["", "## Moves", ""]
     lines += ["| From | Event | To | Who | Money | Told | Needs |", "|---|---|---|---|---|---|---|"]
     for state in STATES:
-        lines += [_row(move) for move in WITHDRAWAL.moves if move.source == state]
+        lines += [_row(move) for move in WITHDRAWAL.moves if move.source.value == state.value]
     facts = ", ".join(f"`{event}`" for event in Event if event in FACTS)
     lines += ["", "## Under an order of an authority", "", _UNDER_ORDER.format(facts=facts)]
     lines += ["## As a picture", "", "```mermaid", WITHDRAWAL.mermaid(), "```"]
@@ -137,8 +139,8 @@ def _needs(move: Move) -> str:
         found.append("the lease")
     if needs_reason(move.source, move.event):
         found.append("a reason" if move.event in REASONED else "proof that the order is dead")
-    if move.event is Event.SETTLE and Who.OPERATOR in move.by:
+    if move.event.value == Event.SETTLE.value and Who.OPERATOR in move.by:
         found.append("of an operator, a proof")
-    if move.event is Event.REJECT and Who.OPERATOR in move.by:
+    if move.event.value == Event.REJECT.value and Who.OPERATOR in move.by:
         found.append("of an operator, a proof about the whole order")
     return "; ".join(found)

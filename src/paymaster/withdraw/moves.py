@@ -16,7 +16,7 @@ from datetime import datetime
 
 from paymaster.db import audit, outbox_lines
 from paymaster.db.tx import CellTx
-from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
+from paymaster.kernel.errors import NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.withdraw import holds, holds_store, machine, refused, store
 from paymaster.withdraw.booking import Plan, book
@@ -26,8 +26,7 @@ from paymaster.withdraw.told import told
 
 __all__ = [
     "Event", "Moved", "State", "Step", "Who", "Withdrawal", "act", "approve", "ask_proof", "cancel",
-    "deny", "hold", "hurry", "lock", "move", "release", "require_free", "require_unmoved",
-    "reverse", "review", "take_due", "take_queued", "too_late",
+    "deny", "hold", "lock", "move", "release", "reverse", "review", "take_due", "take_queued",
 ]  # fmt: skip
 
 
@@ -75,47 +74,6 @@ class Moved:
 async def lock(tx: CellTx, withdrawal_id: int) -> None:
     """Let a withdrawal change no more until this transaction ends, but by this one."""
     await store.lock(tx, [withdrawal_id])
-
-
-async def require_free(tx: CellTx, withdrawal_ids: Sequence[int]) -> None:
-    """Lock withdrawals. Raises Conflict `held-by-order` when one is under a regulatory hold."""
-    rows = await store.lock(tx, withdrawal_ids)
-    for reference in (await holds.frozen(tx, rows.values())).values():
-        raise holds.refusal(reference)
-
-
-async def too_late(tx: CellTx, withdrawal_id: int, slug: str = "illegal-move") -> Conflict:
-    """The refusal of an act on a withdrawal as it stands, with who did what before and when.
-
-    Raises NotFound `not-found`.
-    """
-    row = (await store.lock(tx, [withdrawal_id])).get(withdrawal_id)
-    if row is None:
-        raise NotFound("not-found", "There is no such withdrawal.")
-    return refused.because(slug, row.state, await holds_store.last_move(tx, withdrawal_id))
-
-
-async def require_unmoved(tx: CellTx, withdrawal_id: int, version: int) -> None:
-    """Lock a withdrawal. Raises Conflict `moved-meanwhile` when it is not of this version."""
-    row = (await store.lock(tx, [withdrawal_id])).get(withdrawal_id)
-    if row is not None and row.version != version:
-        raise await too_late(tx, withdrawal_id, "moved-meanwhile")
-
-
-async def hurry(tx: CellTx, withdrawal_id: int, reason: str) -> bool:
-    """An operator lets what waits for its rail be looked at now; whether it waits there.
-
-    No move: it stays where it is, and is tried at once. Raises Conflict `held-by-order`.
-    """
-    await require_free(tx, [withdrawal_id])
-    if not await holds_store.due_now(tx, withdrawal_id, _AT_THE_DOOR):
-        return False
-    name = text_id("wd", tx.cell, withdrawal_id)
-    await audit.record(tx, [audit.Act("withdrawal.retry", name, reason)])
-    return True
-
-
-_AT_THE_DOOR = (State.APPROVED.value, State.QUEUED.value)
 
 
 async def take_due(tx: CellTx, state: State, limit: int) -> list[Withdrawal]:
@@ -171,9 +129,7 @@ class _Against:
     orders: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
-async def _against(
-    tx: CellTx, rows: Mapping[int, Withdrawal], steps: Sequence[Step]
-) -> _Against:
+async def _against(tx: CellTx, rows: Mapping[int, Withdrawal], steps: Sequence[Step]) -> _Against:
     """How user or destination stand, of what is on its way to the rail; which ones are held.
 
     Asked in a statement after the lock, so that it sees what was committed meanwhile. What only

@@ -3,15 +3,15 @@
 Everything runs in one thread on one event loop. Tasks meet at a turnstile: each round trip to the
 database (a statement, or a pipeline of them) and each `outside` action is one passage. When every
 task waits there, sleeps or is done, the seed chooses who goes next; exactly one passes, and is
-answered before the next is chosen. When nobody waits at the turnstile, time jumps to the next timer.
+answered before the next is chosen. When nobody waits there, time jumps to the next timer.
 
-    with Simulation(seed, owner_dsn, start=START) as sim:      # owner_dsn: a superuser, any database
+    with Simulation(seed, owner_dsn, start=START) as sim:      # a superuser's, any database
         report = sim.run(main(sim))                            # main is a coroutine of the world
 
     async def main(sim: Simulation) -> Report:
         role = sim.process("dispatch-1")
         dbs = role.databases({"main": app_dsn})                # paymaster.db.cells.Databases
-        await role.call(dbs.open())                            # in the process, awaited from outside
+        await role.call(dbs.open())                            # in the process, awaited outside
         task = role.start(run_lanes(lanes, stop), "lanes")     # in the process, not awaited
         await asyncio.sleep(86400)                             # costs nothing
         role.crash()                                           # as kill -9: see below
@@ -51,7 +51,9 @@ is no statement (LOST_* are not meant for those: the world's own rails fail in r
 
 Crash: all tasks of the process are cancelled and its connections dropped without rollback; nothing
 of it reaches a database or the outside any more, whatever its cleanup tries. The crash is over when
-PostgreSQL's own processes for it are gone, so that its locks are released. `sim.on_death` is a list
+PostgreSQL's own processes for it are gone, so that its locks are released. Of the statements that
+waited for a lock then, the seed lets half go on: a server notices that its client is gone when it
+answers, and what was sent with a COMMIT is committed long after its process has died. `sim.on_death` is a list
 of functions that are called with each process that has died.
 
 Locks: a statement that waits for one is parked; its server process is stopped meanwhile (SIGSTOP),
@@ -60,8 +62,8 @@ is found at once: the last to come gets DeadlockDetected. Who waits longer than 
 simulation's time gets LockNotAvailable. Neither is ever decided by the machine's time.
 
 A set of texts has an order of its own in every interpreter, so PYTHONHASHSEED must be fixed for a
-seed to be the same run everywhere. `fixed_hash_seed()` starts the program anew with PYTHONHASHSEED=0
-unless it runs so already; a command calls it first.
+seed to be the same run everywhere. `fixed_hash_seed()` starts the program anew with 0 unless it
+runs so already; a command calls it first.
 """
 
 from paymaster_sim.runtime.errors import ProcessDied, SimulationError

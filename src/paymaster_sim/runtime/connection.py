@@ -71,9 +71,9 @@ class _SimSending(Sending):
             raise SimulationError("A transaction sends more at once than fits into the buffer.")
         return written, types, formats
 
-    async def _take(self) -> None:
+    async def _take(self, *, ends: bool = False) -> None:
         self._bytes = 0
-        await super()._take()
+        await super()._take(ends=ends)
 
     def go(self) -> None:
         """Not before its turn has come."""
@@ -86,12 +86,16 @@ class _SimCursor(AsyncCursor[Any]):
         self._note(query)
         return await super().execute(query, params, **kwargs)
 
-    def copy(
+    def copy(  # pyright: ignore[reportIncompatibleMethodOverride] - the same, from outside
         self, statement: Any, params: Any = None, **kwargs: Any
     ) -> AbstractAsyncContextManager[Any]:
         self._note(statement)
         kwargs.setdefault("writer", _AtOnce(self))
         return super().copy(statement, params, **kwargs)
+
+    def copied(self, result: Any) -> None:
+        """A COPY has ended so."""
+        self._results = [result]
 
     def _note(self, query: object) -> None:
         connection = self.connection
@@ -103,8 +107,9 @@ class _SimCursor(AsyncCursor[Any]):
 class _AtOnce(AsyncLibpqWriter):
     """Keeps the lines until the end, so that the server works on none before their turn."""
 
-    def __init__(self, cursor: AsyncCursor[Any]) -> None:
+    def __init__(self, cursor: _SimCursor) -> None:
         super().__init__(cursor)
+        self._from = cursor
         self._pieces: list[bytes] = []
 
     async def write(self, data: Any) -> None:
@@ -120,7 +125,7 @@ class _AtOnce(AsyncLibpqWriter):
             if reason is None:
                 raise
         else:
-            self.cursor._results = [result]  # noqa: SLF001 - as the driver's own writer does
+            self._from.copied(result)
 
 
 def _copied(
@@ -147,6 +152,16 @@ class SimConnection(Connection):
         """Sends statements of a transaction together."""
         return _SimSending(self)
 
+    @classmethod
+    def made(cls, conninfo: str, owner: Process) -> SimConnection:
+        """A new one, waited for in place."""
+        making = cls._connect_gen(conninfo)
+        made = waiting.wait_conn(making, interval=0.1, timeout=_CONNECT_SECONDS)
+        made._autocommit = True
+        made.owner = owner
+        owner.connections[made] = None
+        return made
+
     @property
     def process(self) -> Process:
         """Whose it is."""
@@ -154,7 +169,12 @@ class SimConnection(Connection):
             raise SimulationError("A connection without a process is used.")
         return self.owner
 
-    async def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
+    async def wait(
+        self,
+        gen: Any,
+        interval: float = 0.0,
+        timeout: float | None = None,  # noqa: ASYNC109 - the driver's signature
+    ) -> Any:
         """Pass the turnstile; see the driver's own."""
         _ = interval, timeout
         texts, self.texts = self.texts, []
@@ -192,11 +212,7 @@ def connect(dsn: str, parameters: Mapping[str, Any], owner: Process) -> SimConne
     """A new connection, made without letting anybody else run. Raises OperationalError."""
     text = make_conninfo(dsn, **{k: v for k, v in parameters.items() if k != "autocommit"})
     text = make_conninfo(text, options=f"{parameters.get('options', '')}{_NO_LIMITS}")
-    making = SimConnection._connect_gen(text)  # noqa: SLF001 - as the driver's own `connect` does
-    made = waiting.wait_conn(making, interval=0.1, timeout=_CONNECT_SECONDS)
-    made._autocommit = True  # noqa: SLF001
-    made.owner = owner
-    return made
+    return SimConnection.made(text, owner)
 
 
 class SimPool:
@@ -271,7 +287,6 @@ class SimPool:
         made = await self._owner.turnstile.connecting(
             self._owner, lambda: connect(self._dsn, self._parameters, self._owner)
         )
-        self._owner.connections[made] = None
         await arrays.configure(made)
         return made
 

@@ -55,8 +55,10 @@ class Faults(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How likely each fault is at one passage; one that commits, and one that goes outside, is
-    `focus` times as likely to be struck: there the outcome is what matters.
+    """How likely each fault is at one passage.
+
+    One that commits, and one that goes outside, is `focus` times as likely to be struck: there the
+    outcome is what matters.
     """
 
     crash_before: float = 0.0

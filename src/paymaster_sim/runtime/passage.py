@@ -70,6 +70,7 @@ class Passage:
     fault: Fault | None = None
     decreed: Decreed | None = None
     deadline: float = 0.0
+    orphaned: bool = False
     value: Any = None
     error: Exception | None = None
     _wants: int = field(default=0)

@@ -162,6 +162,9 @@ class Process:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         if isinstance(task, SimTask):
             self._tasks.pop(task, None)
+        if not self.alive and not task.cancelled():
+            # Nobody is left to be told.
+            task.exception()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -139,7 +139,7 @@ class Turnstile:
         if passage in self._waiting:
             self._waiting.remove(passage)
             passage.leave()
-        elif passage in self._parked:
+        elif passage in self._parked and not passage.orphaned:
             self._parked.remove(passage)
             self._backends.cancel(passage.pid)
             passage.drive(None)
@@ -229,6 +229,9 @@ class Turnstile:
             self._cut([passage.connection])
             passage.error = _noticed(passage.connection)
         self._record(passage, passage.outcome())
+        if passage.orphaned and passage.connection is not None:
+            self.drop([passage.connection])
+            return
         if passage.fault is Fault.CRASH_AFTER:
             self._turn_away(passage)
             self._doomed.append(passage.process)
@@ -254,7 +257,6 @@ class Turnstile:
             for one in self._connections
         ):
             return False
-        self.counts["look-ups"] += 1
         return bool(self._backends.blockers([passage.pid]).get(passage.pid))
 
     def _park(self, passage: Passage) -> None:
@@ -349,17 +351,40 @@ class Turnstile:
         self.counts["deaths"] += 1
         if not self.over:
             self._trace.add(f"{self.seconds:.6f} {process.title} died")
-        for passages in (self._waiting, self._parked):
-            for one in [one for one in passages if one.process is process]:
-                passages.remove(one)
-                one.leave()
-                self._turn_away(one)
+        for one in [one for one in self._waiting if one.process is process]:
+            self._waiting.remove(one)
+            one.leave()
+            self._turn_away(one)
+        for one in [one for one in self._parked if one.process is process]:
+            self._leave_parked(one)
         self.drop(list(process.connections))
         process.connections.clear()
         process.end()
         self._dying.append((process, _BURIED_WITHIN))
-        for told in self.on_death:
+        for told in [] if self.over else self.on_death:
             told(process)
+
+    def _leave_parked(self, passage: Passage) -> None:
+        """What waits for a lock when its process dies: it ends, or goes on when it has the lock.
+
+        A server notices that its client is gone when it answers. Until then it goes on, and what
+        was sent with a COMMIT is committed, long after the process that sent it has died.
+        """
+        if not self.over and passage.connection is not None and self._random.random() < 0.5:
+            self.counts["orphans"] += 1
+            passage.orphaned, passage.fault = True, None
+            passage.process.connections.pop(passage.connection, None)
+        else:
+            self._parked.remove(passage)
+            passage.leave()
+        self._turn_away(passage)
+
+    def clear(self) -> None:
+        """End what is left of those that died while they waited for locks."""
+        left, self._parked = self._parked, []
+        for one in left:
+            one.leave()
+        self.drop([one.connection for one in left if one.connection is not None])
 
     def _execute_doomed(self) -> None:
         while self._doomed:

@@ -84,7 +84,7 @@ CREATE TABLE early_reversal (
 
 CREATE INDEX early_reversal_due ON early_reversal (due_at) WHERE due_at IS NOT NULL;
 
-CREATE INDEX early_reversal_open ON early_reversal (received_at, source, event_id, reference)
+CREATE INDEX early_reversal_open ON early_reversal (source, event_id, reference)
     WHERE met_at IS NULL;
 
 -- Part of a matured reward that stays aside until its date. The balance of a user's reserve account

@@ -186,20 +186,13 @@ async def met_early(tx: CellTx, keys: Sequence[tuple[str, str]]) -> set[tuple[st
 
 
 async def open_early(
-    tx: CellRead, after: tuple[datetime, str, str, str] | None, limit: int
+    tx: CellRead, after: tuple[str, str, str] | None, limit: int
 ) -> list[EarlyRow]:
-    """Early reversals whose reward never came, oldest first."""
-    if after is None:
-        rows = await tx.tuples(
-            f"SELECT {_EARLY} FROM early_reversal WHERE met_at IS NULL"
-            " ORDER BY received_at, source, event_id, reference LIMIT %s",
-            (limit,),
-        )
-    else:
-        rows = await tx.tuples(
-            f"SELECT {_EARLY} FROM early_reversal WHERE met_at IS NULL"
-            " AND (received_at, source, event_id, reference) > (%s, %s, %s, %s)"
-            " ORDER BY received_at, source, event_id, reference LIMIT %s",
-            (*after, limit),
-        )
+    """A page of early reversals whose reward never came."""
+    rows = await tx.tuples(
+        f"SELECT {_EARLY} FROM early_reversal WHERE met_at IS NULL"
+        " AND (source, event_id, reference) > (%s, %s, %s)"
+        " ORDER BY source, event_id, reference LIMIT %s",
+        (*(after or ("", "", "")), limit),
+    )
     return [EarlyRow._make(row) for row in rows]

@@ -1,0 +1,171 @@
+"""`paymaster sim`: seeds are run one after the other, or by several processes side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paymaster.kernel.clock import monotonic_seconds
+from paymaster.kernel.errors import Refusal
+from paymaster_sim import mutants, script, writing
+from paymaster_sim.runtime import fixed_hash_seed
+from paymaster_sim.script import FAULTS, Script
+from paymaster_sim.shrink import shrink
+from paymaster_sim.stage import Found, Result, Stage, stage
+from paymaster_sim.workers import many
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for."""
+
+    seed: int = 1
+    seeds: int = 1
+    days: int = 30
+    users: int = 50
+    faults: str = "all"
+    as_json: bool = False
+    shrink: bool = False
+    mutant: str | None = None
+    script: Path | None = None
+    workers: int = 1
+    trace: Path | None = None
+
+
+@dataclass(slots=True)
+class Sum:
+    """What all runs came to."""
+
+    seeds: int = 0
+    withdrawals: int = 0
+    faults: int = 0
+    crashes: int = 0
+    steps: int = 0
+    violations: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+
+    def add(self, result: Result) -> None:
+        """One more run."""
+        self.seeds += 1
+        self.withdrawals += result.withdrawals
+        self.faults += result.faults
+        self.crashes += result.crashes
+        self.steps += result.steps
+        if result.violation is not None:
+            self.violations.append({**result.violation.wire(), "trace": result.digest})
+
+    def merge(self, told: dict[str, object]) -> None:
+        """What another process has counted, as it wrote it."""
+        for name in ("seeds", "withdrawals", "faults", "crashes", "steps"):
+            setattr(self, name, getattr(self, name) + int(str(told[name])))
+        found = told["violations"]
+        if isinstance(found, list):
+            self.violations += found  # pyright: ignore[reportUnknownArgumentType]
+
+    def wire(self, seconds: float) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "seeds": self.seeds,
+            "withdrawals": self.withdrawals,
+            "faults": self.faults,
+            "crashes": self.crashes,
+            "steps": self.steps,
+            "seconds": round(seconds, 2),
+            "violations": self.violations,
+        }
+
+
+def chosen(text: str) -> tuple[str, ...]:
+    """The faults that a text names. Raises Refusal `fault-unknown`."""
+    if text == "all":
+        return tuple(FAULTS)
+    names = tuple(name for name in text.split(",") if name) if text != "none" else ()
+    for name in names:
+        if name not in FAULTS:
+            raise Refusal("fault-unknown", f"{name!r} is no fault; there are {', '.join(FAULTS)}.")
+    return names
+
+
+def main(options: Options) -> int:
+    """Run what was asked for; 1 when an invariant was violated."""
+    fixed_hash_seed()
+    chosen(options.faults)
+    mutants.check(options.mutant)
+    began, total = monotonic_seconds(), Sum()
+    if options.workers > 1:
+        for told in many(options.seed, options.seeds, options.workers, _arguments(options)):
+            total.merge(told)
+            _say(f"{total.seeds} seeds, {len(total.violations)} violations")
+    else:
+        _here(options, total)
+    _report(options, total, monotonic_seconds() - began)
+    return 1 if total.violations else 0
+
+
+def _arguments(options: Options) -> list[str]:
+    given = [
+        f"--days={options.days}", f"--users={options.users}", f"--faults={options.faults}", "--json"
+    ]  # fmt: skip
+    return [*given, f"--mutant={options.mutant}"] if options.mutant else given
+
+
+def _here(options: Options, total: Sum) -> None:
+    changed = mutants.applied(options.mutant) if options.mutant else nullcontext()
+    first = next(_scripts(options))
+    with changed, stage(first.users) as made:
+        for one in _scripts(options):
+            result = made.play(one, keep=options.trace is not None)
+            total.add(result)
+            if options.trace is not None:
+                options.trace.write_text("\n".join(result.lines) + "\n")
+            if result.violation is not None:
+                _say(_sentence(result.violation))
+                if options.shrink:
+                    _shrunk(made, one, result.violation)
+
+
+def _scripts(options: Options) -> Iterator[Script]:
+    if options.script is not None:
+        yield script.load(options.script.read_text())
+        return
+    faults = chosen(options.faults)
+    for seed in range(options.seed, options.seed + options.seeds):
+        yield writing.write(seed, options.days, options.users, faults)
+
+
+def _shrunk(made: Stage, one: Script, found: Found) -> None:
+    def told(acts: int, runs: int) -> None:
+        _say(f"  {acts} acts left after {runs} runs")
+
+    short = shrink(made, one, found, told=told)
+    path = Path(f"sim-{one.seed}.json")
+    path.write_text(short.dump())
+    _say(f"  {len(short.acts)} of {len(one.acts)} acts: paymaster sim --script {path}")
+
+
+def _sentence(found: Found) -> str:
+    return (
+        f"seed {found.seed}: {found.name}, on day {found.day:.3f}, step {found.step}:"
+        f" {found.detail}"
+    )
+
+
+def _report(options: Options, total: Sum, seconds: float) -> None:
+    if options.as_json:
+        print(json.dumps(total.wire(seconds)))
+        return
+    print(
+        f"{total.seeds} seeds, {total.withdrawals} withdrawals, {total.faults} faults,"
+        f" {total.crashes} crashes, {total.steps} steps in {seconds:.1f} s:"
+        f" {len(total.violations)} violations"
+    )
+    for found in total.violations:
+        print(f"  seed {found['seed']}: {found['invariant']}: {found['detail']}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+

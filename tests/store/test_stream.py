@@ -1,0 +1,364 @@
+"""The status stream: in order, without loss or repetition, of one user only, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from tests.served import Served, earner, serve
+from tests.streaming import Reader, caller, process, reading, token_of
+from tests.withdrawals import bring
+from tests.world import PostgresServer
+
+from paymaster.api.cursors import Cursors
+from paymaster.api.stream import cursor_maker
+from paymaster.kernel.ids import Ref, parse_text_id
+from paymaster.messages import catalogue
+from paymaster.messages.streams import GROUPS, TOPICS, Stream, frame
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LIVE = {"life_seconds": 60.0, "poll_seconds": 0.05, "per_user": 3, "resume_places": 5000}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(postgres: PostgresServer, tmp_path_factory: Any) -> AsyncIterator[Served]:
+    folder: Path = tmp_path_factory.mktemp("streamed")
+    limits = {"requests_per_minute": 1_000_000, "user_requests_per_minute": 1_000_000}
+    async with serve(postgres, folder, streams=LIVE, limits=limits) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def url(served: Served) -> AsyncIterator[str]:
+    async with process(served.deps) as found:
+        yield found
+
+
+_numbers = iter(range(1, 1000))
+
+
+async def new_earner(served: Served) -> tuple[str, str, str]:
+    """Name, destination, token."""
+    name = f"listener-{next(_numbers)}"
+    place = await earner(served, name, "50.00")
+    return name, place["id"], await token_of(served, name)
+
+
+async def ask(served: Served, name: str, place: str, amount: str = "1.00") -> str:
+    body = {"user": name, "destination": place, "amount": {"amount": amount, "currency": "EUR"}}
+    made = await served.ok(
+        "POST", "/v1/withdrawals", body, headers={"Idempotency-Key": f"s-{next(_numbers)}"}
+    )
+    return str(made["id"])
+
+
+async def pay(served: Served, withdrawal: str, state: str = "paid") -> None:
+    await bring(served.world, parse_text_id("wd", withdrawal).id, state)
+
+
+def told(reader: Reader) -> list[tuple[str, str]]:
+    return [
+        (one.type, one.data["data"]["id"]) for one in reader.seen if one.type.startswith("withd")
+    ]
+
+
+STEPS = ["requested", "screening", "approved", "sending", "paid"]
+
+
+async def test_every_move_is_told_in_order_with_the_balances_after_it(
+    served: Served, url: str
+) -> None:
+    name, place, token = await new_earner(served)
+    other, elsewhere, _ = await new_earner(served)
+    async with reading(url, token) as reader:
+        assert reader.answer.headers["content-type"].startswith("text/event-stream")
+        assert reader.answer.headers["cache-control"] == "no-store"
+        first = await reader.next()
+        assert (first.type, reader.retry) == ("balances", 2000)
+        assert first.data["data"][0]["available"] == {"amount": "50.00", "currency": "EUR"}
+        await ask(served, other, elsewhere)
+        withdrawal = await ask(served, name, place, "10.00")
+        after = await reader.until("balances")
+        assert after.data["data"][0]["available"]["amount"] == "40.00"
+        assert after.data["data"][0]["held"]["amount"] == "10.00"
+        await pay(served, withdrawal)
+        while (await reader.until("balances")).data["data"][0]["held"]["amount"] != "0.00":
+            pass
+    assert told(reader) == [(f"withdrawal.{step}", withdrawal) for step in STEPS]
+    ids = [one.data["id"] for one in reader.seen if one.type != "balances"]
+    seqs = [parse_text_id("ev", one).id for one in ids]
+    assert seqs == sorted(set(seqs))
+    requested = next(one for one in reader.seen if one.type == "withdrawal.requested")
+    assert "reason" not in requested.data["data"]
+
+
+async def test_who_comes_back_goes_on_after_the_last_event_at_any_process(
+    served: Served, url: str
+) -> None:
+    name, place, token = await new_earner(served)
+    first = await ask(served, name, place)
+    async with reading(url, token) as reader:
+        start = await reader.next()
+        await pay(served, first)
+        seen = [await reader.next() for _ in range(2)]
+    assert [one.type for one in seen] == ["withdrawal.screening", "withdrawal.approved"]
+    second = await ask(served, name, place)
+    async with process(served.deps) as elsewhere:
+        async with reading(elsewhere, token, last_id=seen[-1].last_id) as again:
+            await again.until("withdrawal.requested")
+        assert told(again) == [
+            ("withdrawal.sending", first),
+            ("withdrawal.paid", first),
+            ("withdrawal.requested", second),
+        ]
+        async with reading(elsewhere, token, last_id=start.last_id) as whole:
+            await whole.until("balances")
+        assert told(whole)[:2] == [
+            ("withdrawal.screening", first), ("withdrawal.approved", first),
+        ]  # fmt: skip
+        assert told(whole)[2:] == told(again)
+        last = again.seen[-1].last_id
+        async with reading(elsewhere, token, last_id=last) as nothing:
+            assert (await nothing.next()).type == "balances"
+        assert told(nothing) == []
+
+
+async def test_every_place_to_go_on_from_gives_exactly_the_rest(served: Served, url: str) -> None:
+    """Cut after each of the events in turn: what comes is what would have come."""
+    name, place, token = await new_earner(served)
+    async with reading(url, token) as reader:
+        start = await reader.next()
+        for _ in range(3):
+            await pay(served, await ask(served, name, place))
+        while len(told(reader)) < 3 * len(STEPS):
+            await reader.next()
+    whole = told(reader)
+    marks = [start.last_id, *(one.last_id for one in reader.seen if one.type.startswith("withd"))]
+    for cut, mark in enumerate(marks):
+        async with reading(url, token, last_id=mark) as again:
+            await again.until("balances")
+        assert told(again) == whole[cut:], cut
+
+
+async def test_nobody_listens_to_another(served: Served, url: str) -> None:
+    name, _, token = await new_earner(served)
+    other, _, _ = await new_earner(served)
+    theirs = (await served.ok("GET", f"/v1/users/{other}"))["id"]
+    for path in (f"/v1/users/{other}/stream", f"/v1/users/{theirs}/stream"):
+        async with reading(url, token, path) as refused:
+            assert refused.answer.status_code == 404
+            assert refused.answer.json()["code"] == "user-unknown"
+    async with reading(url, token, f"/v1/users/{name}/stream") as own:
+        mark = (await own.next()).last_id
+    key = served.api.headers["authorization"].removeprefix("Bearer ")
+    async with reading(url, key) as server:
+        assert server.answer.status_code == 403
+    async with reading(url, key, f"/v1/users/{other}/stream") as server:
+        assert (await server.next()).type == "balances"
+    async with reading(url, key, f"/v1/users/{other}/stream", mark) as foreign:
+        assert foreign.answer.status_code == 400
+        assert foreign.answer.json()["code"] == "cursor-invalid"
+    narrow = await served.key(["events:write"])
+    async with reading(url, narrow, f"/v1/users/{other}/stream") as refused:
+        assert refused.answer.status_code == 403
+
+
+async def test_what_was_too_long_ago_is_to_be_loaded_anew(served: Served, url: str) -> None:
+    name, _, token = await new_earner(served)
+    user = parse_text_id("us", (await served.ok("GET", f"/v1/users/{name}"))["id"])
+    make = cursor_maker(Cursors(served.deps.secrets.hmac))
+    head = await served.world.read(lambda tx: tx.value("SELECT seq FROM head WHERE id = 1"))
+    for seq in (head + 10_000, head - 5001):
+        async with reading(url, token, last_id=make(user, seq)) as reader:
+            found = await reader.next()
+            assert (found.type, found.data) == ("reset", {"reason": "too-far-back"})
+            assert (await reader.next()).type == "balances"
+
+
+async def test_only_so_many_streams_of_a_user(served: Served, url: str) -> None:
+    _, _, token = await new_earner(served)
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(reading(url, token)) for _ in range(3)]
+        assert [(await one.next()).type for one in readers] == ["balances"] * 3
+        refused = await stack.enter_async_context(reading(url, token))
+        assert refused.answer.status_code == 429
+        assert refused.answer.json()["code"] == "too-many-streams"
+    for _ in range(100):
+        async with reading(url, token) as freed:
+            if freed.answer.status_code == 200:
+                break
+        await asyncio.sleep(0.02)
+    assert freed.answer.status_code == 200, "who has gone makes room"
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def short(served: Served) -> AsyncIterator[str]:
+    """A process whose streams last a moment."""
+    settings = served.deps.settings.model_copy(
+        update={
+            "streams": served.deps.settings.streams.model_copy(
+                update={
+                    "life_seconds": 0.6, "heartbeat_seconds": 0.1, "recheck_seconds": 0.2,
+                    "per_process": 2,
+                }
+            )
+        }
+    )  # fmt: skip
+    deps = type(served.deps)(
+        settings, served.deps.clock, served.deps.dbs, served.deps.secrets, served.deps.rails,
+        served.deps.http, served.deps.metrics,
+    )  # fmt: skip
+    async with process(deps) as found:
+        yield found
+
+
+async def ending(reader: Reader) -> str:
+    return str((await reader.until("end")).data["reason"])
+
+
+async def test_a_stream_ends_in_time_and_beats_meanwhile(served: Served, short: str) -> None:
+    name, place, token = await new_earner(served)
+    async with reading(short, token) as reader:
+        mark = (await reader.next()).last_id
+        await ask(
+            served,
+            "listener-1",
+            (await served.ok("GET", "/v1/users/listener-1/destinations"))["data"][0]["id"],
+        )
+        assert await ending(reader) == "reconnect"
+        with pytest.raises(StopAsyncIteration):
+            await reader.next()
+    assert reader.comments >= 2
+    assert reader.last_id != mark, "the heartbeat says how far was read, though nothing was told"
+    async with reading(short, token, last_id=reader.last_id) as again:
+        await ask(served, name, place)
+        await again.until("withdrawal.requested")
+    assert len(told(again)) == 1
+
+
+async def test_an_expired_token_ends_it(served: Served, short: str) -> None:
+    _, _, token = await new_earner(served)
+    served.world.clock.advance(timedelta(minutes=15) - timedelta(milliseconds=300))
+    async with reading(short, token) as reader:
+        assert reader.answer.status_code == 200
+        assert await ending(reader) == "token-expired"
+
+
+async def test_who_may_listen_no_more_is_cut_off(served: Served, short: str) -> None:
+    name, _, token = await new_earner(served)
+    async with reading(short, token) as reader:
+        await reader.next()
+        await served.ok("PUT", f"/v1/users/{name}", {"status": "suspended", "reason": "x"})
+        assert await ending(reader) == "user-suspended"
+
+
+async def test_only_so_many_streams_of_a_process(served: Served, short: str) -> None:
+    tokens = [(await new_earner(served))[2] for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(reading(short, one)) for one in tokens[:2]]
+        assert [(await one.next()).type for one in readers] == ["balances"] * 2
+        refused = await stack.enter_async_context(reading(short, tokens[2]))
+        assert refused.answer.status_code == 429
+
+
+async def test_a_process_that_stops_ends_its_streams_at_once(served: Served) -> None:
+    _, _, token = await new_earner(served)
+    async with AsyncExitStack() as stack:
+        async with process(served.deps) as url:
+            reader = await stack.enter_async_context(reading(url, token))
+            await reader.next()
+        assert await ending(reader) == "restart"
+
+
+async def test_a_client_that_does_not_read_is_let_go(served: Served) -> None:
+    stream = Stream(Ref(1, 1), None, room=3)
+    for number in range(3):
+        stream.put(frame("x", number))
+    assert stream.ended is None
+    stream.put(frame("x", 3))
+    assert stream.ended == "slow"
+    stream.put(frame("x", 4))
+    assert await stream.take(0.0) == b"", "nothing is kept for it"
+    assert served is not None
+
+
+async def test_two_hundred_clients_cost_one_look(served: Served, url: str) -> None:
+    """The statements of the database do not grow with the clients."""
+    people = [await new_earner(served) for _ in range(5)]
+    counted = 0
+    cell = served.world.dbs.cell(1)
+    read = cell.read
+
+    async def counting(work: Any) -> Any:
+        nonlocal counted
+        counted += "_Poller" in getattr(work, "__qualname__", "")
+        return await read(work)
+
+    settings = served.deps.settings.model_copy(
+        update={
+            "streams": served.deps.settings.streams.model_copy(
+                update={"per_user": 100, "poll_seconds": 0.2}
+            )
+        }
+    )
+    deps = type(served.deps)(
+        settings, served.deps.clock, served.deps.dbs, served.deps.secrets, served.deps.rails,
+        served.deps.http, served.deps.metrics,
+    )  # fmt: skip
+    joined, everybody = asyncio.Event(), 200
+    begun = 0
+
+    async def listen(number: int, http: httpx.AsyncClient) -> list[tuple[str, str]]:
+        nonlocal begun
+        async with reading(wide, people[number % 5][2], http=http) as reader:
+            await reader.next()
+            begun += 1
+            if begun == everybody:
+                joined.set()
+            await reader.until("withdrawal.requested")
+            return told(reader)
+
+    async with process(deps) as wide, caller() as http:
+        cell.read = counting  # type: ignore[method-assign]
+        try:
+            listeners = [asyncio.create_task(listen(one, http)) for one in range(everybody)]
+            await joined.wait()
+            counted = 0
+            for name, place, _ in people:
+                await ask(served, name, place)
+            found = await asyncio.gather(*listeners)
+        finally:
+            cell.read = read  # type: ignore[method-assign]
+    assert [len(one) for one in found] == [1] * everybody
+    assert counted <= 40, "a look serves all who listen"
+
+
+async def test_what_is_told_is_what_the_catalogue_says() -> None:
+    assert {topic.partition(".")[0] for topic in TOPICS} <= GROUPS
+    assert "withdrawal.paid" in TOPICS
+    assert not any(topic.startswith(("attempt", "security", "hold", "break")) for topic in TOPICS)
+    assert catalogue.TYPES.keys() >= set(TOPICS)
+
+
+async def test_a_connection_that_breaks_off_is_forgotten(served: Served, url: str) -> None:
+    _, _, token = await new_earner(served)
+    port = int(url.rpartition(":")[2])
+    for _ in range(6):
+        with socket.create_connection(("127.0.0.1", port)) as raw:
+            head = "GET /v1/me/stream HTTP/1.1\r\nHost: x\r\n"
+            raw.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
+            await asyncio.sleep(0.05)
+    for _ in range(100):
+        async with reading(url, token) as reader:
+            if reader.answer.status_code == 200:
+                break
+        await asyncio.sleep(0.02)
+    assert reader.answer.status_code == 200
