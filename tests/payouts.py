@@ -245,8 +245,13 @@ async def new_payee(
 
 async def approved(payouts: Payouts, earner: Earner, amount: str, fee: str | None = None) -> int:
     """An approved withdrawal."""
-    world = payouts.world
-    withdrawal_id = await requested(world, earner, amount, fee)
+    withdrawal_id = await requested(payouts.world, earner, amount, fee)
+    await approve(payouts, withdrawal_id, earner.cell)
+    return withdrawal_id
+
+
+async def approve(payouts: Payouts, withdrawal_id: int, cell: int = 1) -> None:
+    """Let a new withdrawal go."""
 
     async def work(tx: CellTx) -> None:
         await move(tx, [Step(withdrawal_id, Event.SCREEN)])
@@ -257,8 +262,7 @@ async def approved(payouts: Payouts, earner: Earner, amount: str, fee: str | Non
         (moved,) = await move(tx, [Step(withdrawal_id, Event.APPROVE, lease_token=token)])
         assert moved.done, moved
 
-    await world.run(work, earner.cell)
-    return withdrawal_id
+    await payouts.world.run(work, cell)
 
 
 @asynccontextmanager

@@ -14,12 +14,12 @@ import nats
 from faststream.rabbit import RabbitBroker
 from tests.world import PostgresServer, World, make_world
 
-from paymaster.broker.link import Access, Link
-from paymaster.broker.publish import Publisher
 from paymaster.db import outbox
 from paymaster.db.outbox import Message
 from paymaster.kernel.errors import Busy
 from paymaster.kernel.ids import text_id
+from paymaster.messages.broker.link import Access, Link
+from paymaster.messages.broker.publish import Publisher
 from paymaster.messages.place import Place
 from paymaster.observe import Metrics
 from paymaster.settings import Broker, Peers

@@ -62,6 +62,7 @@ ROWS = (
         " 1, now())"
     ),
     "gold VALUES ({e}11, 'i', 'a')",
+    "payout_policy VALUES ({e}, true, 5, 5, '{{}}', 1, '2026-01-01')",
     (
         "rail_account VALUES ({e}12, {e}, 'bank', 'iso20022', 'EUR', 'UTC', '{{}}',"
         """ '{{"key": "bank-{e}"}}', '15:00', 'active', 1, now())"""

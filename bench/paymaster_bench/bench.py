@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,12 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Rows that are measured together. `run` is given the names of those that are wanted."""
+    """Rows that are measured together. `run` is given the names of those that are wanted.
+
+    `web`: in production this work is done by a process that answers HTTP, so it is measured, and
+    what it is compared with, on the event loop of such a process.
+    """
 
     rows: tuple[str, ...]
-    run: Callable[[Bench, frozenset[str]], Awaitable[Findings]]
+    run: Callable[[Bench, frozenset[str]], Coroutine[Any, Any, Findings]]
+    web: bool = False

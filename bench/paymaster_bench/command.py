@@ -16,6 +16,7 @@ from rich.console import Console
 
 from paymaster.kernel.clock import WallClock, rfc3339
 from paymaster.kernel.errors import Refusal
+from paymaster.roles.process import web_loop
 from paymaster.secrets.environment import PREFIX as SECRETS_PREFIX
 from paymaster.settings.load import FILE_VARIABLE
 from paymaster.settings.load import PREFIX as SETTINGS_PREFIX
@@ -74,7 +75,7 @@ def main(options: Options) -> int:
         _check_writable(path)
     try:
         with without_installation():
-            report = asyncio.run(_run(options))
+            report = _run(options)
     finally:
         gc.unfreeze()
     to_stdout = "-" in (options.json_path, options.markdown_path)
@@ -110,7 +111,7 @@ def _names_installation(variable: str) -> bool:
     return upper.startswith((SETTINGS_PREFIX, SECRETS_PREFIX)) or upper == FILE_VARIABLE
 
 
-async def _run(options: Options) -> Report:
+def _run(options: Options) -> Report:
     progress = Console(stderr=True)
     with (
         pinned(options.cores) as cores,
@@ -125,7 +126,8 @@ async def _run(options: Options) -> Report:
         for family in FAMILIES:
             wanted = frozenset(family.rows) & frozenset(options.only or family.rows)
             if wanted:
-                found = await family.run(bench, wanted)
+                with asyncio.Runner(loop_factory=web_loop if family.web else None) as runner:
+                    found = runner.run(family.run(bench, wanted))
                 found.judge()
                 findings.append(found)
         machine = describe(server.owner_dsn(), cores, server.kind, disk)

@@ -10,8 +10,7 @@ The packages follow the money, and imports only ever point up this list:
     rails       one interface to the outside; one folder per way of paying
     ledger      the books: accounts, entries, postings, holds, proof
     people      users, credentials, payout destinations
-    messages    webhooks to the app's servers, email
-    broker      events to a message broker
+    messages    webhooks to the app's servers, email, a broker
     earn        campaigns, tasks, events, verification, rewards
     withdraw    the request and its machine (read `withdraw/machine.py` first)
     screen      rules that decide whether a withdrawal may go

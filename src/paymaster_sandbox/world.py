@@ -207,6 +207,13 @@ class World:
         self._after_jump()
         return names
 
+    def send_reports_again(self) -> int:
+        """The customer asks the bank for the reports that were lost; how many there were."""
+        with self.chassis.tx() as tx:
+            found = self._folders.publish_lost(tx)
+        self._after_jump()
+        return found
+
     def books(self, *, brief: bool = False) -> dict[str, Any]:
         """What was really paid (see `truth.books`)."""
         with self.chassis.tx() as tx:

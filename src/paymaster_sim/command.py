@@ -105,6 +105,29 @@ def main(options: Options) -> int:
     return 1 if total.violations else 0
 
 
+def main_mutants(options: Options) -> int:
+    """Run each mutant until it is found; 1 when one is not found within fifty seeds."""
+    fixed_hash_seed()
+    survivors = 0
+    for name, mutant in mutants.MUTANTS.items():
+        found, tried = None, 0
+        faults = chosen(options.faults)
+        with mutants.applied(name), stage(options.users) as made:
+            for seed in range(options.seed, options.seed + mutants.SEEDS):
+                tried += 1
+                one = writing.write(seed, options.days, options.users, faults)
+                found = made.play(one).violation
+                if found is not None:
+                    break
+        if found is None:
+            survivors += 1
+            print(f"{name}: SURVIVED {tried} seeds without \"{mutant.guard}\"", flush=True)
+        else:
+            print(f"{name}: after {tried} seeds: {_sentence(found)}", flush=True)
+    print(f"{len(mutants.MUTANTS) - survivors} of {len(mutants.MUTANTS)} mutants found")
+    return 1 if survivors else 0
+
+
 def _arguments(options: Options) -> list[str]:
     given = [
         f"--days={options.days}", f"--users={options.users}", f"--faults={options.faults}", "--json"

@@ -35,6 +35,8 @@ async def finish(world: World) -> None:
         quiet = 0 if open_ones else quiet + 1
         if quiet > _BOOKED_AFTER_DAYS or day >= DAYS and open_ones:
             break
+    for role in world.roles.values():
+        await role.idle()
     seen, orders, paid = world.eye.withdrawals(), world.eye.orders(), world.outside.paid()
     checks.ended(world.eye, seen)
     checks.payments(seen, orders, paid)
@@ -61,6 +63,8 @@ async def _day(world: World) -> None:
     if any(one.state == "queued" for one in world.eye.withdrawals()):
         await world.staff.top_up(_FLOAT_MINOR)
     await world.staff.decide_all()
+    await world.staff.find_out_all()
+    world.outside.world.send_reports_again()
     await world.step([])
     await world.wait(midnight)
     world.outside.close_day(world.ground.clock)

@@ -48,12 +48,13 @@ _DUE_TREASURY = """
         SELECT FROM {s}.statement_line WHERE due_at <= %(now)s)
 """
 _NEXT = """
-    SELECT min(due_at) FROM {s}.withdrawal WHERE due_at > %(now)s
-    UNION ALL SELECT min(due_at) FROM {s}.batch WHERE due_at > %(now)s
-    UNION ALL SELECT min(due_at) FROM {s}.attempt WHERE due_at > %(now)s
-    UNION ALL SELECT min(due_at) FROM {s}.inbox WHERE due_at > %(now)s
-    UNION ALL SELECT min(due_at) FROM {s}.reward WHERE due_at > %(now)s
-    UNION ALL SELECT min(due_at) FROM {s}.statement_line WHERE due_at > %(now)s
+    SELECT min(due_at) FROM {s}.withdrawal WHERE due_at IS NOT NULL
+        AND (state <> 'queued' OR rail_account_id IS DISTINCT FROM %(bank)s)
+    UNION ALL SELECT min(due_at) FROM {s}.batch
+    UNION ALL SELECT min(due_at) FROM {s}.attempt
+    UNION ALL SELECT min(due_at) FROM {s}.inbox
+    UNION ALL SELECT min(due_at) FROM {s}.reward
+    UNION ALL SELECT min(due_at) FROM {s}.statement_line
 """
 
 
@@ -110,9 +111,9 @@ class Eye:
         """What has something to do."""
         return [Due(*row) for row in self.rows(self._due, now=now, bank=self._bank)]
 
-    def next_due(self, now: datetime) -> datetime | None:
-        """When something falls due by itself."""
-        found: datetime | None = self.rows(self._next, now=now)[0][0]
+    def next_due(self) -> datetime | None:
+        """When something falls due by itself; what has been due for a while is due now."""
+        found: datetime | None = self.rows(self._next, bank=self._bank)[0][0]
         return found
 
     def withdrawals(self) -> list[Seen]:

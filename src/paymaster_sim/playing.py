@@ -111,6 +111,10 @@ def _strike(*, ends: bool) -> Callable[[World, Act, Data], Awaitable[None]]:
     return player
 
 
+async def _stall(world: World, _: Act, data: Data) -> None:
+    world.strikes.pause(data["process"], data["seconds"], before=bool(data["before"]))
+
+
 _PLAYERS: dict[str, Callable[[World, Act, Data], Awaitable[None]]] = {
     "open": _open,
     "fund": _fund,
@@ -128,6 +132,7 @@ _PLAYERS: dict[str, Callable[[World, Act, Data], Awaitable[None]]] = {
     "slow": _slow,
     "unreachable": _unreachable,
     "skew": _skew,
+    "stall": _stall,
     "crash": _strike(ends=True),
     "connection": _strike(ends=False),
 }

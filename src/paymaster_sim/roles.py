@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
@@ -17,6 +18,8 @@ from paymaster_sim.ground import Ground, Process
 from paymaster_sim.runtime import ProcessDied
 
 T = TypeVar("T")
+PATIENCE_SECONDS = 5.0
+"""So long the world waits for a step before it goes on without it."""
 
 Build = Callable[[Process], Deps]
 
@@ -33,6 +36,7 @@ class Role:
         self._deps: Deps | None = None
         self._work: Work | None = None
         self._ahead = timedelta(0)
+        self._busy: asyncio.Future[None] | None = None
 
     def skew(self, ahead: timedelta) -> None:
         """Its clock is so far ahead of the true time from now on, in all its lives."""
@@ -71,7 +75,31 @@ class Role:
         return await self._process.call(coroutine)
 
     async def lanes(self, names: Sequence[str]) -> None:
-        """Let each of these lanes do one step; a process that dies is started at the next call."""
+        """Let each of these lanes do one step; a process that dies is started at the next call.
+
+        Returns after some seconds even when a step still waits for something; while it does, the
+        process is busy and takes no other. Raises Violation, also of an earlier step.
+        """
+        self.collect()
+        if self._busy is not None:
+            return
+        self._busy = asyncio.ensure_future(self._stepped(names))
+        await asyncio.wait([self._busy], timeout=PATIENCE_SECONDS)
+        self.collect()
+
+    def collect(self) -> None:
+        """Look what became of the last step. Raises Violation."""
+        if self._busy is not None and self._busy.done():
+            done, self._busy = self._busy, None
+            done.result()
+
+    async def idle(self) -> None:
+        """Wait until nothing is under way. Raises Violation."""
+        if self._busy is not None:
+            await asyncio.wait([self._busy])
+        self.collect()
+
+    async def _stepped(self, names: Sequence[str]) -> None:
         try:
             await self.up()
             await self.call(self._run(names))

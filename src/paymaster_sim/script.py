@@ -33,6 +33,7 @@ FAULTS: Mapping[str, str] = {
     "report-lost": "the bank takes a file and never answers to it",
     "skew": "processes whose clocks go wrong by some seconds",
     "crash": "a process ends at any of its awaits, and starts again",
+    "stall": "a process stands still after a provider's answer, past the end of its lease",
     "connection": "a process loses its database connections at any of its awaits",
     "repeated": "clients that lose the answer and ask again under the same key",
 }

@@ -18,7 +18,7 @@ from paymaster.withdraw import moves
 from paymaster_sim import cast
 from paymaster_sim.checks import WENT_OUT
 from paymaster_sim.clients import Clients
-from paymaster_sim.eye import Eye
+from paymaster_sim.eye import Eye, Order
 from paymaster_sim.outside import Outside
 from paymaster_sim.place import CELLS, ENVIRONMENT
 from paymaster_sim.roles import told
@@ -87,15 +87,24 @@ class Staff:
 
     async def find_out(self, pick: int) -> None:
         """Ask the provider's people about a payment of which nothing is known."""
+        found = self._unknown()
+        if found:
+            await self._found_out(found[pick % len(found)])
+
+    async def find_out_all(self) -> None:
+        """Ask about all of them."""
+        for one in self._unknown():
+            await self._found_out(one)
+
+    def _unknown(self) -> list[Order]:
         now = milliseconds(self.desk.api.deps.clock.now() - SETTLED_AFTER)
-        found = [
+        return [
             one
             for one in self.eye.orders()
             if one.state == "unknown" and milliseconds_of(one.id) < now
         ]
-        if not found:
-            return
-        one = found[pick % len(found)]
+
+    async def _found_out(self, one: Order) -> None:
         out_there = {each.reference: each.state for each in self.outside.paid()}
         went = out_there.get(one.key) in WENT_OUT
         finding = Finding.PAID if went else Finding.NOT_PAID

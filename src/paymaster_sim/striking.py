@@ -8,11 +8,23 @@ from dataclasses import dataclass
 from paymaster_sim.runtime import Fault, Step
 
 
+_CALLS = "POST"
+
+
 @dataclass(slots=True)
 class _Armed:
     left: int
     committed: bool
     ends: bool
+
+
+@dataclass(slots=True)
+class _Pause:
+    """A process will stand still at its next call to a provider, or after it."""
+
+    seconds: float
+    before: bool
+    called: bool = False
 
 
 class Strikes:
@@ -21,6 +33,8 @@ class Strikes:
     def __init__(self) -> None:
         self.struck: Counter[str] = Counter()
         self._armed: dict[str, list[_Armed]] = defaultdict(list)
+        self._pauses: dict[str, _Pause] = {}
+        self._stall_seconds = 0.0
 
     def arm(self, process: str, after: int, *, committed: bool, ends: bool) -> None:
         """Strike a process at its passage number `after` from now, before it takes effect or after.
@@ -29,12 +43,30 @@ class Strikes:
         """
         self._armed[process].append(_Armed(after, committed, ends))
 
+    def pause(self, process: str, seconds: float, *, before: bool) -> None:
+        """At its next call to a provider a process stands still, as if it were swapped out.
+
+        With `before` the call reaches the provider when that is over; otherwise its answer lies
+        there all the time.
+        """
+        self._pauses[process] = _Pause(seconds, before)
+
     def calm(self) -> None:
         """Nothing strikes any more."""
         self._armed.clear()
+        self._pauses.clear()
 
     def at(self, step: Step) -> Fault | None:
         """The fault at this passage, if there is one."""
+        pause = self._pauses.get(step.process)
+        calls = step.outside and step.text.startswith(_CALLS)
+        if pause is not None and (pause.called or (pause.before and calls)):
+            del self._pauses[step.process]
+            self._stall_seconds = pause.seconds
+            self.struck["stall"] += 1
+            return Fault.STALL
+        if pause is not None:
+            pause.called = calls
         waiting = self._armed.get(step.process)
         if not waiting:
             return None
@@ -51,5 +83,5 @@ class Strikes:
         return Fault.LOST_AFTER if first.committed else Fault.LOST_BEFORE
 
     def stall_seconds(self) -> float:
-        """Nothing stalls."""
-        return 0.0
+        """How long the present one is."""
+        return self._stall_seconds

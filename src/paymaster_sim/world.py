@@ -49,7 +49,7 @@ _PAUSES = (0.3, 0.5, 1.0, 3.0, 9.0, 27.0)
 A process whose clock is behind finds nothing due where something is."""
 
 SEAL_EVERY = 12
-_GAPS = (2.0, 95.0, 900.0, 4 * 3600.0)
+_GAPS = (2.0, 95.0, 900.0, 4 * 3600.0, 12 * 3600.0)
 """How long what falls due by itself is left to gather, the longer ago the last act was."""
 
 
@@ -102,7 +102,7 @@ class World:
         """Let time pass until then; on the way, what falls due by itself is done."""
         for gap in (*_GAPS, *[_GAPS[-1]] * 1000):
             now = self.ground.clock.now()
-            due = [self.eye.next_due(now), self.outside.next_due()]
+            due = [self.eye.next_due(), self.outside.next_due()]
             known = [one for one in due if one is not None]
             target = max(min(known, default=moment(at)), now + timedelta(seconds=gap))
             if target >= moment(at):
@@ -139,6 +139,8 @@ class World:
     async def work(self) -> None:
         """Wake the roles that have something to do, until nobody has."""
         before, again = list[Due](), 0
+        for role in self.roles.values():
+            role.collect()
         for _ in range(ROUNDS):
             rung = await self.outside.turn(self.bell)
             due = self.eye.due(self.ground.clock.now())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -54,7 +54,8 @@ class _Plain:
     users: int
 
     def __post_init__(self) -> None:
-        self.waves: list[int] = []
+        self.waves: dict[int, list[int]] = {}
+        """Who asks for money in their wallet, by moment."""
         self._keys = 0
         self._answered = [0] * self.users
 
@@ -91,7 +92,7 @@ class _Plain:
     def _wave(self, day: int, start: int, repeated: bool, waves: int) -> Iterator[Act]:
         random = self.random
         at = start + random.randint(9 * HOUR + 600, 14 * HOUR)
-        self.waves.append(at)
+        askers = self.waves.setdefault(at, [])
         each = self.users * WITHDRAWALS_PER_USER / waves
         count = int(each) + (random.random() < each % 1)
         for _ in range(count):
@@ -108,6 +109,8 @@ class _Plain:
             if repeated and oddity < 0.25:
                 data["copies" if oddity < 0.12 else "lost"] = random.randint(1, 2)
                 data["copies"] = max(data.get("copies", 1), 1) + (oddity < 0.12)
+            if rail == cast.WALLET:
+                askers.append(person)
             yield Act(at, "want", data)
             if random.random() < 0.06:
                 later = random.choice((0, 1, 30, 3000))
@@ -135,7 +138,7 @@ class _Trouble:
     days: int
     users: int
     name: str
-    waves: list[int]
+    waves: Mapping[int, Sequence[int]]
 
     def often(self, per_month: float) -> int:
         """How many times in this script: about so many in thirty days, at least once."""
@@ -146,7 +149,8 @@ class _Trouble:
         """Moments at which withdrawals are asked for."""
         if not self.waves:
             return []
-        return [self.random.choice(self.waves) for _ in range(self.often(per_month))]
+        moments = list(self.waves)
+        return [self.random.choice(moments) for _ in range(self.often(per_month))]
 
     def act(self, at: int, kind: str, **data: Any) -> Act:
         """One act of this fault."""
@@ -186,11 +190,34 @@ class _Trouble:
         """Something that befalls a process."""
         found: list[Act] = []
         for _ in range(self.often(per_month)):
-            at = self.random.choice(self.waves or [9 * HOUR])
+            at = self.random.choice(list(self.waves) or [9 * HOUR])
             at += self.random.choice((0, 0, 0, -at % DAY_SECONDS, 15 * HOUR - at % DAY_SECONDS))
             data = {name: self.random.randint(*span) for name, span in ranges.items()}
             found.append(self.act(max(at, 0), kind, process=self.random.choice(PROCESSES), **data))
         return found
+
+
+def _stalls(trouble: _Trouble) -> list[Act]:
+    """Whoever calls a provider stands still until another has the order, too.
+
+    Either before its call gets there, or when it was refused what the other one is then granted;
+    what the other one hears comes late, so that the first is back before it.
+    """
+    found: list[Act] = []
+    for at in trouble.before_waves(4):
+        before = trouble.random.random() < 0.5
+        for name in ("dispatch-1", "dispatch-2"):
+            seconds = trouble.random.randint(100, 4000)
+            found.append(trouble.act(at, "stall", process=name, seconds=seconds, before=before))
+        for person in () if before else sorted({*trouble.waves[at]}):
+            found.append(
+                trouble.act(
+                    at, "fate", person=person, rail=cast.WALLET, outcome="reject",
+                    code="wallet_limit_exceeded", after=0,
+                )
+            )  # fmt: skip
+        found.append(trouble.act(at, "knob", webhook_late=8, late_seconds=DAY_SECONDS // 2))
+    return found
 
 
 RAILS = (cast.BANK, cast.WALLET, cast.WALLET)
@@ -215,6 +242,7 @@ _WRITERS: dict[str, Callable[[_Trouble], list[Act]]] = {
     "short": lambda t: t.for_a_day(1, "balance_short", 0, 0),
     "report-lost": lambda t: t.knob(2, "pain002_lose", 1),
     "skew": lambda t: t.processes(3, "skew", seconds=(-20, 20)),
+    "stall": _stalls,
     "crash": lambda t: t.processes(14, "crash", after=(1, 40), committed=(0, 1)),
     "connection": lambda t: t.processes(6, "connection", after=(1, 40), committed=(0, 1)),
 }

@@ -53,6 +53,8 @@ def test_the_clock_goes_forward_beyond_the_months_that_were_ready(tmp_path: Path
         ("audit", "verify"),
         ("ledger", "prove"),
         ("relay", "aside"),
+        ("broker", "aside"),
+        ("broker", "check"),
         ("lockouts", "list"),
         ("staff", "list"),
         ("issuers", "list"),

@@ -42,6 +42,8 @@ class Weather:
         self.random = random
         self.clock: ManualClock | None = None
         self.stormy = True
+        self.away = False
+        """Nothing reaches it."""
         self.refused: dict[str, str] = {}
         """Orders with a definite no: the same key gets the same answer for ever."""
         self.seen_at: dict[str, datetime] = {}
@@ -53,7 +55,7 @@ class Weather:
         """Anything that may happen before the order is looked at."""
         if self.strikes(0.1):
             await asyncio.sleep(self.random.random() / 50)
-        if self.strikes(0.15):
+        if self.away or self.strikes(0.15):
             raise NeverSent("provider-unreachable", "No connection.")
         if self.strikes(0.15):
             raise RailUnknown("provider-silent", "Gone before it arrived.")
@@ -75,8 +77,8 @@ class Weather:
 
 
 class StormyWallet(AskableRail):
-    def __init__(self, weather: Weather) -> None:
-        super().__init__("wallet", kinds=frozenset({"sandbox-wallet"}))
+    def __init__(self, weather: Weather, name: str = "wallet") -> None:
+        super().__init__(name, kinds=frozenset({"sandbox-wallet"}))
         self.weather = weather
 
     async def send(self, account: RailAccount, prepared: Prepared) -> Sequence[Outcome]:

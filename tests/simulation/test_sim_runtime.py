@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import AsyncConnection, errors
+from tests.conftest import PROJECT
 from tests.simulating import SimPostgres, simulate
 from tests.withdrawals import Earner, assert_proven, available, new_earner
 from tests.world import START, World, _template, legal_moves
@@ -173,6 +177,28 @@ def test_a_seed_is_the_same_run_every_time(
     assert other.digest != first.digest
 
 
+def test_a_seed_is_the_same_run_in_another_interpreter(
+    sim_server: SimPostgres,
+) -> None:
+    """Where objects lie elsewhere, and texts have other hashes."""
+    here = simulate(sim_server, 5, _adders(sim_server), setup=ROWS).digest
+    program = (
+        "import sys; from pathlib import Path; from tests.simulating import SimPostgres, simulate;"
+        " from tests.simulation.test_sim_runtime import ROWS, _adders;"
+        " server = SimPostgres(Path(sys.argv[1])); server.start();"
+        " print(simulate(server, 5, _adders(server), setup=ROWS).digest)"
+    )
+    paths = os.pathsep.join([str(PROJECT / "src"), str(PROJECT)])
+    done = subprocess.run(
+        [sys.executable, "-c", program, sim_server.log_file.parent],
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "77"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == here, done.stderr
+
+
 def test_seeds_give_different_orders(sim_server: SimPostgres) -> None:
     orders: set[tuple[int, ...]] = set()
 
@@ -196,7 +222,6 @@ def test_seeds_give_different_orders(sim_server: SimPostgres) -> None:
 
 
 def test_crashes_are_the_same_every_time(sim_server: SimPostgres) -> None:
-    """Also in another interpreter, where objects lie elsewhere."""
     first, again = (_requests(sim_server, 3) for _ in range(2))
     assert first.lines == again.lines
     assert first.counts["deaths"] > 1
@@ -333,6 +358,40 @@ def test_patience_with_a_lock_ends_in_the_time_of_the_simulation(sim_server: Sim
     assert 10 <= simulate(sim_server, 1, main, setup=ROWS).result < 11
 
 
+def test_a_copy_sends_everything_when_its_turn_has_come(sim_server: SimPostgres) -> None:
+    async def main(sim: Simulation, database: str) -> int:
+        sql = Sql(sim, sim_server, database, "one")
+
+        async def copies() -> int:
+            async with (
+                sql.transaction() as tx,
+                tx.cursor() as cursor,
+                cursor.copy("COPY row (number, value) FROM STDIN") as target,
+            ):
+                for number in range(100, 5100):
+                    await target.write(f"{number}\t1\n")
+            async with sql.transaction() as tx, tx.pipeline():
+                found = await tx.execute("SELECT sum(value) FROM row")
+                return (await found.fetchall())[0][0]
+
+        async def breaks_off() -> None:
+            async with (
+                sql.transaction() as tx,
+                tx.cursor() as cursor,
+                cursor.copy("COPY row (number, value) FROM STDIN") as target,
+            ):
+                await target.write("7777\t1\n")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await sql.process.call(breaks_off())
+        return await sql.process.call(copies())
+
+    run = simulate(sim_server, 1, main, setup=ROWS)
+    assert run.result == 5000
+    assert len([line for line in run.lines if "COPY data" in line]) == 2
+
+
 def test_who_is_cancelled_while_it_waits_for_a_lock_lets_go(sim_server: SimPostgres) -> None:
     async def main(sim: Simulation, database: str) -> list[int]:
         sql = Sql(sim, sim_server, database, "one")
@@ -456,6 +515,32 @@ def test_a_crash_ends_those_who_wait_for_a_lock_too(sim_server: SimPostgres) -> 
         return await one.process.call(one.values())
 
     assert simulate(sim_server, 1, main, setup=ROWS).result[0] == 1
+
+
+def test_what_waits_for_a_lock_when_its_process_dies_ends_or_takes_effect_later(
+    sim_server: SimPostgres,
+) -> None:
+    """As in life: the server only notices that nobody is there when it answers."""
+
+    async def main(sim: Simulation, database: str) -> int:
+        one, two = (Sql(sim, sim_server, database, name) for name in ("one", "two"))
+
+        async def adds_at_once() -> None:
+            async with two._pool.connection() as connection:
+                await connection.execute("UPDATE row SET value = value + 1 WHERE number = 1")
+
+        async def holds() -> None:
+            async with one.transaction() as tx:
+                await tx.execute("UPDATE row SET value = 10 WHERE number = 1")
+                two.process.start(adds_at_once())
+                await parked(sim, 1)
+                two.process.crash()
+
+        await one.process.call(holds())
+        return (await one.process.call(one.values()))[0]
+
+    runs = [simulate(sim_server, seed, main, setup=ROWS) for seed in range(8)]
+    assert {(run.result, run.counts.get("orphans", 0)) for run in runs} == {(10, 0), (11, 1)}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -17,9 +16,8 @@ import nats
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 from nats.js.api import DiscardPolicy, StreamConfig
-from tests.brokers import Nats, authority, until
+from tests.brokers import Nats, until
 from tests.publishing import (
-    SECRETS,
     Desk,
     bodies,
     close,
@@ -30,21 +28,20 @@ from tests.publishing import (
 )
 from tests.world import PostgresServer
 
-from paymaster.broker import store
-from paymaster.broker.gauges import measure
-from paymaster.broker.letter import partition
-from paymaster.broker.link import Access, open_wire
-from paymaster.cli.broker import try_again
 from paymaster.db import outbox
 from paymaster.db.outbox import Message
-from paymaster.kernel.errors import Busy, Conflict, NotFound, PaymasterError
+from paymaster.kernel.errors import Busy, Conflict, NotFound
+from paymaster.messages.broker import store
+from paymaster.messages.broker.aside import try_again
+from paymaster.messages.broker.gauges import measure
+from paymaster.messages.broker.letter import partition
 from paymaster.observe import metrics_response
-from paymaster.settings import Broker, Peers
+from paymaster.settings import Broker
 
 KILLED = """
 import asyncio, os, signal, sys
 from tests.publishing import Desk
-from paymaster.broker.publish import Publisher
+from paymaster.messages.broker.publish import Publisher
 from paymaster.db.cells import Databases
 from paymaster.kernel.clock import ManualClock
 from paymaster.settings import Broker
@@ -315,92 +312,3 @@ async def test_a_stream_that_nobody_made_is_waited_for(told: Desk, server: Nats)
     await publish(other)
     assert len(await in_stream(server.url, settings(server))) == 3, "the lease was given up"
     await close(one, other)
-
-
-# Who may
-
-
-def _tls(folder: Path) -> str:
-    return (
-        f'tls {{ cert_file: "{folder}/broker.pem", key_file: "{folder}/broker-key.pem",'
-        f' ca_file: "{folder}/ca.pem", verify: true }}'
-    )
-
-
-async def test_certificates_on_both_sides(told: Desk, tmp_path: Path) -> None:
-    ours, theirs = authority(tmp_path / "ours"), authority(tmp_path / "theirs")
-    own = Nats(tmp_path, _tls(ours), scheme="tls")
-    own.start()
-    given = settings(own).model_copy(update={"timeout_seconds": 1})
-    try:
-        mine = Peers(
-            ca=ours / "ca.pem",
-            certificate=ours / "{role}.pem",
-            key=ours / "{role}-key.pem",
-        )
-        wire = await open_wire(Access(given, mine, SECRETS.__getitem__))
-        await wire.close()
-        # A certificate of another authority, none at all, and a server of another authority.
-        foreign = given.model_copy(
-            update={
-                "ca": ours / "ca.pem",
-                "certificate": theirs / "notify.pem",
-                "key": theirs / "notify-key.pem",
-            }
-        )
-        nobody = given.model_copy(update={"ca": ours / "ca.pem"})
-        elsewhere = given.model_copy(update={"ca": theirs / "ca.pem"})
-        for one, peers in ((foreign, Peers()), (nobody, Peers()), (elsewhere, mine)):
-            with pytest.raises(Busy, match="No connection to NATS"):
-                await open_wire(Access(one, peers, SECRETS.__getitem__))
-    finally:
-        own.kill()
-
-
-async def test_no_password_and_no_event_goes_where_tls_was_taken_away(
-    told: Desk, server: Nats, tmp_path: Path
-) -> None:
-    """As by somebody between, who answers in the server's place and offers none."""
-    given: list[str] = []
-
-    def secret(name: str) -> str:
-        given.append(name)
-        return "x"
-
-    plain = server.url.replace("nats://", "tls://")
-    for login in ({"login": "password", "username": "pay"}, {"login": "token"}, {}):
-        wanted = Broker(urls=(plain,), **login)
-        with pytest.raises(Busy, match="SecureConnWanted"):
-            await open_wire(Access(wanted, Peers(ca=None), secret))
-    assert given == []
-
-
-async def test_a_password_is_needed_and_never_told(
-    told: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    password = SECRETS["broker-password"]
-    own = Nats(tmp_path, f'authorization {{ user: "pay", password: "{password}" }}')
-    own.start()
-    try:
-        with_it = settings(own, login="password", username="pay")
-        await (await open_wire(Access(with_it, Peers(), SECRETS.__getitem__))).close()
-        for wrong in (
-            Access(settings(own), Peers(), SECRETS.__getitem__),
-            Access(with_it, Peers(), lambda _: password + "x"),
-        ):
-            with pytest.raises(Busy) as refused:
-                await open_wire(wrong)
-            assert password not in str(refused.value)
-        assert password not in caplog.text
-    finally:
-        own.kill()
-
-
-async def test_without_the_libraries_it_says_what_to_install(
-    told: Desk, server: Nats, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "faststream.nats", None)
-    monkeypatch.delitem(sys.modules, "paymaster.broker.nats", raising=False)
-    with pytest.raises(PaymasterError, match=r"brokers-missing.*paymaster\[brokers\]"):
-        await open_wire(Access(settings(server), Peers(), SECRETS.__getitem__))

@@ -14,10 +14,10 @@ from tests.brokers import Rabbit, authority, free_port, until
 from tests.publishing import SECRETS, Desk, bind, bodies, close, desk, from_queue, in_order, publish
 from tests.world import PostgresServer
 
-from paymaster.broker import store
-from paymaster.broker.link import Access, open_wire
-from paymaster.broker.publish import Publisher
 from paymaster.kernel.errors import Busy
+from paymaster.messages.broker import store
+from paymaster.messages.broker.link import Access, open_wire
+from paymaster.messages.broker.publish import Publisher
 from paymaster.settings import Broker, Peers
 
 CONFIG = """

@@ -341,27 +341,6 @@ async def test_killbill_1015_success_of_the_first_attempt_after_a_second_one(
     assert await payouts.states(withdrawal) == ("paid", ["rejected", "paid"])
 
 
-async def test_an_order_that_was_altered_in_the_database_is_not_sent(
-    payouts: Payouts, rail: AskableRail
-) -> None:
-    await one(payouts)
-    rail.before = [never()]
-    dispatcher = payouts.dispatcher()
-    await payouts.run(dispatcher)
-    owner_rows(
-        payouts.world,
-        "UPDATE batch SET sealed = set_byte(sealed, length(sealed) - 1,"
-        " get_byte(sealed, length(sealed) - 1) # 1) RETURNING 1",
-    )
-    later(payouts, timedelta(minutes=1))
-    await payouts.run(dispatcher)
-    assert len(rail.orders) == 1
-    assert "sealed-damaged" in str(await payouts.value("SELECT detail FROM batch"))
-
-
-# ---------------------------------------------------------------------- lost notifications
-
-
 async def test_an_accepted_payment_whose_message_was_lost_is_asked_about(
     payouts: Payouts, rail: AskableRail
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
 from tests.scripted_rails import LAG, AskableRail
 from tests.withdrawals import assert_proven
-from tests.world import PostgresServer
+from tests.world import PostgresServer, owner_rows
 
 from paymaster.dispatch.send import Answer
 from paymaster.kernel.errors import NeverSent, RailRefused, RailUnknown
@@ -181,3 +181,24 @@ async def test_a_question_that_comes_back_past_its_lease_changes_nothing(
     assert await payouts.states(withdrawal) == ("paid", ["paid"])
     told = "SELECT count(*) FROM outbox WHERE topic = 'attempt.contradicted'"
     assert await payouts.value(told) == 0
+
+
+async def test_an_order_that_was_altered_in_the_database_is_not_sent(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    await one(payouts)
+    rail.before = [never()]
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    owner_rows(
+        payouts.world,
+        "UPDATE batch SET sealed = set_byte(sealed, length(sealed) - 1,"
+        " get_byte(sealed, length(sealed) - 1) # 1) RETURNING 1",
+    )
+    payouts.world.clock.advance(timedelta(minutes=1))
+    await payouts.run(dispatcher)
+    assert len(rail.orders) == 1
+    assert "sealed-damaged" in str(await payouts.value("SELECT detail FROM batch"))
+
+
+# ---------------------------------------------------------------------- lost notifications

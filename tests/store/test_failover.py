@@ -19,7 +19,7 @@ from paymaster.dispatch.policy import PayoutPolicy
 from paymaster.dispatch.run import Dispatcher
 from paymaster.kernel.errors import NeverSent, RailRefused, RailUnknown
 from paymaster.rails.base import Outcome, Verdict
-from paymaster.withdraw import moves
+from paymaster.withdraw import moves, view
 
 
 @pytest.fixture
@@ -129,6 +129,12 @@ async def test_a_no_about_our_account_sends_it_to_another_at_once(
     assert why == "of 2 that can pay it: equal to second, first by name"
     assert again.startswith("second: the only account that can pay it; at_")
     assert again.endswith("is proven dead")
+    story = await payouts.world.read(lambda tx: view.story(tx, withdrawal))
+    dead, alive = story.wire()["attempts"]
+    assert dead["proof"] == {
+        "kind": "refused", "evidence": "send:refused", "at": "2026-11-20T09:00:00.000Z"
+    }  # fmt: skip
+    assert (dead["routed"], alive["proof"]) == (why, None)
 
 
 @pytest.mark.parametrize("code", ["wallet_closed", "recipient_unverified", "RR04", "what?"])
@@ -304,39 +310,7 @@ async def test_a_report_and_a_person_prove_as_well(payouts: Payouts, first: Aska
     assert proofs.kind_of("person:pe_1") is proofs.ProofKind.BY_HAND
 
 
-# ------------------------------------------------------------------- the database has the last word
-
-_SECOND = """
-    INSERT INTO attempt (id, withdrawal_id, number, after_number, batch_id, rail_account_id, key,
-        amount, asset, state, tries, lease_token, created_at, trace_id, version)
-    SELECT id + 1, withdrawal_id, {number}, {after}, batch_id, rail_account_id, 'X', amount, asset,
-        'sending', 0, 0, created_at, trace_id, 1
-    FROM attempt WHERE number = 1 RETURNING 1
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "after", "rejected", "said"),
-    [
-        (1, "NULL", False, "attempt_withdrawal_live|attempt_withdrawal"),
-        (2, "1", False, "attempt_withdrawal_live|attempt_earlier_is_dead"),
-        (2, "1", True, "attempt_earlier_is_dead"),
-        (3, "2", True, "attempt_earlier_is_dead"),
-        (2, "NULL", True, "attempt_after"),
-        (3, "1", True, "attempt_after"),
-    ],
-)
-async def test_the_database_refuses_a_second_order_without_the_proof_of_the_first(
-    payouts: Payouts, number: int, after: str, rejected: bool, said: str
-) -> None:
-    """Past every line of Python, as the owner of the schema."""
-    await one(payouts)
-    await payouts.claim()
-    if rejected:
-        owner_rows(payouts.world, "UPDATE attempt SET state = 'rejected' RETURNING 1")
-    statement = _SECOND.format(number=number, after=after)
-    with pytest.raises(psycopg.IntegrityError, match=said):
-        owner_rows(payouts.world, statement)
+# ---------------------------------------------------------------- the last word
 
 
 async def test_a_guard_that_is_fooled_in_python_sends_nothing(
@@ -400,3 +374,19 @@ async def test_an_approved_one_that_comes_back_goes_to_no_account_where_it_died(
     rooms = dict.fromkeys(desk.accounts, 5)
     (order,) = await payouts.world.run(lambda tx: batch.claim_approved(tx, desk, rooms))
     assert order.account.rail.name == "second"
+
+
+async def test_not_found_proves_nothing_while_a_sender_that_went_silent_may_wake_up(
+    payouts: Payouts, first: AskableRail, second: AskableRail
+) -> None:
+    """It claimed the order and has not come back: its call may still begin."""
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    dispatcher = payouts.dispatcher()
+    await pause(payouts, "first")
+    await go_on(payouts, dispatcher, timedelta(hours=6), 8)
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+    assert second.orders == []
+    await first.send(order.account.rail, order.prepared)
+    await go_on(payouts, dispatcher, timedelta(hours=6), 1)
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])

@@ -319,3 +319,31 @@ async def test_addresses_that_are_none_are_refused(
         body = {"profile": {"email": text}}
         answer = await office.served.api.put("/v1/users/anna", json=body)
         assert answer.status_code in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("topic", "template"),
+    [("destination.paused", "destination_paused"), ("withdrawal.failed", "withdrawal_failed")],
+)
+async def test_a_letter_about_a_failure_says_what_to_do(
+    postgres: PostgresServer, tmp_path: Path, box: Mailbox, topic: str, template: str
+) -> None:
+    async with desk(postgres, tmp_path, email=settings(box)) as office:
+        user = await earner(office, language="zh")
+        payload = {
+            "id": "wd_0100000000000ZZ",
+            "user": user,
+            "amount": {"amount": "12.50", "currency": "EUR"},
+            "kind": "iban",
+            "currency": "EUR",
+            "failures": 3,
+            "reason": "AG01",
+            "code": "AG01",
+        }
+        await office.served.world.run(lambda tx: put(tx, [Message(topic, user, payload)]))
+        await write_all(office)
+        [letter] = box.letters
+        text = letter.get_body(("plain",))
+        assert text is not None
+        assert "此类账户无法收款。请添加其他收款账户后重新提现。" in text.get_content()
+        assert await rows(office) == [(template, "sent", "sent", 1)]

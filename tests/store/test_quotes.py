@@ -18,17 +18,14 @@ from tests.quoting import (
     abroad,
     accepted,
     ask,
-    position,
     quoted,
     wallet,
 )
 from tests.withdrawals import (
-    BANK,
     assert_proven,
     bring,
     insert_destination,
     new_earner,
-    state_of,
     withdrawal_world,
 )
 from tests.world import PostgresServer, World
@@ -36,8 +33,7 @@ from tests.world import PostgresServer, World
 from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import NotFound, Unprocessable
 from paymaster.kernel.money import Money
-from paymaster.ledger import balance
-from paymaster.withdraw import moves, proof, quote
+from paymaster.withdraw import quote
 from paymaster.withdraw.fee_plans import Plans
 from paymaster.withdraw.fees import Exchange, FeePlan, Tier
 from paymaster.withdraw.quote import Destination, Wanted
@@ -314,90 +310,6 @@ async def test_currencies_without_decimals_and_with_three(
     assert one.quote.payout_amount == {"KWD": 11, "JPY": 1}[currency]
 
 
-# ------------------------------------------------------------------------------ in the books
-
-
-async def test_paid_and_returned_are_two_legs_with_the_rate_recorded(world: World):
-    before = await position(world)
-    earner = await abroad(world)
-    withdrawal_id = await accepted(world, await quoted(world, earner))
-    await bring(world, withdrawal_id, "paid")
-    after = await position(world)
-    assert after["EUR"] - before.get("EUR", 0) == 4000
-    assert after["USD"] - before.get("USD", 0) == -4308
-    assert await wallet(world, earner) == (5_935, 0)
-    clearing = await world.read(lambda tx: balance.of_kind(tx, "clearing"))
-    assert (BANK, Money(4308, "USD")) in clearing
-    evidence = await world.read(
-        lambda tx: tx.value(
-            "SELECT e.evidence FROM entry e JOIN withdrawal w ON w.entry_paid = e.id"
-            " WHERE w.id = %s",
-            (withdrawal_id,),
-        )
-    )
-    row = await row_of(world, withdrawal_id)
-    assert evidence["rate"] == row["rate"]
-    assert evidence["quote"].startswith("qt_")
-    step = moves.Step(withdrawal_id, moves.Event.RETURN, "account closed", BANK)
-    assert (await world.run(lambda tx: moves.move(tx, [step])))[0].done
-    assert await position(world) == {**after, **before} | {
-        name: before.get(name, 0) for name in ("EUR", "USD")
-    }
-    assert await wallet(world, earner) == (9_935, 0), "the original rate; the fee is kept"
-    await assert_proven(world)
-
-
-@pytest.mark.parametrize("state", ["cancelled", "denied", "failed", "held"])
-async def test_an_exchange_that_is_not_paid_gives_back_exactly_what_was_held(
-    world: World, state: str
-):
-    """Blnk #55: a hold with an exchange lost the record."""
-    before = await position(world)
-    earner = await abroad(world)
-    one = await quoted(world, earner)
-    withdrawal_id = await accepted(world, one)
-    await bring(world, withdrawal_id, state)
-    assert await state_of(world, withdrawal_id) == state
-    held = 4_065 if state == "held" else 0
-    assert await wallet(world, earner) == (10_000 - held, held)
-    assert await position(world) == before
-    assert await used_by(world, one.quote.id) == withdrawal_id
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE withdrawal SET payout_amount = payout_amount + 1 WHERE id = %(id)s",
-        "UPDATE quote SET fee = fee + 1 WHERE withdrawal_id = %(id)s",
-        "UPDATE quote SET payout_amount = payout_amount - 1 WHERE withdrawal_id = %(id)s",
-        "UPDATE quote SET withdrawal_id = NULL WHERE withdrawal_id = %(id)s",
-        "UPDATE quote SET rate = '1/1' WHERE withdrawal_id = %(id)s",
-        "UPDATE withdrawal SET rate = '1/1' WHERE id = %(id)s",
-        "UPDATE withdrawal SET fee_back = true WHERE id = %(id)s",
-        "DELETE FROM quote WHERE withdrawal_id = %(id)s",
-    ],
-)
-async def test_the_proof_finds_what_differs_from_the_quote(world: World, statement: str):
-    withdrawal_id = await accepted(world, await quoted(world, await abroad(world)))
-    await bring(world, withdrawal_id, "paid")
-    assert await world.read(proof.prove) == []
-
-    with psycopg.connect(world.owner_dsn, autocommit=True) as connection:
-        connection.execute("SET search_path TO cell_1")
-        connection.execute("CREATE TEMP TABLE saved AS SELECT * FROM quote")
-        connection.execute(statement, {"id": withdrawal_id})
-        checks = {difference.check for difference in await world.read(proof.prove)}
-        connection.execute("DELETE FROM quote")
-        connection.execute("INSERT INTO quote SELECT * FROM saved")
-        connection.execute(
-            "UPDATE withdrawal w SET payout_amount = q.payout_amount, rate = q.rate,"
-            " fee_back = q.fee_back FROM quote q WHERE q.withdrawal_id = w.id"
-        )
-    assert "withdrawal-quote" in checks
-    if "payout_amount +" in statement:
-        assert "withdrawal-postings" in checks
-
-
 async def test_a_new_quote_needs_a_destination_that_could_be_paid(world: World):
     earner = await abroad(world)
 
@@ -410,3 +322,16 @@ async def test_a_new_quote_needs_a_destination_that_could_be_paid(world: World):
     with pytest.raises(Unprocessable) as caught:
         await quoted(world, earner)
     assert caught.value.slug == "destination-closed"
+
+
+async def test_a_quote_that_nobody_used_is_forgotten_and_a_used_one_stays(world: World):
+    earner = await abroad(world)
+    unused, used = await quoted(world, earner, "1.00"), await quoted(world, earner, "2.00")
+    await accepted(world, used)
+    world.clock.advance(LASTS + quote.KEPT)
+    fresh = await quoted(world, earner, "3.00")
+    await world.run(lambda tx: quote.forget(tx, 1000))
+    assert await used_by(world, used.quote.id) is not None
+    assert await used_by(world, fresh.quote.id) is None
+    with pytest.raises(NotFound):
+        await world.read(lambda tx: quote.get(tx, unused.quote.id))

@@ -332,12 +332,12 @@ async def test_two_hundred_clients_cost_one_look(served: Served, url: str) -> No
             listeners = [asyncio.create_task(listen(one, http)) for one in range(everybody)]
             await joined.wait()
             counted = 0
-            for name, place, _ in people:
-                await ask(served, name, place)
+            made = [await ask(served, name, place) for name, place, _ in people]
             found = await asyncio.gather(*listeners)
         finally:
             cell.read = read  # type: ignore[method-assign]
-    assert [len(one) for one in found] == [1] * everybody
+    expected = [[("withdrawal.requested", made[number % 5])] for number in range(everybody)]
+    assert found == expected, "each hears of his own and of nobody else's"
     assert counted <= 40, "a look serves all who listen"
 
 

@@ -10,17 +10,16 @@ import pytest
 from pydantic import ValidationError
 from tests.served import make_settings
 
-from paymaster.broker.letter import partition, wanted
-from paymaster.broker.link import tls_context
-from paymaster.broker.nats import pattern
 from paymaster.kernel.errors import Refusal
+from paymaster.messages.broker.letter import partition, wanted
+from paymaster.messages.broker.link import tls_context
+from paymaster.messages.broker.nats import pattern
 from paymaster.messages.catalogue import TYPES
 from paymaster.settings import Broker, Peers, explain
 
 LOADED = """
 import sys
 from paymaster.roles import work
-from paymaster.cli import main
 sys.exit(any(name in sys.modules for name in ("faststream", "nats", "aio_pika")))
 """
 

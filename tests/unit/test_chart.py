@@ -26,6 +26,8 @@ def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
         "reward": recipes.reward(1, 2, TEN, vests=False, owes=True, commission=ONE)
         + recipes.reward(1, 2, TEN, vests=True, owes=True, commission=ONE),
         "mature": recipes.mature(2, TEN, owes=True),
+        "reserve": recipes.reserve(2, ONE),
+        "reserve_release": recipes.reserve_release(2, TEN, owes=True),
         "reverse": recipes.reverse(1, 2, TEN, ONE),
         "recover": (recipes.recover(2, TEN),),
         "request": recipes.request(2, TEN),
@@ -38,7 +40,8 @@ def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
         "topup": recipes.topup_out(1, TEN) + recipes.topup_in(1, TEN),
         "rail_fee": recipes.rail_fee(1, ONE),
         "suspend": recipes.suspend(1, TEN) + recipes.suspend(1, -TEN),
-        "write_off": recipes.write_off(2, TEN),
+        "write_off": recipes.write_off(2, TEN) + recipes.write_off(2, TEN, 1),
+        "write_off_undone": recipes.write_off_undone(2, TEN, 1, ONE),
     }
     for postings in made.values():
         for posting in postings:

@@ -7,12 +7,12 @@ from paymaster_bench.rows import growth, holds, http, intake, orm, posting, requ
 
 FAMILIES: tuple[Family, ...] = (
     Family(posting.ROWS, posting.run),
-    Family(single.ROWS, single.run),
-    Family(holds.ROWS, holds.run),
-    Family(requests.ROWS, requests.run),
+    Family(single.ROWS, single.run, web=True),
+    Family(holds.ROWS, holds.run, web=True),
+    Family(requests.ROWS, requests.run, web=True),
     Family(http.ROWS, http.run),
     Family(saga.ROWS, saga.run),
-    Family(intake.ROWS, intake.run),
+    Family(intake.ROWS, intake.run, web=True),
     Family(growth.ROWS, growth.run),
     Family(orm.ROWS, orm.run),
 )

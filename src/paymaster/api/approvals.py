@@ -24,7 +24,7 @@ from paymaster.api import (
 )
 from paymaster.api.context import Call, Operates, Reads, Staff
 from paymaster.api.door import Door
-from paymaster.api.guarded import Act, lasting, limits_of
+from paymaster.api.guarded import Act, in_currency_of, lasting, limits_of
 from paymaster.api.models import Amount, Body, Reason, Reasoned, Reply, listing, wire
 from paymaster.api.paging import Paged, next_cursor
 from paymaster.api.shapes import Page
@@ -184,7 +184,7 @@ async def approve(call: Operates, approval: ApprovalPath, body: Reasoned) -> Rep
 
     async def work(tx: CellTx) -> Mapping[str, Any]:
         row = await _taken(call, tx, ref, ApprovalEvent.APPROVE, body.reason)
-        four_eyes.check_amount(row, await ready.amount(tx))
+        four_eyes.check_amount(row, in_currency_of(row, await ready.amount(tx)))
         result = await ready.run(tx)
         return await _decided(tx, call, ref, row, result)
 

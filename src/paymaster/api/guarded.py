@@ -6,7 +6,7 @@ what asking for it would have done.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from paymaster.kernel.errors import Forbidden
 from paymaster.kernel.money import Money
 from paymaster.people import four_eyes, staff
 from paymaster.people.four_eyes import Limits, Proposal, Waiting
+from paymaster.people.four_eyes_store import Approval
 
 WAITS, NOTHING = 202, 204
 """The status of an answer that says that a second person is needed; of one without words."""
@@ -30,12 +31,21 @@ WAITS, NOTHING = 202, 204
 class Ready:
     """An act made ready: where it happens, what is at stake, and what does it.
 
-    `amount` is None where the act may not happen as things stand: then `run` says why.
+    `amount` is None, or no money at all, where the act may not happen as things stand: then `run`
+    says why. Of several, one in each currency, any may be above its limit.
     """
 
     cell: CellDb
-    amount: Callable[[CellTx], Awaitable[Money | None]]
+    amount: Callable[[CellTx], Awaitable[Money | Sequence[Money] | None]]
     run: Callable[[CellTx], Awaitable[Mapping[str, Any]]]
+
+
+def in_currency_of(row: Approval, found: Money | Sequence[Money] | None) -> Money | None:
+    """What is at stake by now, to be compared with what was proposed."""
+    if found is None or isinstance(found, Money):
+        return found
+    same = [one for one in found if row.money is not None and one.currency == row.money.currency]
+    return same[0] if same else None
 
 
 Make = Callable[[Call, str, Mapping[str, Any]], Awaitable[Ready]]
@@ -90,12 +100,20 @@ async def perform(
 ) -> Mapping[str, Any] | Waiting:
     """Do an act in this transaction, or let it wait for a second person. Raises as either does."""
     if limits.rows or limits.always:
-        amount = await ready.amount(tx)
+        amount = _weightiest(act, limits, await ready.amount(tx))
         proposal = Proposal(act.name, subject, amount, body, str(body.get("reason") or ""))
         waiting = await four_eyes.guard(tx, call.principal, limits, proposal, lasting(call))
         if waiting is not None:
             return waiting
     return await ready.run(tx)
+
+
+def _weightiest(act: Act, limits: Limits, found: Money | Sequence[Money] | None) -> Money | None:
+    """Of several sums one that is above its limit, else any."""
+    if found is None or isinstance(found, Money):
+        return found
+    above = [one for one in found if limits.apply_to(act.name, one)]
+    return next(iter([*above, *found]), None)
 
 
 async def guarded(call: Call, act: Act, subject: str, body: Mapping[str, Any]) -> Response:

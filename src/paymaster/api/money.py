@@ -47,9 +47,10 @@ async def get_balances(call: OwnReads, user: UserPath) -> Reply:
 
     async def work(tx: CellRead) -> list[dict[str, Any]]:
         found = await balance.balances(tx, ref.id)
-        held = await balance.holds(tx, ref.id)
-        maturing = await vesting.of_user(tx, ref.id)
-        kept = await reserve.of_user(tx, ref.id)
+        # What the totals say is nothing need not be asked for item by item.
+        held = await balance.holds(tx, ref.id) if any(one.held for one in found) else []
+        maturing = await vesting.of_user(tx, ref.id) if any(one.vesting for one in found) else []
+        kept = await reserve.of_user(tx, ref.id) if any(one.reserve for one in found) else []
         moving = await whereabouts.in_transit(tx, ref.id)
         return [
             {

@@ -31,10 +31,20 @@ LastEvent = Annotated[
         description="The `id` of the last event that was read: what came after it follows.",
     ),
 ]
+_EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "One event; `data` is JSON.",
+    "required": ["event", "data"],
+    "properties": {
+        "id": {"type": "string", "description": "To be sent as `Last-Event-ID`."},
+        "event": {"type": "string", "examples": ["balances", "withdrawal.paid", "reset", "end"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events, until the client goes, or `end` says why to come again.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     }
 }
 

@@ -7,7 +7,7 @@ concerns every payment of that order: see `paymaster.dispatch.decide`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -32,7 +32,7 @@ from paymaster.withdraw.machine import WITHDRAWAL, Event
 router = APIRouter(route_class=Door, tags=["withdrawals"])
 
 Decision = Callable[[CellTx, int, str], Awaitable[Any]]
-Stake = Callable[[CellTx, int], Awaitable[Money | None]]
+Stake = Callable[[CellTx, int], Awaitable[Money | Sequence[Money] | None]]
 
 
 class _Seen(Body):
@@ -83,7 +83,7 @@ def _of_order(finding: Finding) -> Stake:
     return lambda tx, number: by_hand.at_stake(tx, number, finding)
 
 
-async def _of_retry(tx: CellTx, number: int) -> Money | None:
+async def _of_retry(tx: CellTx, number: int) -> Sequence[Money]:
     """Nothing is at stake in trying at once what waits; what was sent before is."""
     return await by_hand.at_stake(tx, number, Finding.AGAIN)
 
@@ -94,7 +94,7 @@ def _making(stake: Stake, decide: Decision) -> Make:
     async def make(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
         ref = call.ref("wd", subject)
 
-        async def amount(tx: CellTx) -> Money | None:
+        async def amount(tx: CellTx) -> Money | Sequence[Money] | None:
             return await stake(tx, ref.id)
 
         async def run(tx: CellTx) -> Mapping[str, Any]:

@@ -9,19 +9,17 @@ from typing import Annotated
 
 import typer
 
-from paymaster.broker import store
-from paymaster.broker.link import Access, open_wire
 from paymaster.cli.opening import open_deps
-from paymaster.db import audit
 from paymaster.db.cells import Databases
-from paymaster.db.tx import Actor, Writes
+from paymaster.db.tx import Actor
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import NotFound, Refusal
+from paymaster.messages.broker import aside
+from paymaster.messages.broker.link import Access, open_wire
 from paymaster.messages.place import Place, locate, places
 
 app = typer.Typer(help="The message broker that is told of events.", no_args_is_help=True)
 _ACTOR = Actor("cli:broker")
-_MOST = 10_000
 
 
 async def _listing() -> list[dict[str, object]]:
@@ -36,7 +34,7 @@ async def _listing() -> list[dict[str, object]]:
                 "laid_at": rfc3339(one.laid_at),
             }
             for place in places(deps.dbs)
-            for one in await place.read(lambda tx: store.listing(tx, _MOST))
+            for one in await place.read(aside.listing)
         ]
 
 
@@ -45,13 +43,6 @@ def list_aside() -> None:
     """Events that the broker does not take, in their order, one JSON object a line."""
     for row in asyncio.run(_listing()):
         typer.echo(json.dumps(row))
-
-
-async def try_again(tx: Writes, seq: int, event: str, reason: str | None) -> None:
-    """Have an event sent again; audited. Raises NotFound `not-found`."""
-    if not await store.try_again(tx, seq):
-        raise NotFound("not-found", "No event of this id lies aside.")
-    await audit.record(tx, [audit.Act("broker_event.retry", event, reason)])
 
 
 def _find(dbs: Databases, event: str) -> tuple[Place, int]:
@@ -71,7 +62,7 @@ def retry(
     async def work() -> None:
         async with open_deps() as deps:
             place, seq = _find(deps.dbs, event)
-            await place.run(_ACTOR, lambda tx: try_again(tx, seq, event, reason))
+            await place.run(_ACTOR, lambda tx: aside.try_again(tx, seq, event, reason))
 
     asyncio.run(work())
     typer.echo(json.dumps({"due": 1}))

@@ -30,6 +30,7 @@ from paymaster.cli import (
     run,
     screen,
     secrets,
+    sim,
     staff,
 )
 from paymaster.cli.demo import command as demo_command
@@ -50,6 +51,7 @@ app.command("stop-database")(run.stop_database)
 app.command("demo")(demo_command.demo)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
+app.command("sim")(sim.sim)
 app.command("listen")(listen.listen)
 app.command("openapi")(run.openapi)
 app.add_typer(audit.app, name="audit")

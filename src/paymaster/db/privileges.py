@@ -77,6 +77,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "legal_hold": ("lifted_by", "lift_reason", "lifted_at", "version"),
     "batch": (
         "state", "tries", "due_at", "lease_token", "sent_at", "detail", "version", "sealed",
+        "ended", "ended_at",
     ),
     "attempt": (
         "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",
@@ -147,8 +148,8 @@ DELETABLE = frozenset({
     "idempotency", "lockout", "pii", "data_key", "rate_bucket", "slice_wait", "person_identity",
     "person_role", "login_used", "staff_session", "four_eyes_limit", "issuer_audience",
     "factor", "recovery_code", "step_up", "step_up_policy",
-    "webhook_delivery", "webhook_replay", "webhook_secret", "mail", "day_draft",
+    "webhook_delivery", "webhook_replay", "webhook_secret", "mail", "day_draft", "quote",
 })  # fmt: skip
 """Tables from which rows may go: expired keys, personal data on erasure, asks that were served,
 factors that were removed, step-ups long past, rules that were replaced, messages out and their
-secrets after their time, days that were signed."""
+secrets after their time, days that were signed, quotes that nobody used."""

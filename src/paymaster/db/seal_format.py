@@ -227,6 +227,18 @@ _SECOND: tuple[Table, ...] = (
 _THIRD: tuple[Table, ...] = (
     *_SECOND,
     appended(
+        "attempt_proof",
+        "attempt_id",
+        "attempt_id bigint, withdrawal_id bigint?, number integer, rail_account_id bigint,"
+        " kind text, code text?, evidence text, proven_at timestamptz, commit_id bigint,"
+        " ordinal integer",
+    ),
+    appended(
+        "automatic_run",
+        "key",
+        "key text, withdrawal_id bigint, commit_id bigint, ordinal integer",
+    ),
+    appended(
         "earning_policy",
         "id",
         "id bigint, environment_id bigint, source text, version integer, subject_id bigint?,"

@@ -18,6 +18,8 @@ from paymaster.dispatch import proof, store, transfer, transfer_store, window
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.desk import Desk, Order
 from paymaster.dispatch.machine import TransferEvent
+from paymaster.dispatch.purse import Purse
+from paymaster.dispatch.purse import take as take_affordable
 from paymaster.dispatch.route import Choice, by_amount, pick
 from paymaster.dispatch.store import NewAttempt, NewBatch
 from paymaster.kernel.errors import Broken, NeverSent, RailRefused
@@ -73,7 +75,8 @@ async def claim_approved(tx: CellTx, desk: Desk, rooms: Mapping[int, int]) -> li
     orders: list[Order] = []
     for account_id, group in chosen.items():
         account = desk.accounts[account_id]
-        room = rooms.get(account_id, 0) if account.payout_window == window.ALWAYS else 0
+        at_once = account.payout_window == window.ALWAYS and account_id not in desk.watched
+        room = rooms.get(account_id, 0) if at_once else 0
         rail = desk.rail(account)
         now = group[: room * rail.caps.batch_items] if rail is not None else []
         await _queue(tx, account, group[len(now) :])
@@ -137,8 +140,13 @@ async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[_Routed]) -
     )
 
 
-async def claim_queued(tx: CellTx, desk: Desk, account: PayoutAccount, room: int) -> list[Order]:
-    """Make orders of what waits for an account, if its window has closed; at most `room` orders."""
+async def claim_queued(
+    tx: CellTx, desk: Desk, account: PayoutAccount, room: int, purse: Purse | None = None
+) -> list[Order]:
+    """Make orders of what waits for an account, if its window has closed; at most `room` orders.
+
+    With a purse, of what its money is enough for.
+    """
     rail = desk.rail(account)
     if rail is None or room < 1 or not account.active:
         return []
@@ -149,7 +157,11 @@ async def claim_queued(tx: CellTx, desk: Desk, account: PayoutAccount, room: int
             return []
     limit = min(room * rail.caps.batch_items, max(rail.caps.batch_items, desk.pace.items))
     transfers = await transfer_store.take_requested(tx, account.id, limit)
-    waiting = await moves.take_queued(tx, account.id, limit - len(transfers))
+    left = limit - len(transfers)
+    if purse is None:
+        waiting = await moves.take_queued(tx, account.id, left)
+    else:
+        waiting = await take_affordable(tx, purse, left)
     routed = await store.reasons(tx, [one.id for one in waiting])
     orders = await _form(tx, desk, account, waiting, transfers, routed)
     if windowed and len(transfers) + len(waiting) < limit:

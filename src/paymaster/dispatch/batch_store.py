@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 from paymaster.db.tx import CellRead, CellTx
@@ -24,12 +24,13 @@ async def lock_held(tx: CellTx, claims: Sequence[tuple[int, int]]) -> set[int]:
 
 
 class BatchChange(NamedTuple):
-    """What the end of a call writes to a batch that is locked."""
+    """What is written to a batch that is locked. `ended`: because a call has ended."""
 
     id: int
     state: str
     due_at: datetime | None
     detail: str | None
+    ended: bool = False
 
 
 async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
@@ -39,9 +40,11 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
     await tx.execute(
         """
         UPDATE batch b SET state = u.state, due_at = u.due, detail = coalesce(u.detail, b.detail),
+            ended = b.ended + u.ended::int,
+            ended_at = CASE WHEN u.ended THEN %(now)s ELSE b.ended_at END,
             lease_token = 0, version = b.version + 1
         FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(dues)s::timestamptz[],
-            %(details)s::text[]) AS u (id, state, due, detail)
+            %(details)s::text[], %(ended)s::boolean[]) AS u (id, state, due, detail, ended)
         WHERE b.id = ANY(%(ids)s::bigint[]) AND b.id = u.id
         """,
         {
@@ -49,13 +52,19 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
             "states": [change.state for change in changes],
             "dues": [change.due_at for change in changes],
             "details": [change.detail for change in changes],
+            "ended": [change.ended for change in changes],
+            "now": tx.now,
         },
     )
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """An order as it was stored. `unresolved` counts payments without an answer."""
+    """An order as it was stored. `unresolved` counts payments without an answer.
+
+    `ended` counts the tries that have ended here, at the last `ended_at`: the others may be on
+    their way still, whatever became of their sender.
+    """
 
     id: int
     batch_key: str
@@ -66,9 +75,16 @@ class BatchRow:
     tries: int
     created_at: datetime
     sent_at: datetime | None
+    ended: int
+    ended_at: datetime | None
     keys: list[str]
     unresolved: int
     rejected: int
+
+    def over_since(self, moment: datetime, lag: timedelta) -> bool:
+        """Whether every try had ended so long before a moment."""
+        over = self.ended_at is not None and self.ended == self.tries
+        return over and self.ended_at is not None and moment - self.ended_at >= lag
 
 
 async def take_due(tx: CellTx, rail_account_id: int, state: str, limit: int) -> list[BatchRow]:
@@ -76,7 +92,7 @@ async def take_due(tx: CellTx, rail_account_id: int, state: str, limit: int) -> 
     return await tx.fetch(
         """
         SELECT b.id, b.batch_key, b.rail_account_id, b.sealed, b.digest, b.state, b.tries,
-            b.created_at, b.sent_at,
+            b.created_at, b.sent_at, b.ended, b.ended_at,
             (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
                 AND a.state IN ('sending', 'unknown')) AS unresolved,
@@ -96,7 +112,7 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
     return await tx.fetch(
         """
         SELECT b.id, b.batch_key, b.rail_account_id, b.sealed, b.digest, b.state, b.tries,
-            b.created_at, b.sent_at,
+            b.created_at, b.sent_at, b.ended, b.ended_at,
             (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
                 AND a.state IN ('sending', 'unknown')) AS unresolved,
@@ -112,7 +128,11 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """One payment of an order, with the order's state. `amount` is in minor units of `asset`."""
+    """One payment of an order, with the order's state.
+
+    `amount` is what it is about for its user, in minor units of `asset`; the payee may get another
+    currency.
+    """
 
     attempt_id: int
     withdrawal_id: int | None
@@ -143,8 +163,10 @@ async def lock_order_of(tx: CellTx, attempt_id: int) -> list[Ordered] | None:
     return await tx.fetch(
         """
         SELECT a.id AS attempt_id, a.withdrawal_id, a.key, a.state, a.rail_account_id,
-            b.state AS batch_state, a.amount, a.asset
+            b.state AS batch_state, coalesce(w.amount, a.amount) AS amount,
+            coalesce(w.asset, a.asset) AS asset
         FROM attempt a JOIN batch b ON b.id = a.batch_id
+            LEFT JOIN withdrawal w ON w.id = a.withdrawal_id
         WHERE a.batch_id = %s ORDER BY a.id FOR UPDATE OF a
         """,
         (batch_id,),

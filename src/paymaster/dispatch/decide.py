@@ -8,6 +8,7 @@ that was answered, and so never goes out again, it concerns the one payment.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -92,19 +93,23 @@ async def _concerned(
     return this, [each for each in order if each.state == AttemptState.UNKNOWN]
 
 
-async def at_stake(tx: CellTx, withdrawal_id: int, finding: Finding) -> Money | None:
-    """What a finding about a withdrawal's order is about, all payments that it concerns.
+async def at_stake(tx: CellTx, withdrawal_id: int, finding: Finding) -> list[Money]:
+    """What a finding about a withdrawal's order is about: all payments that it concerns.
 
-    None when there is nothing to decide. The order stays locked.
+    One sum for each currency of their users. Nothing when there is nothing to decide. The order
+    stays locked.
     """
     attempt_id = await batch_store.live_attempt(tx, withdrawal_id)
     if attempt_id is None:
-        return None
+        return []
     try:
-        this, concerned = await _concerned(tx, attempt_id, finding)
+        _, concerned = await _concerned(tx, attempt_id, finding)
     except Conflict:
-        return None
-    return Money(sum(each.amount for each in concerned), this.asset)
+        return []
+    sums = Counter[str]()
+    for each in concerned:
+        sums[each.asset] += each.amount
+    return [Money(minor, asset) for asset, minor in sorted(sums.items())]
 
 
 async def of_withdrawal(

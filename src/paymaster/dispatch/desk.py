@@ -60,6 +60,8 @@ class Desk:
     pace: Pace = field(default_factory=Pace)
     policy: PayoutPolicy = field(default_factory=PayoutPolicy)
     standing: Callable[[int], Standing] = lambda _account_id: WELL
+    watched: frozenset[int] = frozenset()
+    """Accounts out of whose queue payments leave only as far as the float reaches."""
 
     def candidates(self) -> list[Candidate]:
         """The accounts whose rails are installed here, each with how it works."""

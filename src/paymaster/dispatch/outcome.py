@@ -265,8 +265,6 @@ def _goes_on(row: AttemptRow, outcome: Outcome, evidence: str) -> bool:
     """Whether a rejected order leaves its withdrawal in the queue; `failover` then decides."""
     if row.withdrawal_id is None or row.number >= MOST_ORDERS:
         return False
-    if outcome.code == proof.AGAIN:
-        return True
     if outcome.code == proof.AGAIN or proof.kind_of(evidence) in TIME_MAY_HELP:
         return True
     return failures.find(outcome.code).category in ABOUT_THE_ACCOUNT

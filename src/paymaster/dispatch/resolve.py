@@ -224,23 +224,40 @@ async def conclude(
     await batch_store.ask_later(tx, later)
     if rail is None:
         return {}
-    found: dict[int, set[str]] = {}
-    for each in mine:
-        if _proves_absence(rail.caps, each):
-            found.setdefault(each.asked.batch_id, set()).add(each.asked.key)
-    if not found:
-        return {}
-    absent = {batch_id: frozenset(keys) for batch_id, keys in found.items()}
-    asked = {each.asked.batch_id: each.asked.sent_at for each in mine}
-    rows = await batch_store.take_unknown(tx, list(absent))
+    gone = [each for each in mine if _proves_absence(rail.caps, each)]
+    absent: dict[int, frozenset[str]] = {}
+    for each in gone:
+        known = absent.get(each.asked.batch_id, frozenset())
+        absent[each.asked.batch_id] = known | {each.asked.key}
+    buried = await _bury(tx, desk, account, rail.caps, gone, absent)
+    return {batch_id: keys for batch_id, keys in absent.items() if batch_id not in buried}
+
+
+async def _bury(
+    tx: CellTx,
+    desk: Desk,
+    account: PayoutAccount,
+    caps: RailCaps,
+    gone: Sequence[Told],
+    absent: Mapping[int, frozenset[str]],
+) -> frozenset[int]:
+    """Give up what is absent and cannot go again, where every try had ended before the lag.
+
+    A sender that went silent may still be about to send; with the same bytes that does no harm,
+    with another account it would pay twice.
+    """
+    lag = caps.not_found_is_proof_after
+    if lag is None or not absent:
+        return frozenset()
+    first = sorted(gone, key=lambda each: each.asked_at, reverse=True)
+    asked_at = {each.asked.batch_id: each.asked_at for each in first}
     stuck = {
         row.id: absent[row.id]
-        for row in rows
-        if row.sent_at == asked[row.id]
-        and not (account.active and _may_replay(rail.caps, row, desk.pace, tx.now))
+        for row in await batch_store.take_unknown(tx, list(absent))
+        if row.over_since(asked_at[row.id], lag)
+        and not (account.active and _may_replay(caps, row, desk.pace, tx.now))
     }
-    buried = await failover.bury_absent(tx, desk, account, stuck)
-    return {batch_id: keys for batch_id, keys in absent.items() if batch_id not in buried}
+    return await failover.bury_absent(tx, desk, account, stuck)
 
 
 def _ask_next(

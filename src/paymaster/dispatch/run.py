@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.batch_store import Asked
 from paymaster.dispatch.desk import WELL, Desk, Order, Pace, Standing
 from paymaster.dispatch.lane import Lane
+from paymaster.dispatch.purse import Guard
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Busy
 from paymaster.kernel.ids import new_trace_id
@@ -53,6 +55,7 @@ class Dispatcher:
         pace: Pace | None = None,
         random: Random | None = None,
         actor: Actor | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._dbs = dbs
         self._environment_id = environment_id
@@ -60,6 +63,7 @@ class Dispatcher:
         self._metrics = metrics or Metrics()
         self._random = random or jitter()
         self._actor = actor or Actor("role:dispatch")
+        self._guard = guard
         self._lanes: dict[int, Lane] = {}
         self._windows: set[tuple[int, int, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +139,9 @@ class Dispatcher:
             return
         found = await accounts.load(self._dbs, self._environment_id)
         wanted = await policy.load(self._dbs, self._environment_id)
-        self._desk = replace(self._desk, accounts=found, policy=wanted)
+        guard = self._guard
+        watched = frozenset(one.id for one in found.values() if guard and guard.watches(one))
+        self._desk = replace(self._desk, accounts=found, policy=wanted, watched=watched)
         for account in found.values():
             self._lanes.setdefault(account.id, Lane()).configure(account)
         self._refreshed = now
@@ -170,9 +176,17 @@ class Dispatcher:
             asked = await self._claim(db, account, resolve.claim_questions)
             claimed += self._ask(db, account, asked)
         if self._may_leave(db, account, work):
-            orders = await self._claim(db, account, batch.claim_queued)
-            claimed += self._deliver(db, account, orders)
+            claimed += self._deliver(db, account, await self._leave(db, account))
         return claimed
+
+    async def _leave(self, db: CellDb, account: PayoutAccount) -> list[Order]:
+        """Claim of what waits for an account; of a watched one what its float is enough for."""
+        if self._guard is None or account.id not in self._desk.watched:
+            return await self._claim(db, account, batch.claim_queued)
+        async with self._guard.purse(account) as purse:
+            if purse is None:
+                return []
+            return await self._claim(db, account, partial(batch.claim_queued, purse=purse))
 
     async def _claim(
         self,

@@ -206,7 +206,7 @@ def _change(
         state, due_at = "prepared", again
     else:
         state, due_at = "unknown", again
-    return BatchChange(order.batch_id, state, due_at, _detail(sent))
+    return BatchChange(order.batch_id, state, due_at, _detail(sent), ended=True)
 
 
 def _detail(sent: Sent) -> str | None:

@@ -52,7 +52,7 @@ async def of_cell(
     """This cell's part, from the snapshot of `tx`. Sponsors' money comes into the home cell."""
     [(spent, rewards, waiting)] = await tx.tuples(
         """
-        SELECT coalesce(sum(amount) FILTER (WHERE state = ANY(%s)), 0)::bigint,
+        SELECT coalesce(sum(amount - taken) FILTER (WHERE state = ANY(%s)), 0)::bigint,
             count(*) FILTER (WHERE state = ANY(%s)),
             count(*) FILTER (WHERE state = 'awaiting_funds')
         FROM reward WHERE campaign_id = %s

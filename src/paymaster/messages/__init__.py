@@ -7,5 +7,6 @@ fanout      what each event owes to whom, once
 send        deliveries, with retries over three days
 replay      old events again
 targets     which addresses may be called at all
+broker      all events to NATS or RabbitMQ
 mail        letters; `letters` says which event makes which
 """

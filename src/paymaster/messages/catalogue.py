@@ -235,6 +235,7 @@ def _security() -> Iterator[EventType]:
 
 
 def _earnings() -> Iterator[EventType]:
+    yield from _each("reward", "A reward", _REWARD, _REWARDS)
     reward = Field("reward", "id", "`rw_...`.")
     said = "Part of a reward was taken back."
     taken = Field("taken_back", "money", "How much of it in all.")
@@ -258,6 +259,27 @@ def _destinations() -> Iterator[EventType]:
     yield EventType("destination.resumed", "A paused destination takes money again.", _DESTINATION)
 
 
+def _paying() -> Iterator[EventType]:
+    late = (
+        *_ATTEMPT[:2],
+        Field("since", "time", "When it was ordered."),
+        Field("minutes", "number", "For so long nobody has known, at the least."),
+        Field("asked", "number", "How often the provider was asked."),
+    )
+    said = "Nobody knows for a long time whether a payment order was executed."
+    yield EventType("attempt.unknown_old", said, late)
+    skipped = (
+        _USER,
+        Field("currency", "text", "Of the balance that was to be paid out."),
+        Field("reason", "text", "A slug, such as `destination-paused`."),
+        Field("message", "text", "The same in words."),
+        Field("at", "time", "When it was skipped."),
+        Field("next_at", "time", "When it is tried again."),
+    )
+    said = "An automatic payout was not made; told once, until the reason is another."
+    yield EventType("automatic_payout.skipped", said, skipped)
+
+
 def _types() -> Iterator[EventType]:
     yield EventType("user.created", "An earner was made.", (_USER,))
     yield EventType("user.active", "A suspended earner is active again.", (_USER,))
@@ -271,7 +293,6 @@ def _types() -> Iterator[EventType]:
     yield EventType("user.kyc_level", "An earner is known better, or less.", known)
     yield from _destinations()
     yield from _each("user_task", "A task in an earner's hands", _USER_TASK, _USER_TASKS)
-    yield from _each("reward", "A reward", _REWARD, _REWARDS)
     yield from _earnings()
     yield from _each("withdrawal", "A withdrawal", _WITHDRAWAL, _WITHDRAWALS)
     asked = (
@@ -307,24 +328,7 @@ def _types() -> Iterator[EventType]:
     contradicted = (*_ATTEMPT[:3], Field("verdict", "text", "What the provider says now."))
     said = "The provider says of a payment order what cannot be: a person has to look."
     yield EventType("attempt.contradicted", said, contradicted)
-    late = (
-        *_ATTEMPT[:2],
-        Field("since", "time", "When it was ordered."),
-        Field("minutes", "number", "For so long nobody has known, at the least."),
-        Field("asked", "number", "How often the provider was asked."),
-    )
-    said = "Nobody knows for a long time whether a payment order was executed."
-    yield EventType("attempt.unknown_old", said, late)
-    skipped = (
-        _USER,
-        Field("currency", "text", "Of the balance that was to be paid out."),
-        Field("reason", "text", "A slug, such as `destination-paused`."),
-        Field("message", "text", "The same in words."),
-        Field("at", "time", "When it was skipped."),
-        Field("next_at", "time", "When it is tried again."),
-    )
-    said = "An automatic payout was not made; told once, until the reason is another."
-    yield EventType("automatic_payout.skipped", said, skipped)
+    yield from _paying()
     statement = (
         Field("statement", "id", "`st_...`."),
         _ACCOUNT,

@@ -260,9 +260,8 @@ async def by_prefix(
 class Caller:
     """A verified key, and where the users named with it live; unknown ones are missing.
 
-    `rules_version` is that of its environment's rule set in force, None where there never was one;
-    `plans_revision` counts the versions of its fee plans in the same way. `steps` says which
-    withdrawals there need a second factor.
+    `rules_version` is that of its environment's rule set in force, None where there never was one,
+    `plans_revision` that of its fee plans; `steps` says which withdrawals need a second factor.
     """
 
     credential: Credential
@@ -277,9 +276,7 @@ async def callers(
 ) -> dict[str, Caller | Unauthenticated]:
     """Who each key is, or the refusal (see `verify`), and the users named with it, at one look."""
     parts = {key: _KEY.match(key) for key in named}
-    asked = [
-        (match[1], name) for key, match in parts.items() if match for name in sorted(named[key])
-    ]
+    asked = [(at[1], name) for key, at in parts.items() if at for name in sorted(named[key])]
     rows = await tx.only(
         """
         SELECT c.id, c.environment_id, c.prefix, c.secret_hash, c.name, c.scopes, c.created_at,
@@ -312,14 +309,8 @@ async def callers(
         )
         judged = _judged(row, match, tx.now)
         if isinstance(judged, Credential):
-            places = map(Ref, cells or (), users or ())
-            judged = Caller(
-                judged,
-                dict(zip(names or (), places, strict=True)),
-                version,
-                policy.read(steps),
-                plans,
-            )
+            refs = zip(names or (), map(Ref, cells or (), users or ()), strict=True)
+            judged = Caller(judged, dict(refs), version, policy.read(steps), plans)
         found[key] = judged
     return found
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
-from paymaster.broker.gauges import measure
-from paymaster.broker.link import Access, Link
-from paymaster.broker.publish import Publisher
 from paymaster.compose import Deps
+from paymaster.messages.broker.gauges import measure
+from paymaster.messages.broker.link import Access, Link
+from paymaster.messages.broker.publish import Publisher
 from paymaster.messages.place import places
 from paymaster.roles.lanes import Lane
 

@@ -32,6 +32,7 @@ from paymaster.roles.relay import Relay
 from paymaster.screen import activate, challenge, decide
 from paymaster.settle import files
 from paymaster.settle.apply import apply_due
+from paymaster.withdraw import quote
 
 IDLE_SLICE = timedelta(hours=1)
 HOURLY_SECONDS, GAUGE_SECONDS, RUNS_SECONDS = 3600.0, 10.0, 120.0
@@ -281,6 +282,7 @@ def relay(deps: Deps) -> Work:
     lanes.append(Lane("gauges", gauges, GAUGE_SECONDS))
     lanes.append(Lane("forget-keys", forget, HOURLY_SECONDS))
     lanes.append(Lane("forget-step-ups", lambda: _forget_step_ups(deps), HOURLY_SECONDS))
+    lanes.append(Lane("forget-quotes", lambda: _forget_quotes(deps), HOURLY_SECONDS))
     lanes.append(Lane("forget-limits", lambda: _forget_limits(deps), SWEEP_SECONDS))
     sealers = sealing.sealers(deps)
     lanes += sealing.lanes(deps, sealers)
@@ -302,6 +304,17 @@ async def _forget_step_ups(deps: Deps) -> int:
     gone = [
         await deps.dbs.cell(cell.number).run(
             Actor("role:relay"), new_trace_id(), lambda tx: step_ups.forget(tx, FORGET_ITEMS)
+        )
+        for cell in deps.dbs.cells()
+    ]
+    return 1 if FORGET_ITEMS in gone else 0
+
+
+async def _forget_quotes(deps: Deps) -> int:
+    """Quotes that nobody used, long after they expired; 1 to go on at once."""
+    gone = [
+        await deps.dbs.cell(cell.number).run(
+            Actor("role:relay"), new_trace_id(), lambda tx: quote.forget(tx, FORGET_ITEMS)
         )
         for cell in deps.dbs.cells()
     ]

@@ -59,8 +59,8 @@ async def choose(tx: CellTx, user_id: int, choice: Choice, shown: Shown) -> Row:
 
     `shown` is the proof of a second factor, for `at_most` to this destination: as much can go
     there at once without being asked again. Raises Unprocessable `automatic-invalid`,
-    `automatic-at-most-missing`, `destination-unknown`, `destination-closed`, `currency-mismatch`,
-    `user-suspended`, `user-closed` and what `proof.require` raises; NotFound `user-unknown`.
+    `automatic-at-most-missing`, `destination-closed`, `currency-mismatch`, `user-suspended`,
+    `user-closed` and what `proof.require` raises; NotFound `user-unknown`, `destination-unknown`.
     """
     plan, asset = choice.plan, choice.plan.minimum.currency
     check(plan)
@@ -104,7 +104,7 @@ async def _usable(tx: CellTx, user_id: int, destination_id: int | None, asset: s
                 f"The destination takes {one.currency}; what is automatic is not exchanged.",
             )
         return
-    raise Unprocessable("destination-unknown", "The user has no such destination.")
+    raise NotFound("destination-unknown", "The user has no such destination.")
 
 
 async def _proven(tx: CellTx, user_id: int, choice: Choice, shown: Shown) -> bool:

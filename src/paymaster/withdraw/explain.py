@@ -153,6 +153,8 @@ class Explained:
                     "operator": failures.find(one.code, rail).operator.text(language)
                     if one.code
                     else None,
+                    "routed": one.routed,
+                    "proof": one.proof_kind,
                     "created_at": rfc3339(one.created_at),
                     "resolved_at": _time(one.resolved_at),
                 }

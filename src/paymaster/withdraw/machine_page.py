@@ -85,10 +85,10 @@ code, by a foreign key of the database, and by the proof of the books. What it i
 [The life of a withdrawal](../concepts/withdrawal.md).
 """
 
-_UNDER_ORDER = """While a [regulatory hold](../operate/holds.md) is open, only what the provider says still
-happens: {facts},
-and a `queue` that follows from an order that the provider refused. Every other move is answered with
-`held-by-order`.
+_UNDER_ORDER = """While a [regulatory hold](../operate/holds.md) is open, only what the provider
+says still happens: {facts},
+and a `queue` that follows from an order that the provider refused. Every other move is answered
+with `held-by-order`.
 """
 
 

@@ -26,7 +26,8 @@ from paymaster.withdraw.told import told
 
 __all__ = [
     "Event", "Moved", "State", "Step", "Who", "Withdrawal", "act", "approve", "ask_proof", "cancel",
-    "deny", "hold", "lock", "move", "release", "reverse", "review", "take_due", "take_queued",
+    "deny", "hold", "lock", "move", "release", "reverse", "review", "take", "take_due",
+    "take_queued",
 ]  # fmt: skip
 
 
@@ -74,6 +75,12 @@ class Moved:
 async def lock(tx: CellTx, withdrawal_id: int) -> None:
     """Let a withdrawal change no more until this transaction ends, but by this one."""
     await store.lock(tx, [withdrawal_id])
+
+
+async def take(tx: CellTx, withdrawal_ids: Sequence[int]) -> list[Withdrawal]:
+    """Lock these withdrawals, to be given to `move`; in their order."""
+    rows = await store.lock(tx, withdrawal_ids)
+    return [rows[number] for number in withdrawal_ids if number in rows]
 
 
 async def take_due(tx: CellTx, state: State, limit: int) -> list[Withdrawal]:

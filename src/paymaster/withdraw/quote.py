@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.clock import rfc3339
@@ -23,6 +23,9 @@ from paymaster.withdraw.fees import Charge, Fault, FeePlan, choose
 from paymaster.withdraw.quote_store import Quote
 from paymaster.withdraw.rates import Found
 from paymaster.withdraw.request_checks import Limits, fault_of_facts, limit_fault
+
+KEPT: Final = timedelta(days=30)
+"""How long a quote that nobody used is shown after it expired. Used ones stay."""
 
 Side = Literal["amount", "payout"]
 """Whether the amount to withdraw is given, or what the payee shall get."""
@@ -165,6 +168,11 @@ async def get(tx: CellRead, quote_id: int, *, user_id: int | None = None) -> Quo
     return found
 
 
+async def forget(tx: CellTx, limit: int) -> int:
+    """Remove quotes that nobody used, long after they expired; how many went."""
+    return await quote_store.forget(tx, tx.now - KEPT, limit)
+
+
 def _decimal(text: str, digits: int) -> str:
     """A rate of the form `n/d` as people read it, rounded to so many decimals."""
     numerator, _, denominator = text.partition("/")
@@ -173,7 +181,7 @@ def _decimal(text: str, digits: int) -> str:
     return f"{whole[:-digits]}.{whole[-digits:]}"
 
 
-SHOWN_DIGITS = 8
+_DIGITS: Final = 8
 
 
 def shown(cell: int, quote: Quote) -> dict[str, Any]:
@@ -185,9 +193,9 @@ def shown(cell: int, quote: Quote) -> dict[str, Any]:
     exchange = None
     if quote.rate is not None and quote.mid_rate is not None:
         exchange = {
-            "rate": _decimal(quote.rate, SHOWN_DIGITS),
+            "rate": _decimal(quote.rate, _DIGITS),
             "exact_rate": quote.rate,
-            "mid_rate": _decimal(quote.mid_rate, SHOWN_DIGITS),
+            "mid_rate": _decimal(quote.mid_rate, _DIGITS),
             "markup_ppm": quote.markup_ppm,
             "source": quote.rate_source,
             "observed_at": quote.rate_observed_at and rfc3339(quote.rate_observed_at),

@@ -125,3 +125,16 @@ async def use(tx: CellTx, used: Sequence[tuple[int, int]]) -> None:
         """,
         ([quote for quote, _ in used], [withdrawal for _, withdrawal in used]),
     )
+
+
+async def forget(tx: CellTx, before: datetime, limit: int) -> int:
+    """Remove quotes that expired before this moment and that nobody used; how many went."""
+    return await tx.execute(
+        """
+        DELETE FROM quote WHERE id IN (
+            SELECT id FROM quote WHERE withdrawal_id IS NULL AND expires_at < %s
+            ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
+        )
+        """,
+        (before, limit),
+    )

@@ -156,6 +156,13 @@ class Story:
             "resolved_at": rfc3339(row.resolved_at) if row.resolved_at else None,
             "booked_on": _day(row.booked_on),
             "returned_on": _day(row.returned_on),
+            "routed": row.routed,
+            "proof": row.proof_kind
+            and {
+                "kind": row.proof_kind,
+                "evidence": row.proof_evidence,
+                "at": rfc3339(row.proven_at) if row.proven_at else None,
+            },
         }
 
     def _entry(self, row: EntryRow) -> dict[str, Any]:

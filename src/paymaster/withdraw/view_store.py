@@ -114,7 +114,7 @@ async def moves(tx: CellRead, withdrawal_id: int) -> list[MoveRow]:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """An order to a provider."""
+    """An order to a provider; with `proof_` and on, why it is known that it pays nobody."""
 
     id: int
     number: int
@@ -130,6 +130,10 @@ class AttemptRow:
     resolved_at: datetime | None
     booked_on: date | None
     returned_on: date | None
+    routed: str | None = None
+    proof_kind: str | None = None
+    proof_evidence: str | None = None
+    proven_at: datetime | None = None
 
 
 async def attempts(tx: CellRead, withdrawal_id: int) -> list[AttemptRow]:
@@ -137,8 +141,10 @@ async def attempts(tx: CellRead, withdrawal_id: int) -> list[AttemptRow]:
     return await tx.fetch(
         """
         SELECT a.id, a.number, a.rail_account_id, a.key, b.batch_key, a.state, a.provider_id,
-            a.code, a.detail, a.tries, a.created_at, a.resolved_at, a.booked_on, a.returned_on
+            a.code, a.detail, a.tries, a.created_at, a.resolved_at, a.booked_on, a.returned_on,
+            a.routed, p.kind AS proof_kind, p.evidence AS proof_evidence, p.proven_at
         FROM attempt a JOIN batch b ON b.id = a.batch_id
+            LEFT JOIN attempt_proof p ON p.attempt_id = a.id
         WHERE a.withdrawal_id = %s ORDER BY a.number
         """,
         (withdrawal_id,),

@@ -69,6 +69,14 @@ class Folders:
         tx.run("INSERT INTO bank_out (name, body, state) VALUES (?, ?, 'due')", name, body)
         self._schedule.put(tx, "out.due", name, after)
 
+    def lose(self, tx: Tx, name: str, body: bytes) -> None:
+        """Keep a file that the customer never gets to see, unless he asks for it."""
+        tx.run("INSERT INTO bank_out (name, body, state) VALUES (?, ?, 'lost')", name, body)
+
+    def publish_lost(self, tx: Tx) -> int:
+        """The customer has asked for what he never got: let it appear; how many there were."""
+        return tx.run("UPDATE bank_out SET state = 'ready' WHERE state = 'lost'")
+
     def publish_again(self, tx: Tx, name: str) -> None:
         """Let a file that the customer may have lost appear once more, with the same bytes."""
         tx.run("UPDATE bank_out SET state = 'ready' WHERE name = ?", name)

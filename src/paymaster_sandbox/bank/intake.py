@@ -86,7 +86,9 @@ class Intake:
             file.key, file.name, digest, order.message_id if isinstance(order, Order) else None,
             answer.status, answer.code, name, refused is None,
         )  # fmt: skip
-        if not faults.strikes(tx, "pain002_lose"):
+        if faults.strikes(tx, "pain002_lose"):
+            self._folders.lose(tx, name, write(answer))
+        else:
             delay = faults.setting(tx, "bank_answer_seconds") + self._slowness(tx, verdicts)
             self._folders.publish(tx, name, write(answer), delay)
         journal.note(

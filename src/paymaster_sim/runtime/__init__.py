@@ -32,7 +32,7 @@ What the world gets:
 - `await process.call(coroutine)`: raises ProcessDied when the process dies first.
 - `sim.trace.digest`: SHA-256 over all steps so far; `sim.trace.steps`: how many; with `keep=True`
   `sim.trace.lines` holds them as text.
-- `sim.counts`: a Counter of passages, parkings, look-ups, deadlocks, crashes, ... .
+- `sim.counts`: a Counter of passages, parkings, deadlocks, deaths, orphans, each fault, ... .
 
 Faults: `Simulation(..., faults=F)`, where `F.at(step: Step) -> Fault | None` is asked at each
 passage that has been chosen (never for the processes in `sim.spared`, nor for tasks of the world).
@@ -53,8 +53,8 @@ Crash: all tasks of the process are cancelled and its connections dropped withou
 of it reaches a database or the outside any more, whatever its cleanup tries. The crash is over when
 PostgreSQL's own processes for it are gone, so that its locks are released. Of the statements that
 waited for a lock then, the seed lets half go on: a server notices that its client is gone when it
-answers, and what was sent with a COMMIT is committed long after its process has died. `sim.on_death` is a list
-of functions that are called with each process that has died.
+answers, and what was sent with a COMMIT is committed long after its process has died.
+`sim.on_death` is a list of functions that are called with each process that has died.
 
 Locks: a statement that waits for one is parked; its server process is stopped meanwhile (SIGSTOP),
 so that however many are woken by one COMMIT only one goes on at a time, chosen by the seed. A cycle
@@ -63,7 +63,8 @@ simulation's time gets LockNotAvailable. Neither is ever decided by the machine'
 
 A set of texts has an order of its own in every interpreter, so PYTHONHASHSEED must be fixed for a
 seed to be the same run everywhere. `fixed_hash_seed()` starts the program anew with 0 unless it
-runs so already; a command calls it first.
+runs so already; a command calls it first. `on_one_core()` before the server is started halves the
+time of a run.
 """
 
 from paymaster_sim.runtime.errors import ProcessDied, SimulationError
@@ -78,7 +79,12 @@ from paymaster_sim.runtime.faults import (
     Struck,
 )
 from paymaster_sim.runtime.process import Process
-from paymaster_sim.runtime.simulation import SERVER_SETTINGS, Simulation, fixed_hash_seed
+from paymaster_sim.runtime.simulation import (
+    SERVER_SETTINGS,
+    Simulation,
+    fixed_hash_seed,
+    on_one_core,
+)
 from paymaster_sim.runtime.trace import Trace
 
 __all__ = [
@@ -97,4 +103,5 @@ __all__ = [
     "Struck",
     "Trace",
     "fixed_hash_seed",
+    "on_one_core",
 ]

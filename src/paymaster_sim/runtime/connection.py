@@ -157,7 +157,7 @@ class SimConnection(Connection):
         """A new one, waited for in place."""
         making = cls._connect_gen(conninfo)
         made = waiting.wait_conn(making, interval=0.1, timeout=_CONNECT_SECONDS)
-        made._autocommit = True
+        made._autocommit = True  # noqa: SLF001 - as the driver's own `connect` does
         made.owner = owner
         owner.connections[made] = None
         return made
@@ -186,11 +186,20 @@ class SimConnection(Connection):
         return nullcontext()
 
     async def close(self) -> None:
-        """Close it, and wait until the server has noticed."""
-        if not self.closed and self.owner is not None:
-            self.owner.turnstile.drop([self])
-        else:
-            await super().close()
+        """Close it, and wait until the server has noticed.
+
+        What the dead had open is closed already, or waits for a lock and is out of their reach.
+        """
+        if not self.closed and self.process.alive:
+            self.process.turnstile.drop([self])
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a transaction may be open; of one that is sent together little is known."""
+        return (
+            self.pgconn.transaction_status != pq.TransactionStatus.IDLE
+            or self.pgconn.pipeline_status != pq.PipelineStatus.OFF
+        )
 
     def cut(self) -> None:
         """Break the line; what was not sent yet is lost."""
@@ -291,8 +300,7 @@ class SimPool:
         return made
 
     async def _give_back(self, connection: SimConnection) -> None:
-        idle = connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        if not connection.closed and not idle:
+        if not connection.closed and connection.is_busy:
             await connection.close()
         if connection.closed:
             self._owner.connections.pop(connection, None)

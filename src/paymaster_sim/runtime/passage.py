@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from paymaster_sim.runtime.loop import SimTask
     from paymaster_sim.runtime.process import Process
 
-_FIRST_LOOK_SECONDS, _LATER_LOOK_SECONDS = 0.0005, 0.02
+_FIRST_LOOK_SECONDS, _LATER_LOOK_SECONDS = 0.002, 0.02
 _SILENT_SECONDS = 60.0
 _CANCELED, _LOCK_NOT_AVAILABLE, _DEADLOCK = b"57014", b"55P03", b"40P01"
 _FAILED = pq.ExecStatus.FATAL_ERROR
@@ -96,7 +96,7 @@ class Passage:
         except Exception as error:  # noqa: BLE001 - it is the caller's to see
             self.error = error
 
-    def drive(self, is_blocked: Callable[[], bool] | None) -> bool:
+    def drive(self, is_blocked: Callable[[float], bool] | None) -> bool:
         """Send it, or go on with it; False when it waits for a lock, as `is_blocked` says.
 
         Without `is_blocked` it is waited for whatever happens.
@@ -161,7 +161,7 @@ class Passage:
         return "ok"
 
 
-def _ready(descriptor: int, wants: int, is_blocked: Callable[[], bool] | None) -> int:
+def _ready(descriptor: int, wants: int, is_blocked: Callable[[float], bool] | None) -> int:
     """Wait until the socket is ready; 0 when there will be no answer before a lock is free."""
     patience, waited = _FIRST_LOOK_SECONDS, 0.0
     reads = (descriptor,) if wants & _READS else ()
@@ -170,9 +170,9 @@ def _ready(descriptor: int, wants: int, is_blocked: Callable[[], bool] | None) -
         readable, writable, _ = select.select(reads, writes, (), patience)
         if readable or writable:
             return (_READS if readable else 0) | (_WRITES if writable else 0)
-        if is_blocked is not None and is_blocked():
-            return 0
         waited += patience
+        if is_blocked is not None and is_blocked(waited):
+            return 0
         if waited > _SILENT_SECONDS:
             raise SimulationError("The server gives no answer, and waits for no lock.")
         patience = min(2 * patience, _LATER_LOOK_SECONDS)

@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import AsyncCursor, errors, pq
+from psycopg import AsyncCursor, errors
 
 from paymaster_sim.runtime.backends import Backends
 from paymaster_sim.runtime.errors import ProcessDied, SimulationError
@@ -26,7 +26,7 @@ PATIENCE_SECONDS, MERGED_PATIENCE_SECONDS = 10.0, 2.0
 """How long a statement waits for a lock, and one of those that are sent together."""
 
 _BURIED_WITHIN = 100
-_IDLE = pq.TransactionStatus.IDLE
+_STRANGERS_SECONDS = 0.05
 
 
 class Turnstile:
@@ -216,7 +216,7 @@ class Turnstile:
         elif passage.gen is None:
             passage.act()
             self._conclude(passage)
-        elif passage.drive(lambda: self._is_blocked(passage)):
+        elif passage.drive(lambda waited: self._is_blocked(passage, waited)):
             self._conclude(passage)
         else:
             self._park(passage)
@@ -250,12 +250,13 @@ class Turnstile:
 
     # ------------------------------------------------------------ locks
 
-    def _is_blocked(self, passage: Passage) -> bool:
-        """Whether it waits for a lock; nobody need be asked when no other transaction is open."""
-        if not any(
-            one is not passage.connection and one.pgconn.transaction_status != _IDLE
-            for one in self._connections
-        ):
+    def _is_blocked(self, passage: Passage, waited: float) -> bool:
+        """Whether it waits for a lock, after so many seconds of the machine's time.
+
+        As long as no other transaction is open here, strangers are unlikely to have one.
+        """
+        others = any(one is not passage.connection and one.is_busy for one in self._connections)
+        if not others and waited < _STRANGERS_SECONDS:
             return False
         return bool(self._backends.blockers([passage.pid]).get(passage.pid))
 
@@ -319,7 +320,7 @@ class Turnstile:
                 break
             one = free[int(self._random.random() * len(free))] if len(free) > 1 else free[0]
             self._backends.go_on(one.pid)
-            if one.drive(lambda one=one: self._is_blocked(one)):
+            if one.drive(lambda waited, one=one: self._is_blocked(one, waited)):
                 self._parked.remove(one)
                 answered = True
                 self._conclude(one)

@@ -31,6 +31,7 @@ CREATE TABLE quote (
         OR asset <> payout_asset AND rate IS NOT NULL)
 );
 CREATE INDEX quote_user ON quote (user_id, id);
+CREATE INDEX quote_unused ON quote (expires_at) WHERE withdrawal_id IS NULL;
 CREATE UNIQUE INDEX quote_withdrawal ON quote (withdrawal_id) WHERE withdrawal_id IS NOT NULL;
 
 ALTER TABLE withdrawal ADD COLUMN payout_amount bigint,

@@ -37,3 +37,9 @@ ALTER TABLE attempt ADD CONSTRAINT attempt_earlier_is_dead
     NOT VALID;
 
 CREATE INDEX attempt_unknown ON attempt (created_at, id) WHERE state = 'unknown';
+
+-- How many of an order's tries have ended here, and when the last one did: a provider that does not
+-- know the order proves something only when no try can still be on its way.
+ALTER TABLE batch ADD COLUMN ended integer NOT NULL DEFAULT 0;
+
+ALTER TABLE batch ADD COLUMN ended_at timestamptz;

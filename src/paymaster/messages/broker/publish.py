@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-from paymaster.broker import flight, store
-from paymaster.broker.letter import Letter, letter, wanted
-from paymaster.broker.link import AWAY, Link
-from paymaster.broker.store import Laid
 from paymaster.db import lease, outbox
 from paymaster.db.tx import Actor, ReadTx, Writes
 from paymaster.kernel.errors import Busy, Conflict
+from paymaster.messages.broker import flight, store
+from paymaster.messages.broker.letter import Letter, letter, wanted
+from paymaster.messages.broker.link import AWAY, Link
+from paymaster.messages.broker.store import Laid
 from paymaster.messages.place import Place
 from paymaster.messages.store import events
 from paymaster.observe import Metrics, get_logger

@@ -16,8 +16,10 @@ from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchang
 from faststream.rabbit.security import RabbitExternalAuth
 from faststream.security import BaseSecurity, SASLPlaintext
 
-from paymaster.broker.letter import CONTENT_TYPE, Letter
-from paymaster.broker.link import (
+from paymaster.kernel.errors import Busy
+from paymaster.kernel.guard import forbid_network
+from paymaster.messages.broker.letter import CONTENT_TYPE, Letter
+from paymaster.messages.broker.link import (
     PASSWORD,
     Access,
     BrokerRefused,
@@ -25,8 +27,6 @@ from paymaster.broker.link import (
     takes_nothing,
     tls_context,
 )
-from paymaster.kernel.errors import Busy
-from paymaster.kernel.guard import forbid_network
 from paymaster.observe import get_logger
 from paymaster.settings import Broker
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from paymaster.broker.letter import Letter
 from paymaster.kernel.errors import Busy, Refusal
 from paymaster.kernel.guard import forbid_network
 from paymaster.kernel.tls import Identity, client_context, trust
+from paymaster.messages.broker.letter import Letter
 from paymaster.observe import get_logger
 from paymaster.settings import Broker, Peers
 
@@ -122,9 +122,9 @@ async def open_wire(access: Access) -> Wire:
     """
     try:
         if access.settings.kind == "nats":
-            from paymaster.broker.nats import connect  # noqa: PLC0415 - see the module
+            from paymaster.messages.broker.nats import connect  # noqa: PLC0415 - see the module
         else:
-            from paymaster.broker.rabbit import connect  # noqa: PLC0415
+            from paymaster.messages.broker.rabbit import connect  # noqa: PLC0415
     except ImportError:
         raise Refusal(
             "brokers-missing",

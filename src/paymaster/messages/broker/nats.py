@@ -22,8 +22,9 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from paymaster.broker.letter import CONTENT_TYPE, Letter
-from paymaster.broker.link import (
+from paymaster.kernel.guard import forbid_network
+from paymaster.messages.broker.letter import CONTENT_TYPE, Letter
+from paymaster.messages.broker.link import (
     PASSWORD,
     TOKEN,
     Access,
@@ -32,7 +33,6 @@ from paymaster.broker.link import (
     takes_nothing,
     tls_context,
 )
-from paymaster.kernel.guard import forbid_network
 from paymaster.observe import get_logger
 from paymaster.settings import Broker
 from paymaster.settings.broker import SUBJECT_PARTS

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from paymaster.broker import store
-from paymaster.broker.link import Link
-from paymaster.broker.publish import NAME
 from paymaster.db.cells import Databases
 from paymaster.db.tx import ReadTx
+from paymaster.messages.broker import store
+from paymaster.messages.broker.link import Link
+from paymaster.messages.broker.publish import NAME
 from paymaster.messages.place import places
 from paymaster.messages.store import events
 from paymaster.observe import Metrics

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from paymaster.broker.letter import Letter
-from paymaster.broker.link import BrokerRefused, Wire, away
 from paymaster.kernel.errors import Busy
+from paymaster.messages.broker.letter import Letter
+from paymaster.messages.broker.link import BrokerRefused, Wire, away
 
 
 @dataclass(slots=True)
