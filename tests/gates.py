@@ -7,14 +7,17 @@ with everything that it has locked and written; the second one then meets exactl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import psycopg
+import pytest
 from tests.world import World
 
 T = TypeVar("T")
+Send = Callable[[], Awaitable[Any]]
+ORDERS = pytest.mark.parametrize("turned", [False, True], ids=["first", "second"])
 _LOOKS = 2000
 
 
@@ -74,3 +77,10 @@ async def one_after_the_other(
         assert not one.done()
         await gate.open()
         return await one, await other
+
+
+async def both(world: World, works: Sequence[Send], *, turned: bool, waits: bool = True) -> Any:
+    """The answers in the order of `works`, whichever came first."""
+    first, second = works[::-1] if turned else works
+    done = await one_after_the_other(world, first, second, waits=waits)
+    return done[::-1] if turned else done

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from psycopg import AsyncConnection
 from tests.world import START
 
 from paymaster.db.embedded import APP_ROLE, EmbeddedPostgres
-from paymaster_sim.runtime import SERVER_SETTINGS, Faults, Simulation
+from paymaster_sim.runtime import SERVER_SETTINGS, Fault, Faults, Simulation, Step
 
 T = TypeVar("T")
 _MEMORY = Path("/dev/shm")  # noqa: S108
@@ -99,3 +101,62 @@ def simulate(
                 sim.faults = faults(sim)
             result = sim.run(main(sim, database))
             return Ran(result, sim.trace.digest, sim.trace.lines, dict(sim.counts))
+
+
+ROWS = "CREATE TABLE row AS SELECT number, 0 AS value FROM generate_series(1, 9) AS number;"
+PARAMETERS = {"autocommit": True, "application_name": "simulated", "options": ""}
+
+
+class At:
+    """Strikes the first passage whose text begins so."""
+
+    def __init__(self, fault: Fault, text: str, process: str | None = None) -> None:
+        self.fault, self.text, self.process = fault, text, process
+        self.struck: list[Step] = []
+
+    def at(self, step: Step) -> Fault | None:
+        if self.struck or not step.text.startswith(self.text):
+            return None
+        if self.process not in (None, step.process):
+            return None
+        self.struck.append(step)
+        return self.fault
+
+    def stall_seconds(self) -> float:
+        return 100.0
+
+
+class Sql:
+    """A process that runs plain statements."""
+
+    def __init__(self, sim: Simulation, server: SimPostgres, database: str, name: str) -> None:
+        self.process = sim.process(name, mortal=name != "world")
+        self._pool = self.process.pool(server.owner_dsn(database), 8, PARAMETERS)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection[Any]]:
+        async with self._pool.connection() as connection:
+            await connection.execute("BEGIN")
+            try:
+                yield connection
+            except BaseException:
+                await connection.execute("ROLLBACK")
+                raise
+            await connection.execute("COMMIT")
+
+    async def add(self, *numbers: int) -> None:
+        """Add one to each row, in the order that is given, in one transaction."""
+        async with self.transaction() as tx:
+            for number in numbers:
+                await tx.execute("UPDATE row SET value = value + 1 WHERE number = %s", (number,))
+
+    async def values(self) -> list[int]:
+        async with self._pool.connection() as connection:
+            found = await connection.execute("SELECT value FROM row ORDER BY number")
+            return [value for (value,) in await found.fetchall()]
+
+
+async def parked(sim: Simulation, most: int) -> None:
+    """Until so many statements wait for locks."""
+    while sim.counts["parkings"] < most:  # noqa: ASYNC110 - a count, and no event
+        await asyncio.sleep(0.1)

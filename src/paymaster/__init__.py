@@ -17,6 +17,7 @@ The packages follow the money, and imports only ever point up this list:
     dispatch    sending, and finding out what became of it
     settle      webhooks, bank answers and returns applied
     reconcile   statements matched, breaks, the day closed
+    funding     what users are owed against what is there
     api         HTTP to apps, users and operators
     compose     the one place where parts are wired together
     roles       one file per process

@@ -43,7 +43,7 @@ KINDS = {
 ROUNDS = 40
 """So often at most the roles are woken at one moment."""
 
-_PAUSES = (0.3, 0.5, 1.0, 3.0, 9.0, 27.0)
+_PAUSES = (0.3, 3.0, 25.0)
 """Seconds between two rounds: the longer, the more often the same lanes had nothing to do.
 
 A process whose clock is behind finds nothing due where something is."""

@@ -240,8 +240,15 @@ def test_a_half_goes_to_the_even_unit(asked: int, ppm: int, fee: int):
     assert fees.fee(plan, asked) == fee
 
 
-def test_more_than_any_balance_is_no_withdrawal():
-    plan = FeePlan("p", 1, "EUR", "sender", flat=1)
-    found = fees.charge(plan, Money(MAX_MINOR, "EUR"))
-    assert not isinstance(found, Charge)
-    assert found[0] == "insufficient-funds"
+def test_the_bounds():
+    plan = FeePlan("p", 1, "EUR", "sender", flat=1, tiers=(Tier(100, 2, 0),), minimum=1)
+    assert [fees.fee(plan, minor) for minor in (99, 100, 101)] == [1, 2, 2]
+    assert [line.name for line in fees.fee_lines(plan, 1)] == ["flat"]
+    most = fees.charge(plan, Money(MAX_MINOR - 2, "EUR"))
+    assert isinstance(most, Charge)
+    assert most.total.minor == MAX_MINOR
+    more = fees.charge(plan, Money(MAX_MINOR - 1, "EUR"))
+    assert not isinstance(more, Charge)
+    assert more[0] == "insufficient-funds"
+    off = FeePlan("p", 1, "EUR", "receiver", flat=5)
+    assert [isinstance(fees.charge(off, Money(m, "EUR")), Charge) for m in (5, 6)] == [False, True]

@@ -6,15 +6,14 @@ One wins. The other is told with 409 who was there first, when, and what is true
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from tests.desk import REASON, Desk, code, in_review
-from tests.gates import one_after_the_other
+from tests.gates import ORDERS, Send, both
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
 from tests.scripted_rails import AskableRail
 from tests.served import Served, client, serve
@@ -39,8 +38,6 @@ from paymaster.withdraw.machine import Event, State
 from paymaster.withdraw.moves import Moved, Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-ORDERS = pytest.mark.parametrize("turned", [False, True], ids=["first", "second"])
-Send = Callable[[], Awaitable[Any]]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -87,13 +84,6 @@ def told(
         assert word in problem["detail"]
 
 
-async def both(served: Served, works: list[Send], *, turned: bool, **more: Any) -> list[Any]:
-    """The answers in the order of `works`, whichever came first."""
-    first, second = works[::-1] if turned else works
-    done = await one_after_the_other(served.world, first, second, **more)
-    return list(done[::-1] if turned else done)
-
-
 @ORDERS
 async def test_two_operators_approve_and_deny(
     served: Served, anna: httpx.AsyncClient, bea: httpx.AsyncClient, turned: bool
@@ -101,7 +91,7 @@ async def test_two_operators_approve_and_deny(
     earner, number, path = await in_review(served)
     seen = {**REASON, "version": (await anna.get(path)).json()["version"]}
     yes, no = await both(
-        served,
+        served.world,
         [lambda: anna.post(f"{path}/approve", json=seen),
          lambda: bea.post(f"{path}/deny", json=seen)],
         turned=turned,
@@ -124,7 +114,7 @@ async def test_two_operators_approve_and_deny_without_saying_what_they_saw(
     # Then it is no contradiction in this order: what is approved can still be denied.
     earner, number, path = await in_review(served)
     yes, no = await both(
-        served,
+        served.world,
         [lambda: anna.post(f"{path}/approve", json=REASON),
          lambda: bea.post(f"{path}/deny", json=REASON)],
         turned=turned,
@@ -144,7 +134,7 @@ async def test_two_operators_approve(
 ) -> None:
     _, number, path = await in_review(served)
     answers = await both(
-        served,
+        served.world,
         [lambda: anna.post(f"{path}/approve", json=REASON),
          lambda: bea.post(f"{path}/approve", json=REASON)],
         turned=turned,
@@ -160,7 +150,7 @@ async def test_one_operator_who_clicks_twice_is_answered_twice(
 ) -> None:
     _, _, path = await in_review(served)
     answers = await both(
-        served, [lambda: anna.post(f"{path}/approve", json=REASON)] * 2, turned=False
+        served.world, [lambda: anna.post(f"{path}/approve", json=REASON)] * 2, turned=False
     )
     assert [one.json()["state"] for one in answers] == ["approved", "approved"]
     assert answers[0].json()["version"] == answers[1].json()["version"]
@@ -183,7 +173,7 @@ async def test_cancel_racing_the_claim_of_dispatch(served: Served, turned: bool)
     earner, number = await made_in(served.world, "approved")
     path = f"/v1/withdrawals/{text_id('wd', 1, number)}/cancel"
     works: list[Send] = [lambda: served.api.post(path, json={}), lambda: claimed(served)]
-    cancelled, sent = await both(served, works, turned=turned, waits=turned)
+    cancelled, sent = await both(served.world, works, turned=turned, waits=turned)
     if turned:
         assert [one.state for one in sent] == ["sending"]
         told(cancelled, "sending", "send", "test")
@@ -208,7 +198,7 @@ async def test_cancel_by_the_earner_racing_cancel_by_the_app(served: Served, tur
     path = f"/v1/withdrawals/{made['id']}/cancel"
     async with client(served.app, token) as own:
         mine, apps = await both(
-            served,
+            served.world,
             [lambda: own.post(path, json={}), lambda: served.api.post(path, json={})],
             turned=turned,
         )
@@ -233,7 +223,7 @@ async def test_approve_racing_a_regulatory_hold(
     ids = {"us": earner.user_id, "de": earner.destination_id, "wd": number}
     body = {"subject": text_id(kind, 1, ids[kind]), "reference": "12 Gs 345", "reason": "served"}
     approve, hold = await both(
-        served,
+        served.world,
         [lambda: anna.post(f"{path}/approve", json=REASON),
          lambda: bea.post("/v1/holds", json=body)],
         turned=turned,
@@ -258,7 +248,7 @@ async def test_a_regulatory_hold_racing_the_claim_of_dispatch(
     subject = text_id("us", 1, earner.user_id)
     body = {"subject": subject, "reference": "13 Gs 1", "reason": "served"}
     works: list[Send] = [lambda: bea.post("/v1/holds", json=body), lambda: claimed(served)]
-    hold, sent = await both(served, works, turned=turned, waits=turned)
+    hold, sent = await both(served.world, works, turned=turned, waits=turned)
     assert hold.status_code == 201
     if turned:
         # It had left before the order was answered, and the answer waited for that.
@@ -268,6 +258,23 @@ async def test_a_regulatory_hold_racing_the_claim_of_dispatch(
         assert sent == []
         assert await claimed(served) == []
         assert await state_of(served.world, number) == "approved"
+
+
+@ORDERS
+async def test_an_operators_hold_racing_the_claim_of_dispatch(
+    served: Served, anna: httpx.AsyncClient, turned: bool
+) -> None:
+    await claimed(served)
+    _, number = await made_in(served.world, "approved")
+    path = f"/v1/withdrawals/{text_id('wd', 1, number)}/hold"
+    works: list[Send] = [lambda: anna.post(path, json=REASON), lambda: claimed(served)]
+    hold, sent = await both(served.world, works, turned=turned, waits=turned)
+    if turned:
+        assert [one.state for one in sent] == ["sending"]
+        told(hold, "sending", "send", "test")
+    else:
+        assert (hold.json()["state"], sent) == ("held", [])
+        assert await claimed(served) == []
 
 
 @ORDERS
@@ -282,7 +289,7 @@ async def test_a_return_racing_an_operators_reversal(
         return await served.world.run(lambda tx: moves.move(tx, [step]))
 
     works: list[Send] = [lambda: anna.post(path, json=REASON), returned]
-    reversal, (moved,) = await both(served, works, turned=turned)
+    reversal, (moved,) = await both(served.world, works, turned=turned)
     if turned:
         assert moved.done
         told(reversal, "returned", "return", "test")
@@ -290,56 +297,6 @@ async def test_a_return_racing_an_operators_reversal(
         assert reversal.json()["state"] == "returned"
         assert moved.slug == "already"
     assert await available(served.world, earner) == ("99.50", "0.00")
-
-
-@ORDERS
-async def test_closing_the_destination_racing_a_request(served: Served, turned: bool) -> None:
-    destination = await enrolled(served, f"closing-{turned}")
-    user = destination["user"]
-    ask = {
-        "user": user,
-        "destination": destination["id"],
-        "amount": {"amount": "5.00", "currency": "EUR"},
-    }
-    headers = {"Idempotency-Key": f"closing-{turned}"}
-    request, closing = await both(
-        served,
-        [lambda: served.api.post("/v1/withdrawals", json=ask, headers=headers),
-         lambda: served.api.delete(f"/v1/destinations/{destination['id']}")],
-        turned=turned,
-    )  # fmt: skip
-    assert closing.json()["state"] == "closed"
-    if turned:
-        assert code(request) == (422, "destination-closed")
-    else:
-        assert request.status_code == 202
-        found = await served.ok("GET", f"/v1/withdrawals/{request.json()['id']}")
-        assert (found["state"], found["reason"]) == ("cancelled", "destination-closed")
-    number = parse_text_id("us", user).id
-    open_ones = await served.world.read(
-        lambda tx: tx.value(
-            "SELECT count(*) FROM withdrawal WHERE user_id = %s AND state <> 'cancelled'",
-            (number,),
-        )
-    )
-    assert open_ones == 0, "nothing waits for a closed destination"
-
-
-@ORDERS
-async def test_closing_the_destination_racing_an_approval(
-    served: Served, anna: httpx.AsyncClient, turned: bool
-) -> None:
-    earner, number, path = await in_review(served)
-    closing = f"/v1/destinations/{text_id('de', 1, earner.destination_id)}"
-    approve, closed = await both(
-        served,
-        [lambda: anna.post(f"{path}/approve", json=REASON), lambda: served.api.delete(closing)],
-        turned=turned,
-    )
-    assert closed.status_code == 200
-    assert approve.status_code == (409 if turned else 200)
-    assert await state_of(served.world, number) == "cancelled"
-    assert await available(served.world, earner) == ("100.00", "0.00")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -358,9 +315,7 @@ async def test_a_webhook_racing_the_answer_of_send(payouts: Payouts, turned: boo
     key = await payouts.key_of(number)
     paid = Outcome(key, Verdict.PAID, provider_id="po_1")
     works: list[Send] = [lambda: payouts.finish(sent), lambda: payouts.hear("wallet", paid)]
-    first, second = works[::-1] if turned else works
-    done = await one_after_the_other(payouts.world, first, second)
-    answer, notice = done[::-1] if turned else done
+    answer, notice = await both(payouts.world, works, turned=turned)
     assert notice[0].done, "paid is more than taken in, whoever comes first"
     if turned:
         assert (answer[0].done, answer[0].slug) == (False, "superseded")

@@ -126,6 +126,27 @@ async def test_several_bear_their_parts_the_oldest_first(claw: Clawing):
     await claw.prove()
 
 
+async def test_each_part_is_borne_by_its_own(claw: Clawing):
+    await claw.offer("theirs")
+    await claw.put("campaign:theirs", loss="sponsor")
+    ours, theirs = await claw.earn(reward_="0.50"), await claw.earn(campaign="theirs")
+    await claw.pay(150)
+    for reward_id in (ours, theirs):
+        claw.world.clock.advance(timedelta(days=1))
+        await claw.reverse(reward_id)
+    made = await claw.write_off(70)
+    assert [(row.campaign_id, row.amount) for row in made.rows] == [
+        (None, 50),
+        (claw.campaigns["theirs"], 20),
+    ]
+    assert (await claw.house(), await claw.budget("theirs")) == (-50, 100_000 - 20)
+    await claw.prove()
+    await claw.undo(made)
+    assert (await claw.house(), await claw.budget("theirs")) == (0, 100_000)
+    assert await claw.balance() == {"debt": 150}
+    await claw.prove()
+
+
 async def test_what_was_given_up_is_owed_again_and_paid_from_what_is_there(claw: Clawing):
     await claw.put(loss="sponsor")
     await owing(claw, 100)

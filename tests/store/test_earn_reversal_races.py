@@ -8,14 +8,19 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.clawing import DAY, Clawing, clawing_world, usd
+from tests.clawing import DAY, ONCE, Clawing, clawing_world, usd
 from tests.withdrawals import insert_destination
 from tests.world import PostgresServer, owner_rows
 
 from paymaster.db.tx import CellTx
 from paymaster.earn import debt, reserve, reversal, reward
+from paymaster.earn.clawback import Fate
 from paymaster.earn.reversal import Reverse
+from paymaster.earn.store import reversals
 from paymaster.kernel.errors import Conflict
+from paymaster.ledger.chart import Account
+from paymaster.ledger.entry import Entry, Posting
+from paymaster.ledger.post import post
 from paymaster.withdraw.request import RequestWithdrawal, request
 
 Act = Callable[[CellTx], Awaitable[Any]]
@@ -41,14 +46,19 @@ async def one_after_the_other(claw: Clawing, first: Act, second: Act) -> tuple[A
     one = asyncio.create_task(claw.world.run(holding))
     await done.wait()
     other = asyncio.create_task(claw.world.run(second))
+    await somebody_waits(claw, other)
+    go.set()
+    return await one, await other
+
+
+async def somebody_waits(claw: Clawing, task: asyncio.Task[Any]) -> None:
+    """Until the task waits for a lock, or is done without."""
     waiting = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    while not other.done() and owner_rows(claw.world, waiting) == [(0,)]:  # noqa: ASYNC110
+    while not task.done() and owner_rows(claw.world, waiting) == [(0,)]:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
-    go.set()
-    return await one, await other
 
 
 def reversing(reward_id: int) -> Act:
@@ -154,8 +164,108 @@ async def test_a_write_off_while_the_debt_is_paid_back(claw: Clawing):
         await one_after_the_other(
             claw,
             reward.mature_due,
-            lambda tx: debt.write_off(tx, claw.user(), usd(100), "lost"),
+            lambda tx: debt.write_off(tx, claw.user(), usd(50), "lost"),
         )
     assert await claw.balance() == {"debt": 60}
     assert await claw.house() == 0
+    await claw.prove()
+
+
+async def test_a_reversal_waits_for_parts_that_are_being_released(
+    claw: Clawing, monkeypatch: pytest.MonkeyPatch
+):
+    """Rows before accounts, as those who release them do: neither has to begin again."""
+    await claw.put(reserve={"ppm": 100_000, "seconds": DAY})
+    reward_id = await claw.earn()
+    await claw.pay(90)
+    await pass_a_day(claw)
+    look, claimed, go = reserve.owing_of, asyncio.Event(), asyncio.Event()
+    runs: list[str] = []
+
+    async def slow(tx: Any, purses: Any) -> Any:
+        claimed.set()
+        await go.wait()
+        return await look(tx, purses)
+
+    def counted(name: str, act: Act) -> Act:
+        async def work(tx: CellTx) -> Any:
+            runs.append(name)
+            return await act(tx)
+
+        return work
+
+    monkeypatch.setattr(reserve, "owing_of", slow)
+    release = asyncio.create_task(claw.world.run(counted("release", reserve.release_due)))
+    await claimed.wait()
+    taking = asyncio.create_task(claw.world.run(counted("take", reversing(reward_id))))
+    await somebody_waits(claw, taking)
+    go.set()
+    await asyncio.gather(release, taking)
+    assert runs == ["release", "take"]
+    assert await claw.balance() == {"debt": 90}
+    await claw.prove()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_what_is_released_pays_a_debt_that_an_older_version_made(
+    claw: Clawing, monkeypatch: pytest.MonkeyPatch, *, seen: bool
+):
+    """While two versions run, the older one knows no reserve: it opens a debt beside it."""
+    await claw.put(reserve={"ppm": 100_000, "seconds": DAY})
+    await claw.earn()
+    await claw.pay(90)
+    debt_of, budget = (Account(kind, owner, "USD") for kind, owner in (
+        ("debt", claw.user()), ("budget", claw.campaigns["camp"])
+    ))  # fmt: skip
+
+    async def older(tx: CellTx) -> None:
+        posting = Posting(debt_of, budget, usd(4))
+        [posted] = await post(tx, [Entry(tx.id(), "reverse", "rw_x", (posting,))])
+        assert posted.done
+
+    await claw.world.run(older)
+    assert await claw.balance() == {"reserve": 10, "debt": 4}
+    look, calls = reserve.owing_of, 0
+
+    async def stale(tx: Any, purses: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return await look(tx, purses) if seen or calls > 1 else set()
+
+    monkeypatch.setattr(reserve, "owing_of", stale)
+    await claw.pass_days(1)
+    assert calls == 2
+    assert await claw.balance() == {"available": 6}
+
+
+@pytest.mark.parametrize("event_first", [True, False])
+async def test_an_event_and_its_claw_back(
+    claw: Clawing, monkeypatch: pytest.MonkeyPatch, *, event_first: bool
+):
+    """The row of the event decides who was first; the other waits for it and sees it."""
+    await claw.earning.put_task(ONCE, "t")
+    module, name = (reward, "credit") if event_first else (reversals, "keep_early")
+    work, done, go = getattr(module, name), asyncio.Event(), asyncio.Event()
+
+    async def slow(tx: Any, what: Any) -> Any:
+        result = await work(tx, what)
+        done.set()
+        await go.wait()
+        return result
+
+    monkeypatch.setattr(module, name, slow)
+    acts = (lambda: claw.send("t")), (lambda: claw.claw_back("u1-t"))
+    first, second = acts if event_first else acts[::-1]
+    one = asyncio.ensure_future(first())
+    await done.wait()
+    other = asyncio.ensure_future(second())
+    await somebody_waits(claw, other)
+    go.set()
+    told = await one, await other
+    sent, taken = told if event_first else told[::-1]
+    assert (sent.slug, taken.fate) == (
+        (None, Fate.REVERSED) if event_first else ("event-reversed", Fate.KEPT)
+    )
+    assert await claw.balance() == {}
+    assert await claw.budget() == 100_000
     await claw.prove()

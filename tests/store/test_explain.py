@@ -19,7 +19,7 @@ from paymaster.kernel.ids import parse_text_id
 from paymaster.kernel.language import LANGUAGES
 from paymaster.people import destinations
 from paymaster.withdraw import holds, words
-from paymaster.withdraw.machine import WITHDRAWAL, Event
+from paymaster.withdraw.machine import WAITING, WITHDRAWAL, Event
 from paymaster.withdraw.moves import Step, move
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -70,6 +70,8 @@ async def test_every_state_is_explained_in_both_languages(served: Served, state:
 
 async def test_the_words_are_exactly_those_of_the_machine() -> None:
     assert words.states().keys() == WITHDRAWAL.states()
+    here = {state for state, entry in words.states().items() if entry.money == "set-aside"}
+    assert here == set(WAITING)
     for entry in words.states().values():
         for said in (entry.now, entry.then, entry.staff):
             assert all(said.text(language) for language in LANGUAGES)
@@ -143,7 +145,10 @@ async def test_an_order_of_an_authority_looks_like_any_review(
     async with await own(served, name) as himself:
         answer = await himself.get(f"/v1/withdrawals/{text}/explain", headers=EN)
         money = await himself.get("/v1/me/money", headers=EN)
+        row = await himself.get(f"/v1/withdrawals/{text}")
+        [listed] = (await himself.get("/v1/withdrawals")).json()["data"]
     said = answer.json()
+    assert row.json()["state"] == listed["state"] == "in_review", "everywhere the same"
     for found in (answer.text, money.text):
         assert not re.search("4711|court|order|frozen|hold|legal|authority", found, re.IGNORECASE)
     assert said["stage"] == "under-review"

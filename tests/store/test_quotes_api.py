@@ -235,6 +235,31 @@ async def test_a_new_plan_is_in_force_with_the_next_request(served: Served):
     await served.ok("PUT", "/v1/fee-plans/normal", {**asked, "based_on": plan["version"] + 1})
 
 
+async def test_an_earner_quotes_and_withdraws_for_herself_only(served: Served):
+    own, foreign = await abroad(served, "own"), await abroad(served, "foreign")
+    token = (await served.ok("POST", "/v1/users/own/tokens"))["token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    ask = {"user": "me", "destination": own, "amount": euro("2.00")}
+    made = await served.ok("POST", "/v1/quotes", ask, headers=headers)
+    theirs = {**ask, "destination": foreign}
+    await served.refused(
+        422, "destination-not-found", "POST", "/v1/quotes", theirs, headers=headers
+    )
+    named = {**ask, "user": "foreign", "destination": foreign}
+    await served.refused(404, "user-unknown", "POST", "/v1/quotes", named, headers=headers)
+    other = await served.ok("POST", "/v1/quotes", named)
+    for quote in (other["id"], other["id"][:-1] + "Z"):
+        await served.refused(404, "not-found", "GET", f"/v1/quotes/{quote}", headers=headers)
+    assert (await served.ok("GET", f"/v1/quotes/{made['id']}", headers=headers))["id"] == made["id"]
+    key = {"Idempotency-Key": "own", **headers}
+    stolen = {**ask, "quote": other["id"]}
+    await served.refused(422, "quote-not-found", "POST", "/v1/withdrawals", stolen, headers=key)
+    key["Idempotency-Key"] = "own-2"
+    body = {**ask, "quote": made["id"]}
+    done = await served.ok("POST", "/v1/withdrawals", body, headers=key)
+    assert done["payout"] == made["payout"]
+
+
 async def test_the_position_is_seen_with_the_funds(served: Served):
     assert (await served.ok("GET", "/v1/funds"))["fx"] == []
 

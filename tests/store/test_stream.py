@@ -23,6 +23,7 @@ from paymaster.api.stream import cursor_maker
 from paymaster.kernel.ids import Ref, parse_text_id
 from paymaster.messages import catalogue
 from paymaster.messages.streams import GROUPS, TOPICS, Stream, frame
+from paymaster.observe import metrics_response
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LIVE = {"life_seconds": 60.0, "poll_seconds": 0.05, "per_user": 3, "resume_places": 5000}
@@ -258,6 +259,13 @@ async def test_who_may_listen_no_more_is_cut_off(served: Served, short: str) -> 
         await reader.next()
         await served.ok("PUT", f"/v1/users/{name}", {"status": "suspended", "reason": "x"})
         assert await ending(reader) == "user-suspended"
+    for _ in range(100):
+        if b'reason="refused"' in metrics_response(served.deps.metrics)[0]:
+            break
+        await asyncio.sleep(0.02)
+    body = metrics_response(served.deps.metrics)[0]
+    assert b'paymaster_streams_ended_total{reason="refused"} 1.0' in body
+    assert b'paymaster_streams_ended_total{reason="token-expired"} 1.0' in body
 
 
 async def test_only_so_many_streams_of_a_process(served: Served, short: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.payouts import Payouts, approved, new_payee, payout_world
 from tests.scripted_rails import WINDOW, AskableRail, FileRail
 from tests.served import client, make_deps, make_settings
+from tests.statements import office, paid, sheet
 from tests.world import ACTOR, PostgresServer, owner_rows
 
 from paymaster.api.app import build_api
@@ -151,3 +152,18 @@ async def test_what_comes_next_depends_on_the_rail(postgres: PostgresServer) -> 
         assert comes(rails={}) == "nobody"
         await world.run(lambda tx: decide(tx, one.id, Finding.PAID, "the bank said so"))
         assert await world.read(lambda tx: unknowns.listing(tx, tx.now, 10)) == []
+
+
+async def test_a_line_of_a_statement_is_a_way_out_and_silence_is_none(
+    postgres: PostgresServer,
+) -> None:
+    """Of two that nobody answered about, the statement names one; the other stays unknown."""
+    async with office(postgres) as desk:
+        named, other = await desk.payouts(["10.00", "20.00"], state="unknown")
+        await desk.store(sheet("100.00", paid(named)))
+        await desk.settle()
+        assert await desk.withdrawal(named) == "paid"
+        assert await desk.withdrawal(other) == "unknown"
+        found = await desk.world.read(lambda tx: unknowns.listing(tx, tx.now, 10))
+        assert [one.amount for one in found] == [2000]
+        await desk.assert_proven()

@@ -213,7 +213,7 @@ async def test_paid_after_failed_is_visible_and_moves_nothing(
 ) -> None:
     earner, withdrawal, key = await sent(payouts)
     rail.paid[key] = 0
-    await hooks.tell(key, Verdict.REJECTED, "ev_1", code="invalid_request")
+    await hooks.tell(key, Verdict.REJECTED, "ev_1", code="wallet_limit_exceeded")
     await hooks.apply()
     await hooks.tell(key, Verdict.PAID, "ev_2")
     assert await hooks.apply() == Applying(1, 0, 1)

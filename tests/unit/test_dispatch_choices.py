@@ -91,6 +91,12 @@ def test_windows_that_always_or_never_close_by_themselves() -> None:
         # Clocks go from 03:00 back to 02:00: it closes once, the first time.
         ("02:30", "Europe/Berlin", "2026-10-25T00:00+00:00", "2026-10-25T00:30+00:00"),
         ("02:30", "Europe/Berlin", "2026-10-25T00:30+00:00", "2026-10-26T01:30+00:00"),
+        # Several times a day, and the days of a calendar: Friday, then Monday; Easter 2027.
+        ("09:00,14:30", "UTC", "2026-11-20T08:59+00:00", "2026-11-20T09:00+00:00"),
+        ("09:00,14:30", "UTC", "2026-11-20T09:00+00:00", "2026-11-20T14:30+00:00"),
+        ("09:00,14:30", "UTC", "2026-11-20T14:30+00:00", "2026-11-21T09:00+00:00"),
+        ("09:00,14:30 weekdays", "UTC", "2026-11-20T14:30+00:00", "2026-11-23T09:00+00:00"),
+        ("15:00 target", "UTC", "2027-03-25T16:00+00:00", "2027-03-30T15:00+00:00"),
     ],
 )
 def test_a_daily_window_closes_in_the_accounts_time_zone(
@@ -100,11 +106,29 @@ def test_a_daily_window_closes_in_the_accounts_time_zone(
     assert found == datetime.fromisoformat(expected)
 
 
-@pytest.mark.parametrize("window", ["", "24:00", "9:00", "10:60", "10:00:00", "hourly"])
+@pytest.mark.parametrize(
+    "window",
+    [
+        "",
+        "24:00",
+        "9:00",
+        "10:60",
+        "10:00:00",
+        "hourly",
+        "10:00,",
+        "10:00,09:00",
+        "10:00,10:00",
+        "10:00 moon",
+        "10:00  target",
+        "always target",
+        "10:00, 11:00",
+    ],
+)
 def test_what_is_no_window_is_refused(window: str) -> None:
     fault = window_fault(window, "UTC")
     assert fault is not None
     assert fault.pointer == "/payout_window"
+    assert window_fault("09:00,14:30 target", "UTC") is None
 
 
 @pytest.mark.parametrize("zone", ["", "Mars/Base", "../etc/passwd"])

@@ -11,6 +11,7 @@ import pytest
 
 from paymaster.dispatch import failures as used
 from paymaster.kernel.language import LANGUAGES, language_of, preferred
+from paymaster.rails import meaning
 from paymaster.rails.base import Verdict
 from paymaster.rails.failures import FILES, Category, Fix, advice, dictionary, each_file, find, page
 from paymaster.rails.iso20022 import status
@@ -35,7 +36,7 @@ def literals(node: ast.AST) -> Iterator[str]:
 
 def slugs_of_rails() -> set[str]:
     """What `send` makes a code of when the provider gave none: the slugs that rails raise."""
-    found: set[str] = set()
+    found = {one.slug for one in meaning.OF.values()}
     folders = ("paymaster/rails", "paymaster/dispatch", "paymaster_sandbox")
     for file in (file for folder in folders for file in (SOURCES / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -24,6 +24,7 @@ from paymaster.api import (
     explain,
     exports,
     factors,
+    funding,
     health,
     holds,
     hooks,
@@ -94,6 +95,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     transfers.router,
     reconciliation.router,
     days.router,
+    funding.router,
     screening.router,
     traces.router,
     environment_clock.router,
@@ -145,7 +147,7 @@ def build_api(deps: Deps, hot_routes: Mapping[Address, Route] | None = None) -> 
     app.state.hot = hot = Hot(deps)
     app.state.callers = Callers(deps)
     cursors = stream.cursor_maker(Cursors(deps.secrets.hmac))
-    app.state.streams = streams = Hub(deps.dbs, deps.settings.streams, cursors)
+    app.state.streams = streams = Hub(deps.dbs, deps.settings.streams, cursors, deps.metrics)
     staff_login.install(app, deps)
     app.state.guesses = guesses = KeyGuesses(deps.clock)
     shared = Shared(deps.dbs, [guesses.share])
@@ -174,7 +176,13 @@ def with_cors(app: ASGIApp, settings: Api) -> ASGIApp:
         app,
         allow_origins=settings.cors_origins,
         allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
-        allow_headers=("Authorization", "Content-Type", "Idempotency-Key", "traceparent"),
+        allow_headers=(
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "Last-Event-ID",
+            "traceparent",
+        ),
         expose_headers=("RateLimit", "RateLimit-Policy", "Retry-After", "Trace-Id"),
         max_age=600,
     )

@@ -24,9 +24,8 @@ from paymaster.people.factors import policy
 from paymaster.people.factors.binding import Purpose
 from paymaster.people.factors.proof import Shown
 from paymaster.withdraw import automatic
-from paymaster.withdraw.automatic import Choice
+from paymaster.withdraw.automatic import Choice, Row
 from paymaster.withdraw.automatic_schedule import Plan
-from paymaster.withdraw.automatic_store import Row
 
 router = APIRouter(route_class=Door, tags=["withdrawals"])
 LIST = "/v1/users/{user}/automatic-payout"

@@ -15,6 +15,7 @@ from paymaster.api.models import Body, Reasoned, Reply, Text, listing
 from paymaster.api.shapes import DestinationOut, Page
 from paymaster.api.stepup import by
 from paymaster.api.users import UserPath
+from paymaster.api.withdrawals import seen_by
 from paymaster.kernel.errors import Conflict, NotFound
 from paymaster.people import destinations
 from paymaster.people.factors import policy
@@ -22,7 +23,6 @@ from paymaster.people.factors.binding import Purpose
 from paymaster.people.factors.proof import Shown
 from paymaster.people.views import DestinationView
 from paymaster.withdraw import pinned
-from paymaster.withdraw.refused import for_earner
 
 router = APIRouter(route_class=Door, tags=["destinations"])
 DestinationPath = Annotated[str, Path(max_length=40, description="`de_...`")]
@@ -100,7 +100,7 @@ async def close_destination(
             call.cell(ref.cell), lambda tx: pinned.close(tx, ref.id, reason, user_id=call.mine)
         )
     except Conflict as error:
-        raise (for_earner(error) if call.mine is not None else error) from None
+        raise seen_by(call, error) from None
     return Reply(_shown(call, view))
 
 

@@ -120,7 +120,7 @@ async def explain_withdrawal(
         rail=accounts_here.rail(found.summary.row.rail_account_id),
         expected=accounts_here.expected(found),
     )
-    if staff and "operate" not in call.principal.scopes:
+    if staff and call.principal.scopes.isdisjoint(("operate", "risk")):
         said["staff"]["order"] = None
     return in_language(tongue, said)
 

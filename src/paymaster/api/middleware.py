@@ -135,11 +135,10 @@ class Outermost:
                     self._late.discard(task)
                 if scope["path"] not in UNCOUNTED:
                     self._gate.answered(address, headers, state, status)
-                self._record(scope, state, status, monotonic_seconds() - started)
+                seconds = monotonic_seconds() - started
+                self._record(scope, state, status, seconds, observed=not streams)
 
-    def _begun(
-        self, message: Message, state: MutableMapping[str, Any], trace_id: str
-    ) -> bool:
+    def _begun(self, message: Message, state: MutableMapping[str, Any], trace_id: str) -> bool:
         """Complete the headers; whether what follows is a stream, which is under way no more.
 
         It may last for hours, and is counted by limits of its own.
@@ -229,7 +228,13 @@ class Outermost:
         return counting
 
     def _record(
-        self, scope: Scope, state: MutableMapping[str, Any], status: int, seconds: float
+        self,
+        scope: Scope,
+        state: MutableMapping[str, Any],
+        status: int,
+        seconds: float,
+        *,
+        observed: bool,
     ) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = str(scope["method"])
@@ -241,7 +246,8 @@ class Outermost:
                 metrics.request_duration_seconds.labels(method, route),
             )
         counted[0].inc()
-        counted[1].observe(seconds)
+        if observed:
+            counted[1].observe(seconds)
         log_ours(
             "paymaster.api",
             "request",

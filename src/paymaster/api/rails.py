@@ -41,8 +41,8 @@ class PutRailAccount(Body):
     time_zone: Annotated[Text, StringConstraints(max_length=64)] = "UTC"
     payout_window: Annotated[
         Text,
-        StringConstraints(max_length=10),
-        Field(description="always, manual, or a time of day such as 14:30."),
+        StringConstraints(max_length=100),
+        Field(description="always, manual, or times such as 14:30 or 09:00,14:30 target."),
     ] = "always"
     settings: Annotated[dict[Text, _Value], Field(default_factory=dict, max_length=50)]
     secrets: Annotated[dict[Text, _Value], Field(default_factory=dict, max_length=20)]

@@ -23,6 +23,9 @@ from paymaster.people import oidc_token
 router = APIRouter(route_class=Door, tags=["money"])
 ROUTE: Final = "stream"
 RETRY_MILLISECONDS: Final = 2000
+_OURS: Final = frozenset({"reconnect", "token-expired", "restart", "slow", "fault"})
+"""Why a stream ends; all else is the code of a refusal."""
+
 LastEvent = Annotated[
     str | None,
     Header(
@@ -133,6 +136,7 @@ class _Body:
         self._ends = now + settings.life_seconds
         self._expires = None if token_seconds is None else now + token_seconds
         self._recheck = now + settings.recheck_seconds
+        self._why = "gone"
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Events as they come; a comment after silence; why it ended."""
@@ -144,12 +148,13 @@ class _Body:
             if told or reason is None:
                 yield told or self._heartbeat()
             if reason is not None:
+                self._why = reason if reason in _OURS else "refused"
                 yield frame(END, {"reason": reason})
                 return
 
     def leave(self) -> None:
-        """The client is gone."""
-        self._hub.leave(self._stream)
+        """It has ended, by us or by the client."""
+        self._hub.leave(self._stream, self._stream.ended or self._why)
 
     def _pause(self, heartbeat: float) -> float:
         moments = [self._ends, self._recheck]

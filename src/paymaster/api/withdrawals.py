@@ -39,7 +39,7 @@ from paymaster.screen import challenge
 from paymaster.withdraw import moves, view
 from paymaster.withdraw.fee_plans import Plans
 from paymaster.withdraw.machine import State
-from paymaster.withdraw.refused import for_earner
+from paymaster.withdraw.refused import for_app, for_earner
 from paymaster.withdraw.request import Limits, RequestWithdrawal
 from paymaster.withdraw.request_keyed import Keyed
 
@@ -196,6 +196,13 @@ async def _of_user(call: Call, page: PageAsked, user: str) -> Reply:
     return listing([_shown(call, one) for one in found], next_cursor(call, LIST, filters, last))
 
 
+def seen_by(call: Call, error: Conflict) -> Conflict:
+    """What an act of the user tells of what stood in its way, to who called."""
+    if call.mine is not None:
+        return for_earner(error)
+    return error if call.principal.scopes & {"operate", "risk"} else for_app(error)
+
+
 async def _act(call: Call, withdrawal: str, act: Callable[[CellTx, int], Awaitable[Any]]) -> Reply:
     """An act of the user. What stood in its way is told without names of the staff."""
     ref = _ref(call, withdrawal)
@@ -207,7 +214,7 @@ async def _act(call: Call, withdrawal: str, act: Callable[[CellTx, int], Awaitab
     try:
         return Reply(await call.write(call.cell(ref.cell), work))
     except Conflict as error:
-        raise (for_earner(error) if call.mine is not None else error) from None
+        raise seen_by(call, error) from None
 
 
 @router.post("/v1/withdrawals/{withdrawal}/cancel", response_model=WithdrawalOut)

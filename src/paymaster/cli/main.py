@@ -19,6 +19,7 @@ from paymaster.cli import (
     clock,
     doctor,
     environments,
+    funding,
     imports,
     issuers,
     keys,
@@ -52,6 +53,7 @@ app.command("demo")(demo_command.demo)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.command("sim")(sim.sim)
+app.command("funding")(funding.funding)
 app.command("listen")(listen.listen)
 app.command("openapi")(run.openapi)
 app.add_typer(audit.app, name="audit")

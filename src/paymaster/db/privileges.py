@@ -30,6 +30,9 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "permit": ("number",),  # needed for FOR UPDATE; the number is never changed
     "cursor": ("seq",),
     "aside": ("tries", "slug", "detail", "due_at", "done_at"),
+    "float_fence": ("token",),
+    "rail_outflow": ("amount",),
+    "funding_state": ("short", "changed_at"),
     "broker_aside": ("tries", "detail", "due_at", "done_at"),
     "inbox": ("due_at", "tries", "lease_token", "done_at", "result", "sealed"),
     "rewrap": ("key_id", "since", "started_at", "after_key", "changed", "missed", "done_at"),

@@ -23,7 +23,7 @@ _PERCENT = re.compile(r"[0-9]{1,2}(\.[0-9]{1,4})?\Z", re.ASCII)
 class PayoutAccount:
     """A rail account with what dispatch must know of it.
 
-    `payout_window` is `always`, `manual` or a time of day `HH:MM` in `time_zone` (IANA name).
+    `payout_window` is `always`, `manual` or times of day in `time_zone` (IANA name): see `window`.
     """
 
     rail: RailAccount

@@ -14,13 +14,13 @@ from datetime import datetime
 from typing import NamedTuple
 
 from paymaster.db.tx import CellTx
-from paymaster.dispatch import proof, store, transfer, transfer_store, window
+from paymaster.dispatch import choosing, proof, store, transfer, transfer_store, window
 from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.dispatch.choosing import Routed
 from paymaster.dispatch.desk import Desk, Order
 from paymaster.dispatch.machine import TransferEvent
 from paymaster.dispatch.purse import Purse
 from paymaster.dispatch.purse import take as take_affordable
-from paymaster.dispatch.route import Choice, by_amount, pick
 from paymaster.dispatch.store import NewAttempt, NewBatch
 from paymaster.kernel.errors import Broken, NeverSent, RailRefused
 from paymaster.kernel.ids import reference, text_id
@@ -68,7 +68,7 @@ async def claim_approved(tx: CellTx, desk: Desk, rooms: Mapping[int, int]) -> li
     `rooms` has how many orders may begin for each account id.
     """
     waiting = await moves.take_due(tx, moves.State.APPROVED, desk.pace.items)
-    chosen, nowhere = await _choose(tx, desk, waiting)
+    chosen, nowhere = await choosing.choose(tx, desk, waiting)
     if nowhere:
         later = tx.now + desk.pace.look_again
         await store.postpone_approved(tx, nowhere, later, "no-route")
@@ -85,42 +85,7 @@ async def claim_approved(tx: CellTx, desk: Desk, rooms: Mapping[int, int]) -> li
     return orders
 
 
-_Routed = tuple[Withdrawal, str]
-"""A withdrawal with why its account was chosen."""
-
-
-async def _choose(
-    tx: CellTx, desk: Desk, waiting: Sequence[Withdrawal]
-) -> tuple[dict[int, list[_Routed]], list[int]]:
-    """The account of each, by id, and those for which there is none.
-
-    One that comes back after its order died goes to no account where that happened, if it can.
-    """
-    kinds = await store.kinds(tx, [one.destination_id for one in waiting])
-    before = await proof.earlier(tx, [one.id for one in waiting if one.rail_account_id is not None])
-    candidates = desk.candidates()
-    exact = by_amount(candidates)
-    choices: dict[tuple[str, str, int], Choice | None] = {}
-    chosen: dict[int, list[_Routed]] = {}
-    nowhere: list[int] = []
-    for one in waiting:
-        kind, money = kinds[one.destination_id], one.net
-        wanted = kind, money.currency, money.minor if exact else 0
-        dead = before[one.id].accounts if one.id in before else frozenset[int]()
-        if dead:
-            choice = pick(candidates, kind, money, dead) or pick(candidates, kind, money)
-        else:
-            if wanted not in choices:
-                choices[wanted] = pick(candidates, kind, money)
-            choice = choices[wanted]
-        if choice is None:
-            nowhere.append(one.id)
-        else:
-            chosen.setdefault(choice.account.id, []).append((one, choice.why))
-    return chosen, nowhere
-
-
-async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[_Routed]) -> None:
+async def _queue(tx: CellTx, account: PayoutAccount, group: Sequence[Routed]) -> None:
     if not group:
         return
     if account.payout_window != window.ALWAYS:
@@ -161,7 +126,8 @@ async def claim_queued(
     if purse is None:
         waiting = await moves.take_queued(tx, account.id, left)
     else:
-        waiting = await take_affordable(tx, purse, left)
+        gone = sum(one.money.minor for one in transfers)
+        waiting = await take_affordable(tx, purse.without(gone), left)
     routed = await store.reasons(tx, [one.id for one in waiting])
     orders = await _form(tx, desk, account, waiting, transfers, routed)
     if windowed and len(transfers) + len(waiting) < limit:

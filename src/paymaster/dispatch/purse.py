@@ -1,6 +1,6 @@
-"""What may leave through an account whose float is watched, and which withdrawals that is enough for.
+"""What may leave through an account whose float is watched, and for whom that is enough.
 
-The oldest go first. One that the money does not suffice for lets smaller ones behind it go, but only
+The oldest go first. One for which the money is not enough lets smaller ones behind it go, but only
 until it has waited for the patience of the settings: then what there is gathers for it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -27,12 +27,16 @@ LOOK_AGAIN = timedelta(seconds=20)
 
 @dataclass(frozen=True, slots=True)
 class Purse:
-    """What one holder may let out of an account: `room` minor units, under the token of its lease."""
+    """What one holder may let out of an account: `room` minor units, under its lease's token."""
 
     rail_account_id: int
     room: int
     token: int
     patience: timedelta
+
+    def without(self, minor: int) -> Purse:
+        """What is left of it."""
+        return replace(self, room=self.room - minor)
 
 
 class Guard(Protocol):

@@ -31,7 +31,8 @@ async def waiting(tx: CellTx, rail_account_id: int, reason: str, limit: int) -> 
     return await tx.fetch(
         """
         SELECT id, payout_amount AS amount, requested_at FROM withdrawal
-        WHERE state = 'queued' AND rail_account_id = %s AND (due_at <= %s OR starts_with(reason, %s))
+        WHERE state = 'queued' AND rail_account_id = %s
+            AND (due_at <= %s OR starts_with(reason, %s))
         ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
         """,
         (rail_account_id, tx.now, reason, limit),

@@ -2,7 +2,8 @@
 
     always    as soon as there is something to send
     manual    when an operator says so
-    HH:MM     once a day at that time in the account's time zone
+    HH:MM     at that time of each day, in the account's time zone; several with commas between
+              them; with the name of a calendar (`target`, `weekdays`) behind them, on its days only
 
 Only rails that send many payments in one order use windows. Each cell keeps its own row of when an
 account's window closes next; an operator may close it now.
@@ -18,12 +19,14 @@ from paymaster.db import audit
 from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import Problem
 from paymaster.kernel.ids import text_id
+from paymaster.rails.calendar import CALENDARS
 
 ALWAYS, MANUAL = "always", "manual"
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 """When a window that only a person closes is due."""
 
-_DAILY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]\Z", re.ASCII)
+_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIMES = re.compile(rf"({_TIME}(?:,{_TIME}){{0,11}})(?: ([a-z-]+))?\Z", re.ASCII)
 
 
 def window_fault(window: str, time_zone: str) -> Problem | None:
@@ -32,9 +35,19 @@ def window_fault(window: str, time_zone: str) -> Problem | None:
         ZoneInfo(time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return Problem("/time_zone", "Write an IANA name such as Europe/Berlin.")
-    if window in {ALWAYS, MANUAL} or _DAILY.match(window):
+    if window in {ALWAYS, MANUAL}:
         return None
-    return Problem("/payout_window", "A window is always, manual, or a time of day such as 14:30.")
+    found = _TIMES.match(window)
+    if found is None:
+        said = "A window is always, manual, or times of day such as 14:30 or 09:00,14:30 target."
+        return Problem("/payout_window", said)
+    times = found[1].split(",")
+    if times != sorted(set(times)):
+        return Problem("/payout_window", "Write each time once, the earlier one first.")
+    if found[2] is not None and found[2] not in CALENDARS:
+        known = ", ".join(sorted(CALENDARS))
+        return Problem("/payout_window", f"Calendars are {known}.")
+    return None
 
 
 def next_close(window: str, time_zone: str, after: datetime) -> datetime:
@@ -47,12 +60,15 @@ def next_close(window: str, time_zone: str, after: datetime) -> datetime:
         return after
     if window == MANUAL:
         return NEVER
-    zone, at = ZoneInfo(time_zone), time.fromisoformat(window)
+    zone = ZoneInfo(time_zone)
+    written, _, calendar = window.partition(" ")
+    times, is_open = written.split(","), CALENDARS[calendar or "every-day"]
     day = after.astimezone(zone).date()
     while True:
-        moment = datetime.combine(day, at, zone).astimezone(UTC)
-        if moment > after:
-            return moment
+        for at in map(time.fromisoformat, times) if is_open(day) else ():
+            moment = datetime.combine(day, at, zone).astimezone(UTC)
+            if moment > after:
+                return moment
         day += timedelta(days=1)
 
 

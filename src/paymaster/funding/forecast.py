@@ -1,8 +1,9 @@
 """When an account runs dry: what left it lately, day of the week by day of the week.
 
-A day's outflow is expected to be the weighted median of the same weekday before, where a week ago
-counts twice as much as the week before it. It knows nothing of campaigns that begin, of paydays, or
-of holidays; a person who does must add them.
+A day's outflow is expected to be the weighted median of the same weekday before: the last one
+counts once, the one before half, the next a third, and so on, so that one day out of the ordinary
+changes little. It knows nothing of campaigns that begin, of paydays, or of holidays; a person who
+does must add them.
 """
 
 from __future__ import annotations
@@ -45,16 +46,10 @@ def weighted_median(values: Sequence[tuple[int, float]]) -> int:
 
 def expected(history: Mapping[date, int], day: date) -> int:
     """What will leave on a day. Days without payments are in `history` with 0."""
-    same = [
-        (amount, 0.5 ** ((day - then).days // 7))
-        for then, amount in history.items()
-        if then.weekday() == day.weekday()
-    ]
-    if len(same) < 2:
-        same = [
-            (amount, 0.5 ** ((day - then).days / 7)) for then, amount in history.items()
-        ]
-    return weighted_median(same)
+    latest = sorted(history, reverse=True)
+    same = [then for then in latest if then.weekday() == day.weekday()]
+    chosen = same if len(same) > 1 else latest
+    return weighted_median([(history[then], 1 / at) for at, then in enumerate(chosen, 1)])
 
 
 def forecast(
@@ -80,6 +75,4 @@ def forecast(
             need = spent
         if runs_dry is None and spent > left:
             runs_dry = day
-    return Forecast(
-        len(history), spent // HORIZON_DAYS, runs_dry, cover_days, max(0, need - left)
-    )
+    return Forecast(len(history), spent // HORIZON_DAYS, runs_dry, cover_days, max(0, need - left))

@@ -1,16 +1,16 @@
 """No payment leaves an account that has not got it: one process counts for an account at a time.
 
-What an account has is spread over the cells, and nothing spans two of them. So whoever lets payments
-out holds a lease in the treasury cell, raises its token in every cell, and counts only then. Who
-has lost the lease and does not know it finds another token in the cell and takes nothing; what it
-took before that is in the count.
+What an account has is spread over the cells, and nothing spans two of them. So whoever lets
+payments out holds a lease in the treasury cell, raises its token in every cell, and counts only
+then. Who has lost the lease and does not know it finds another token in the cell and takes nothing;
+what it took before that is in the count.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -50,7 +50,7 @@ class FloatGuard:
         return self._enforces and account.environment_id == self._environment_id
 
     @asynccontextmanager
-    async def purse(self, account: PayoutAccount) -> AsyncIterator[Purse | None]:
+    async def purse(self, account: PayoutAccount) -> AsyncGenerator[Purse | None]:
         """See `purse.Guard`."""
         async with self._counting[account.id]:
             token = await self._lead(account.id)

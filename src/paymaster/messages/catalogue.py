@@ -11,6 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from paymaster.messages.meanings import (
+    APPROVALS,
+    ATTEMPTS,
+    REWARDS,
+    TRANSFERS,
+    USER_TASKS,
+    WITHDRAWALS,
+)
+
 Kind = Literal["id", "text", "number", "time", "day", "money"]
 
 
@@ -129,73 +138,6 @@ def _each(
         yield EventType(f"{group}.{state}", f"{what} {meaning}", fields)
 
 
-_WITHDRAWALS: Final = {
-    "requested": "was asked for, or is judged anew; the money is set aside.",
-    "screening": "is being judged.",
-    "in_review": "waits for a person's decision.",
-    "challenged": "waits for a proof by the earner.",
-    "approved": "may be paid.",
-    "queued": "waits for its rail.",
-    "sending": "is on its way to the provider.",
-    "unknown": "may or may not have been paid; we ask the provider.",
-    "sent": "was taken in by the provider.",
-    "awaiting_payee": "waits for the payee to accept it.",
-    "paid": "was paid. It can still come back.",
-    "failed": "was not paid; the money is available again.",
-    "returned": "came back after it was paid; the money is available again.",
-    "denied": "was refused; the money is available again.",
-    "cancelled": "was taken back; the money is available again.",
-    "held": "is frozen by a person.",
-}
-_REWARDS: Final = {
-    "due": "was earned.",
-    "awaiting_funds": "waits for the campaign's budget.",
-    "vesting": "is credited, and available later.",
-    "credited": "is available.",
-    "refused": "is not paid: the budget is used up.",
-    "reversed": "was taken back.",
-}
-_USER_TASKS: Final = {
-    "offered": "is on offer.",
-    "started": "was begun.",
-    "in_progress": "has come a step further.",
-    "submitted": "was handed in and waits for a decision.",
-    "verified": "was done; the reward follows.",
-    "rewarded": "was rewarded.",
-    "rejected": "was not accepted.",
-    "expired": "was not done in time.",
-    "reversed": "lost its reward.",
-}
-_TRANSFERS: Final = {
-    "requested": "was asked for, or waits again.",
-    "sending": "is on its way to the provider.",
-    "unknown": "may or may not have been executed.",
-    "sent": "was taken in by the provider.",
-    "out_booked": "is on the statement of the account it leaves.",
-    "in_booked": "is on the statement of the account it goes to.",
-    "done": "is on both statements.",
-    "failed": "was not executed, or came back.",
-    "cancelled": "was taken back.",
-}
-_ATTEMPTS: Final = {
-    "sending": "is on its way.",
-    "unknown": "may or may not have been executed.",
-    "sent": "was taken in by the provider.",
-    "paid": "was executed.",
-    "rejected": "was refused by the provider.",
-    "returned": "came back.",
-}
-
-
-_APPROVALS: Final = {
-    "proposed": "waits for the second person.",
-    "approved": "was approved, and done.",
-    "refused": "was refused.",
-    "withdrawn": "was withdrawn by who proposed it.",
-    "expired": "was not approved in time.",
-}
-
-
 def _security() -> Iterator[EventType]:
     factor = (
         _USER,
@@ -235,7 +177,7 @@ def _security() -> Iterator[EventType]:
 
 
 def _earnings() -> Iterator[EventType]:
-    yield from _each("reward", "A reward", _REWARD, _REWARDS)
+    yield from _each("reward", "A reward", _REWARD, REWARDS)
     reward = Field("reward", "id", "`rw_...`.")
     said = "Part of a reward was taken back."
     taken = Field("taken_back", "money", "How much of it in all.")
@@ -260,6 +202,10 @@ def _destinations() -> Iterator[EventType]:
 
 
 def _paying() -> Iterator[EventType]:
+    yield from _each("attempt", "A payment order", _ATTEMPT, ATTEMPTS)
+    contradicted = (*_ATTEMPT[:3], Field("verdict", "text", "What the provider says now."))
+    said = "The provider says of a payment order what cannot be: a person has to look."
+    yield EventType("attempt.contradicted", said, contradicted)
     late = (
         *_ATTEMPT[:2],
         Field("since", "time", "When it was ordered."),
@@ -280,21 +226,20 @@ def _paying() -> Iterator[EventType]:
     yield EventType("automatic_payout.skipped", said, skipped)
 
 
-def _types() -> Iterator[EventType]:
-    yield EventType("user.created", "An earner was made.", (_USER,))
-    yield EventType("user.active", "A suspended earner is active again.", (_USER,))
-    yield EventType("user.suspended", "An earner was suspended.", (_USER,))
-    yield EventType("user.closed", "An earner was closed for good.", (_USER,))
-    known = (
-        _USER,
-        Field("level", "text", "`none`, `basic` or `full`."),
-        Field("before", "text", "The level before."),
+def _funding() -> Iterator[EventType]:
+    fields = (
+        Field("currency", "text", "Of which."),
+        Field("owed", "money", "What users have: available, vesting, in reserve, held."),
+        Field("cover", "money", "Settled funds, less what has left, less our own income."),
+        Field("missing", "money", "By how much `owed` is more; zero when it is there."),
     )
-    yield EventType("user.kyc_level", "An earner is known better, or less.", known)
-    yield from _destinations()
-    yield from _each("user_task", "A task in an earner's hands", _USER_TASK, _USER_TASKS)
-    yield from _earnings()
-    yield from _each("withdrawal", "A withdrawal", _WITHDRAWAL, _WITHDRAWALS)
+    short = "Users are owed more than there is. Told once."
+    yield EventType("funding.short", short, fields)
+    yield EventType("funding.covered", "It is there again.", fields)
+
+
+def _of_withdrawals() -> Iterator[EventType]:
+    yield from _each("withdrawal", "A withdrawal", _WITHDRAWAL, WITHDRAWALS)
     asked = (
         *_WITHDRAWAL[:6],
         Field("number", "number", "Counts the moves of this withdrawal."),
@@ -315,6 +260,9 @@ def _types() -> Iterator[EventType]:
     tells = "For operators; do not tell the earner."
     yield EventType("hold.placed", f"Something is frozen by order of an authority. {tells}", order)
     yield EventType("hold.lifted", f"A hold was lifted; there may be others. {tells}", order)
+
+
+def _offers() -> Iterator[EventType]:
     campaign = (_CAMPAIGN, _STATE, _VERSION)
     yield EventType("campaign.created", "A campaign was made.", campaign)
     yield EventType("campaign.changed", "A campaign was changed.", campaign)
@@ -323,11 +271,25 @@ def _types() -> Iterator[EventType]:
     task = (_TASK, _CAMPAIGN, _STATE, _VERSION)
     yield EventType("task.created", "A task was made.", task)
     yield EventType("task.changed", "A task was changed.", task)
-    yield from _each("transfer", "A transfer between our accounts", _TRANSFER, _TRANSFERS)
-    yield from _each("attempt", "A payment order", _ATTEMPT, _ATTEMPTS)
-    contradicted = (*_ATTEMPT[:3], Field("verdict", "text", "What the provider says now."))
-    said = "The provider says of a payment order what cannot be: a person has to look."
-    yield EventType("attempt.contradicted", said, contradicted)
+
+
+def _types() -> Iterator[EventType]:
+    yield EventType("user.created", "An earner was made.", (_USER,))
+    yield EventType("user.active", "A suspended earner is active again.", (_USER,))
+    yield EventType("user.suspended", "An earner was suspended.", (_USER,))
+    yield EventType("user.closed", "An earner was closed for good.", (_USER,))
+    known = (
+        _USER,
+        Field("level", "text", "`none`, `basic` or `full`."),
+        Field("before", "text", "The level before."),
+    )
+    yield EventType("user.kyc_level", "An earner is known better, or less.", known)
+    yield from _destinations()
+    yield from _each("user_task", "A task in an earner's hands", _USER_TASK, USER_TASKS)
+    yield from _earnings()
+    yield from _of_withdrawals()
+    yield from _offers()
+    yield from _each("transfer", "A transfer between our accounts", _TRANSFER, TRANSFERS)
     yield from _paying()
     statement = (
         Field("statement", "id", "`st_...`."),
@@ -355,7 +317,8 @@ def _types() -> Iterator[EventType]:
         Field("closed_seq", "text", "Up to which commit it reaches."),
     )
     yield EventType("day.closed", "A business day was closed.", closed)
-    yield from _each("approval", "An act that two persons must want", _APPROVAL, _APPROVALS)
+    yield from _funding()
+    yield from _each("approval", "An act that two persons must want", _APPROVAL, APPROVALS)
     yield from _security()
     yield EventType("webhook_endpoint.disabled", "An endpoint is told no more.", _ENDPOINT)
     test = (Field("endpoint", "id", "`we_...`."),)

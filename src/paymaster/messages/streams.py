@@ -30,7 +30,7 @@ from paymaster.messages.place import Place
 from paymaster.messages.store import events
 from paymaster.messages.store import streams as store
 from paymaster.messages.store.streams import Row
-from paymaster.observe import get_logger
+from paymaster.observe import Metrics, get_logger
 from paymaster.settings import Streams as Settings
 
 _log = get_logger(__name__)
@@ -101,8 +101,11 @@ class Stream:
 class Hub:
     """All streams of a process."""
 
-    def __init__(self, dbs: Databases, settings: Settings, cursor: MakeCursor) -> None:
+    def __init__(
+        self, dbs: Databases, settings: Settings, cursor: MakeCursor, metrics: Metrics
+    ) -> None:
         self.settings = settings
+        self._metrics = metrics
         self._dbs = dbs
         self._cursor = cursor
         self._pollers: dict[int, _Poller] = {}
@@ -132,14 +135,17 @@ class Hub:
             place = Place(self._dbs, user.cell)
             poller = self._pollers[user.cell] = _Poller(place, settings, self._cursor)
         poller.add(stream)
+        self._metrics.streams.set(self.count)
         return stream
 
-    def leave(self, stream: Stream) -> None:
-        """The client is gone."""
+    def leave(self, stream: Stream, reason: str) -> None:
+        """The stream has ended, and why."""
         self._by_user[stream.user] -= 1
         if not self._by_user[stream.user]:
             del self._by_user[stream.user]
         self._pollers[stream.user.cell].remove(stream)
+        self._metrics.streams.set(self.count)
+        self._metrics.streams_ended.labels(reason).inc()
 
     def stop(self) -> None:
         """End all streams; the clients find another process, or this one's successor."""

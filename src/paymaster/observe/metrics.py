@@ -87,6 +87,7 @@ class Metrics:
         self._of_staff_and_secrets()
         self._of_messages()
         self._of_broker()
+        self._of_funding()
 
     def _of_staff_and_secrets(self) -> None:
         self.break_glass_active = self._gauge(
@@ -103,6 +104,10 @@ class Metrics:
         )
 
     def _of_messages(self) -> None:
+        self.streams = self._gauge("streams", "Status streams that are open.")
+        self.streams_ended = self._counter(
+            "streams_ended_total", "Status streams that ended, by why.", "reason"
+        )
         self.webhook_deliveries = self._counter(
             "webhook_deliveries_total",
             "Tries to deliver an event to an app's endpoint.",
@@ -138,6 +143,22 @@ class Metrics:
         )
         self.broker_aside = self._gauge(
             "broker_aside", "Events that the broker does not take.", "place"
+        )
+
+    def _of_funding(self) -> None:
+        self.funding_minor_units = self._gauge(
+            "funding_minor_units",
+            "What is owed and what is there: settled, owed, missing, ...",
+            "environment",
+            "currency",
+            "kind",
+        )
+        self.float_minor_units = self._gauge(
+            "float_minor_units",
+            "What may still leave an account (free), and what waits for it (queued).",
+            "account",
+            "currency",
+            "kind",
         )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

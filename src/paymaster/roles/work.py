@@ -17,6 +17,7 @@ from paymaster.dispatch.run import Dispatcher
 from paymaster.earn import clawback, policy, reserve, reward, user_task
 from paymaster.earn.campaign import funding_references
 from paymaster.earn.slice import give_back_idle
+from paymaster.funding.guard import FloatGuard
 from paymaster.kernel.errors import RailError
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.sources import jitter
@@ -25,7 +26,7 @@ from paymaster.people.factors import step_ups
 from paymaster.reconcile import day, statement
 from paymaster.reconcile.catalogue import Catalogue, Funding
 from paymaster.reconcile.match import match_due
-from paymaster.roles import messages, paying, publish, rewrap, sealing, staffing
+from paymaster.roles import funding, messages, paying, publish, rewrap, sealing, staffing
 from paymaster.roles.gauges import measure
 from paymaster.roles.lanes import Lane, Step
 from paymaster.roles.relay import Relay
@@ -166,6 +167,7 @@ def dispatch(deps: Deps) -> Work:
             deps.secrets.sealer,
             metrics=deps.metrics,
             pace=pace,
+            guard=(guard := FloatGuard(deps.dbs, environment.id, deps.settings.funding, lease)),
         )
         for cell in deps.dbs.cells(environment.id):
             work.lanes.append(
@@ -175,7 +177,7 @@ def dispatch(deps: Deps) -> Work:
                     pause,
                 )
             )
-        work.endings.append(dispatcher.drain)
+        work.endings.extend((dispatcher.drain, guard.give_up))
     work.lanes.extend(paying.lanes(deps))
     return work
 
@@ -287,6 +289,7 @@ def relay(deps: Deps) -> Work:
     sealers = sealing.sealers(deps)
     lanes += sealing.lanes(deps, sealers)
     lanes += staffing.lanes(deps)
+    lanes += funding.lanes(deps)
     rewrappers = rewrap.rewrappers(deps)
     lanes += rewrap.lanes(deps, rewrappers)
     held = (*relays.values(), *sealers.values(), *rewrappers.values())

@@ -2,6 +2,7 @@
 
 broker    those of the message broker
 edge      those of what faces the network
+funding   those of the funding guard
 groups    the fields, with their defaults, limits and documentation
 keys      those of secret stores and keys
 messages  those of webhooks to apps and email
@@ -15,6 +16,7 @@ explain   where a value came from; the generated reference page
 from paymaster.settings.broker import Broker
 from paymaster.settings.edge import Peers, Providers, Web
 from paymaster.settings.explain import explain, masked, reference
+from paymaster.settings.funding import Funding
 from paymaster.settings.fx import Fx
 from paymaster.settings.groups import (
     Api,
@@ -44,6 +46,7 @@ __all__ = [
     "Broker",
     "Database",
     "Email",
+    "Funding",
     "Fx",
     "Hooks",
     "HsmSettings",

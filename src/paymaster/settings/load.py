@@ -20,6 +20,7 @@ from pydantic_settings import (
 from paymaster.kernel.errors import Problem, Refusal
 from paymaster.settings.broker import Broker
 from paymaster.settings.edge import Peers, Providers
+from paymaster.settings.funding import Funding
 from paymaster.settings.fx import Fx
 from paymaster.settings.groups import (
     Api,
@@ -74,6 +75,7 @@ class Settings(BaseSettings):
     streams: Streams = Field(default_factory=Streams)
     fx: Fx = Field(default_factory=Fx)
     broker: Broker = Field(default_factory=Broker)
+    funding: Funding = Field(default_factory=Funding)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict[str, str])
 

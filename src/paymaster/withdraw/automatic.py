@@ -29,6 +29,11 @@ from paymaster.withdraw.fee_plans import NO_PLANS, Plans
 from paymaster.withdraw.request import Requested, request
 from paymaster.withdraw.request_checks import Limits, RequestWithdrawal
 
+__all__ = [
+    "Choice", "Row", "Rules", "adopt", "choose", "conform", "forget", "listing", "reached",
+    "run_reached", "run_scheduled",
+]  # fmt: skip
+
 LOOKED_AT: Final = 5000
 """Thresholds, or accounts, that are looked at in one statement."""
 

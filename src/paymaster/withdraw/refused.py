@@ -81,6 +81,13 @@ def for_earner(error: Conflict) -> Conflict:
     return Conflict(error.slug, said, extra=extra)
 
 
+def for_app(error: Conflict) -> Conflict:
+    """The same for an app's server: it may know that an authority ordered it, not which."""
+    if error.slug != "held-by-order":
+        return error
+    return Conflict(error.slug, "It is frozen by order of an authority. Do not tell the user.")
+
+
 def under_review() -> Conflict:
     """What an earner is told of everything that a regulatory hold stops."""
     return Conflict("account-under-review", UNDER_REVIEW)

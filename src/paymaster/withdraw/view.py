@@ -19,8 +19,8 @@ from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import NotFound
 from paymaster.kernel.ids import Ref, parse_text_id, text_id
 from paymaster.kernel.money import Money
-from paymaster.withdraw import request, view_store
-from paymaster.withdraw.machine import State
+from paymaster.withdraw import holds, request, view_store
+from paymaster.withdraw.machine import WAITING, State
 from paymaster.withdraw.view_store import AttemptRow, EntryRow, MoveRow, Shown, VerdictRow
 
 MAX_PAGE = 500
@@ -31,10 +31,14 @@ _ABOVE_ALL = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A withdrawal as a line of a list. `external_id` is the app's name of the user."""
+    """A withdrawal as a line of a list. `external_id` is the app's name of the user.
+
+    `frozen`: a regulatory hold is on it; told to nobody, but its earner sees a review.
+    """
 
     ref: Ref
     row: Shown
+    frozen: bool = False
 
     @property
     def id(self) -> str:
@@ -81,7 +85,9 @@ class Summary:
 
     def wire_own(self) -> dict[str, Any]:
         """For JSON, for the user: without the reason, which may be words of the staff."""
-        return {**self.wire(), "reason": None}
+        waits = self.frozen and self.row.state in WAITING
+        state = State.IN_REVIEW.value if waits else self.row.state
+        return {**self.wire(), "reason": None, "state": state}
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +236,7 @@ async def one(tx: CellRead, withdrawal_id: int, *, user_id: int | None = None) -
     rows = await view_store.shown(tx, [withdrawal_id])
     if not rows or user_id not in (None, rows[0].user_id):
         raise NotFound("not-found", "There is no such withdrawal.")
-    return Summary(Ref(tx.cell, withdrawal_id), rows[0])
+    return (await _summaries(tx, rows))[0]
 
 
 async def of_trace(tx: CellRead, found: Traced, limit: int = 50) -> list[Story]:
@@ -244,7 +250,7 @@ async def of_user(
 ) -> list[Summary]:
     """A user's withdrawals, newest first; the next page starts before the last id shown."""
     below = _ABOVE_ALL if before is None else before
-    return _page(tx, await view_store.shown_of_user(tx, user_id, below, _bounded(limit)))
+    return await _summaries(tx, await view_store.shown_of_user(tx, user_id, below, _bounded(limit)))
 
 
 async def in_state(
@@ -273,6 +279,11 @@ def merge(pages: Iterable[Sequence[Summary]], limit: int = 50) -> list[Summary]:
 async def counts(tx: CellRead) -> Mapping[str, int]:
     """How many withdrawals of this cell are in each state, states without any left out."""
     return await view_store.count_by_state(tx)
+
+
+async def _summaries(tx: CellRead, rows: Sequence[Shown]) -> list[Summary]:
+    frozen = await holds.frozen(tx, rows)
+    return [Summary(Ref(tx.cell, row.id), row, row.id in frozen) for row in rows]
 
 
 def _page(tx: CellRead, rows: Sequence[Shown]) -> list[Summary]:

@@ -9,24 +9,21 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import AsyncCursor, errors
+from psycopg import AsyncCursor
 
 from paymaster_sim.runtime.backends import Backends
 from paymaster_sim.runtime.errors import ProcessDied, SimulationError
 from paymaster_sim.runtime.faults import Fault, Faults, Step
 from paymaster_sim.runtime.loop import SimLoop, SimTask
-from paymaster_sim.runtime.passage import Decreed, Passage
+from paymaster_sim.runtime.parking import Parking
+from paymaster_sim.runtime.passage import Passage
 from paymaster_sim.runtime.trace import Trace
 
 if TYPE_CHECKING:
     from paymaster_sim.runtime.connection import SimConnection
     from paymaster_sim.runtime.process import Process
 
-PATIENCE_SECONDS, MERGED_PATIENCE_SECONDS = 10.0, 2.0
-"""How long a statement waits for a lock, and one of those that are sent together."""
-
 _BURIED_WITHIN = 100
-_STRANGERS_SECONDS = 0.05
 
 
 class Turnstile:
@@ -52,11 +49,9 @@ class Turnstile:
         self._trace = trace
         self._pace = pace
         self._waiting: list[Passage] = []
-        self._parked: list[Passage] = []
-        self._connections: dict[SimConnection, None] = {}
+        self._parking = Parking(backends, random, self.counts, lambda: self.seconds, self._conclude)
         self._doomed: list[Process] = []
         self._dying: list[tuple[Process, int]] = []
-        self._released = False
         self._number = 0
 
     @property
@@ -74,7 +69,7 @@ class Turnstile:
         asked_by: AsyncCursor[Any] | None,
     ) -> Any:
         """One round trip of a connection, when its turn has come."""
-        self._connections.setdefault(connection)
+        self._parking.connections.setdefault(connection)
         text = texts[0] if len(texts) == 1 else " | ".join(one[:24] for one in texts)
         return await self._pass(
             Passage(
@@ -139,11 +134,8 @@ class Turnstile:
         if passage in self._waiting:
             self._waiting.remove(passage)
             passage.leave()
-        elif passage in self._parked and not passage.orphaned:
-            self._parked.remove(passage)
-            self._backends.cancel(passage.pid)
-            passage.drive(None)
-            self._released = True
+        elif passage in self._parking.parked and not passage.orphaned:
+            self._parking.cancel(passage)
 
     # ------------------------------------------------------------ whose turn it is
 
@@ -151,7 +143,8 @@ class Turnstile:
         """Nothing is ready: let one through, or let time pass."""
         if self._bury():
             return
-        if self._overdue() or (self._released and self._settle()):
+        parking = self._parking
+        if parking.overdue() or (parking.released and parking.settle()):
             self._execute_doomed()
             return
         now = self.seconds
@@ -166,7 +159,7 @@ class Turnstile:
 
     def _jump(self, timeout: float | None) -> None:
         now = self.seconds
-        moments = [one.deadline - now for one in self._parked]
+        moments = [one.deadline - now for one in self._parking.parked]
         moments += [one.process.stalled_until - now for one in self._waiting]
         if timeout is not None:
             moments.append(timeout)
@@ -216,12 +209,12 @@ class Turnstile:
         elif passage.gen is None:
             passage.act()
             self._conclude(passage)
-        elif passage.drive(lambda waited: self._is_blocked(passage, waited)):
+        elif passage.drive(lambda waited: self._parking.is_blocked(passage, waited)):
             self._conclude(passage)
         else:
-            self._park(passage)
-        if self._parked:
-            self._settle()
+            self._parking.park(passage)
+        if self._parking.parked:
+            self._parking.settle()
 
     def _conclude(self, passage: Passage) -> None:
         """It is answered: the answer reaches its task unless a fault keeps it back."""
@@ -248,87 +241,6 @@ class Turnstile:
             f" {passage.text} -> {outcome}"
         )
 
-    # ------------------------------------------------------------ locks
-
-    def _is_blocked(self, passage: Passage, waited: float) -> bool:
-        """Whether it waits for a lock, after so many seconds of the machine's time.
-
-        As long as no other transaction is open here, strangers are unlikely to have one.
-        """
-        others = any(one is not passage.connection and one.is_busy for one in self._connections)
-        if not others and waited < _STRANGERS_SECONDS:
-            return False
-        return bool(self._backends.blockers([passage.pid]).get(passage.pid))
-
-    def _park(self, passage: Passage) -> None:
-        self.counts["parkings"] += 1
-        self._backends.stop(passage.pid)
-        if passage not in self._parked:
-            together = passage.asked_by is None
-            patience = MERGED_PATIENCE_SECONDS if together else PATIENCE_SECONDS
-            passage.deadline = self.seconds + patience
-            self._parked.append(passage)
-        cycle = self._cycle(passage)
-        if cycle:
-            self.counts["deadlocks"] += 1
-            self._decree(self._random.choice(cycle), errors.DeadlockDetected)
-
-    def _cycle(self, passage: Passage) -> list[Passage]:
-        """Those that wait for each other since this one waits too, in order of parking."""
-        edges = self._backends.blockers([one.pid for one in self._parked])
-
-        def reached(start: int) -> set[int]:
-            found, left = set[int](), [start]
-            while left:
-                for pid in edges.get(left.pop(), []):
-                    if pid not in found and pid in edges:
-                        found.add(pid)
-                        left.append(pid)
-            return found
-
-        ahead = reached(passage.pid)
-        if passage.pid not in ahead:
-            return []
-        return [one for one in self._parked if one.pid in ahead and passage.pid in reached(one.pid)]
-
-    def _decree(self, passage: Passage, why: Decreed) -> None:
-        """End a statement that waits for a lock, for this reason."""
-        self._parked.remove(passage)
-        passage.decreed = why
-        self._backends.cancel(passage.pid)
-        passage.drive(None)
-        self._released = True
-        self._conclude(passage)
-
-    def _overdue(self) -> bool:
-        """End those that have waited for a lock long enough; whether there were any."""
-        late = [one for one in self._parked if one.deadline <= self.seconds]
-        for one in late:
-            if one in self._parked:
-                self.counts["lock-timeouts"] += 1
-                self._decree(one, errors.LockNotAvailable)
-        return bool(late)
-
-    def _settle(self) -> bool:
-        """Let those go on, one at a time, whose lock is free now; whether one was answered."""
-        self._released = False
-        answered = False
-        while self._parked:
-            blockers = self._backends.blockers([one.pid for one in self._parked])
-            free = [one for one in self._parked if not blockers.get(one.pid)]
-            if not free:
-                break
-            one = free[int(self._random.random() * len(free))] if len(free) > 1 else free[0]
-            self._backends.go_on(one.pid)
-            if one.drive(lambda waited, one=one: self._is_blocked(one, waited)):
-                self._parked.remove(one)
-                answered = True
-                self._conclude(one)
-            else:
-                self._park(one)
-        self._released = False
-        return answered
-
     # ------------------------------------------------------------ connections and processes
 
     def drop(self, connections: Collection[SimConnection]) -> None:
@@ -336,13 +248,13 @@ class Turnstile:
         self._cut(connections)
         for one in connections:
             one.give_up()
-            self._connections.pop(one, None)
+            self._parking.connections.pop(one, None)
 
     def _cut(self, connections: Collection[SimConnection]) -> None:
         for one in connections:
             one.cut()
         self._backends.end(one.server_pid for one in connections)
-        self._released = True
+        self._parking.released = True
 
     def kill(self, process: Process) -> None:
         """The process dies now: nothing of it reaches anything any more."""
@@ -356,8 +268,12 @@ class Turnstile:
             self._waiting.remove(one)
             one.leave()
             self._turn_away(one)
-        for one in [one for one in self._parked if one.process is process]:
-            self._leave_parked(one)
+        for one in [one for one in self._parking.parked if one.process is process]:
+            if self.over:
+                self._parking.forget(one)
+            else:
+                self._parking.leave_behind(one)
+            self._turn_away(one)
         self.drop(list(process.connections))
         process.connections.clear()
         process.end()
@@ -365,26 +281,11 @@ class Turnstile:
         for told in [] if self.over else self.on_death:
             told(process)
 
-    def _leave_parked(self, passage: Passage) -> None:
-        """What waits for a lock when its process dies: it ends, or goes on when it has the lock.
-
-        A server notices that its client is gone when it answers. Until then it goes on, and what
-        was sent with a COMMIT is committed, long after the process that sent it has died.
-        """
-        if not self.over and passage.connection is not None and self._random.random() < 0.5:
-            self.counts["orphans"] += 1
-            passage.orphaned, passage.fault = True, None
-            passage.process.connections.pop(passage.connection, None)
-        else:
-            self._parked.remove(passage)
-            passage.leave()
-        self._turn_away(passage)
-
     def clear(self) -> None:
         """End what is left of those that died while they waited for locks."""
-        left, self._parked = self._parked, []
+        left = list(self._parking.parked)
         for one in left:
-            one.leave()
+            self._parking.forget(one)
         self.drop([one.connection for one in left if one.connection is not None])
 
     def _execute_doomed(self) -> None:

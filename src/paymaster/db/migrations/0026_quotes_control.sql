@@ -20,7 +20,7 @@ CREATE INDEX fee_plan_commit ON fee_plan (commit_id);
 CREATE TABLE fx_rate (
     id bigint PRIMARY KEY,
     environment_id bigint NOT NULL REFERENCES environment,
-    source text NOT NULL CHECK (source IN ('ecb', 'provider', 'operator')),
+    source text NOT NULL,
     base text NOT NULL,
     counter text NOT NULL CHECK (counter <> base),
     rate text NOT NULL,

@@ -43,15 +43,14 @@ CREATE TABLE reward_reversal (
     from_available bigint NOT NULL CHECK (from_available >= 0),
     from_reserve bigint NOT NULL CHECK (from_reserve >= 0),
     owed bigint NOT NULL CHECK (owed >= 0),
-    bearer text NOT NULL CHECK (bearer IN ('platform', 'sponsor')),
+    bearer text NOT NULL,
     entry_id bigint NOT NULL,
     reason text NOT NULL,
     actor text NOT NULL,
     reversed_at timestamptz NOT NULL,
     commit_id bigint NOT NULL,
     ordinal integer NOT NULL,
-    PRIMARY KEY (reward_id, number),
-    CHECK (amount = from_vesting + from_available + from_reserve + owed)
+    PRIMARY KEY (reward_id, number)
 );
 
 CREATE UNIQUE INDEX reward_reversal_reference ON reward_reversal (reward_id, reference)

@@ -1,0 +1,62 @@
+"""`paymaster funding`: whether what users are owed is there."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from paymaster.cli.opening import environment_of, opened
+from paymaster.compose import Deps
+from paymaster.funding.report import report
+
+
+def funding(
+    tenant: Annotated[str, typer.Option(help="Name of the app or legal entity.")] = "default",
+    mode: Annotated[str, typer.Option(help="live or test")] = "test",
+    by_kind: Annotated[
+        bool, typer.Option("--by-kind", help="Split what users have; reads all their accounts.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What users are owed against settled funds, and what each account can still pay."""
+
+    async def work(deps: Deps) -> dict[str, Any]:
+        environment = environment_of(deps, tenant, mode)
+        return await report(deps.dbs, environment.id, deps.settings.funding, by_kind=by_kind)
+
+    found = opened(work)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        _show(found)
+
+
+_COLUMNS = ("settled", "leaving", "owed", "receivable", "budgets", "commission", "fees", "missing")
+_FLOAT = ("settled", "leaving", "under_way", "queued", "free")
+
+
+def _show(found: dict[str, Any]) -> None:
+    console = Console()
+    table = Table("currency", *(name.replace("_", " ") for name in _COLUMNS))
+    for one in found["currencies"]:
+        table.add_row(one["currency"], *(one[name]["amount"] for name in _COLUMNS))
+        parts: dict[str, dict[str, str]] = one["owed_by_kind"] or {}
+        for kind, amount in parts.items():
+            table.add_row("", "", "", f"{kind} {amount['amount']}")
+    console.print(table)
+    table = Table("account", "currency", *(name.replace("_", " ") for name in _FLOAT),
+                  "runs dry", "top up")  # fmt: skip
+    for one in found["rail_accounts"]:
+        ahead = one["forecast"]
+        table.add_row(
+            one["rail_account"],
+            one["currency"],
+            *(one[name]["amount"] for name in _FLOAT),
+            ahead["runs_dry_on"] or ("-" if ahead["per_day"] else "unknown"),
+            ahead["top_up"]["amount"],
+        )
+    console.print(table)
