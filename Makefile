@@ -10,7 +10,7 @@ READY = .venv/.ready
 PYTEST = $(BIN)/python -W error -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help demo bench services test test-long mutants check lint types contracts tidy docs lock clean
+.PHONY: help sim sim-mutants demo bench services test test-long mutants check lint types contracts tidy docs lock clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,12 @@ demo: $(READY)  ## Run everything on this machine against the sandbox (ARGS=...)
 
 bench: $(READY)  ## Measure every promise about speed on this machine (ARGS="--quick --only saga")
 	$(BIN)/paymaster bench $(ARGS)
+
+sim: $(READY)  ## Simulate 1,000 seeds of 30 days with all faults; 0 violations (ARGS="--seeds 10")
+	$(BIN)/paymaster sim --seeds 1000 --workers $(WORKERS) --json $(ARGS)
+
+sim-mutants: $(READY)  ## Take each guard out of the code: the simulation must notice within 50 seeds
+	$(BIN)/paymaster sim --mutants --days 12 --users 30 $(ARGS)
 
 services:  ## Install what some tests need from Debian (root only); without it they are skipped
 	tools/set-up-services

@@ -22,16 +22,21 @@ _LOOKS = 2000
 
 
 class Gate:
-    """The row is held by a connection of its own."""
+    """The row is held by a connection of its own; another one looks who waits.
 
-    def __init__(self, world: World, connection: psycopg.AsyncConnection[Any]) -> None:
-        self._world = world
-        self._connection = connection
+    Within one transaction PostgreSQL shows the connections as they were at the first look.
+    """
+
+    def __init__(
+        self, holder: psycopg.AsyncConnection[Any], watcher: psycopg.AsyncConnection[Any]
+    ) -> None:
+        self._holder = holder
+        self._watcher = watcher
 
     async def waiting(self, count: int) -> None:
         """Until so many transactions wait for a lock."""
         for _ in range(_LOOKS):
-            cursor = await self._connection.execute(
+            cursor = await self._watcher.execute(
                 "SELECT count(*) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
@@ -43,16 +48,20 @@ class Gate:
 
     async def open(self) -> None:
         """Let them end."""
-        await self._connection.rollback()
+        await self._holder.rollback()
 
 
 @asynccontextmanager
 async def closed(world: World, cell: int = 1) -> AsyncIterator[Gate]:
     """No transaction of the cell ends inside, until the gate is opened."""
-    async with await psycopg.AsyncConnection.connect(world.owner_dsn) as connection:
-        await connection.execute(f"SELECT seq FROM cell_{cell}.head WHERE id = 1 FOR UPDATE")
-        yield Gate(world, connection)
-        await connection.rollback()
+    connect = psycopg.AsyncConnection.connect
+    async with (
+        await connect(world.owner_dsn) as holder,
+        await connect(world.owner_dsn, autocommit=True) as watcher,
+    ):
+        await holder.execute(f"SELECT seq FROM cell_{cell}.head WHERE id = 1 FOR UPDATE")
+        yield Gate(holder, watcher)
+        await holder.rollback()
 
 
 async def one_after_the_other(

@@ -6,14 +6,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
-from tests.served import Served
+from tests.served import Served, earner
+from tests.withdrawals import bring
 
 from paymaster.api.app import build_api
 from paymaster.compose import Deps
+from paymaster.kernel.ids import parse_text_id
 from paymaster.roles.serving import listen, serving
 
 SECONDS = 20
@@ -92,6 +94,12 @@ async def process(deps: Deps) -> AsyncIterator[str]:
         await app.close()
 
 
+def with_streams(deps: Deps, **changed: float) -> Deps:
+    """The same with other settings of streams."""
+    streams = deps.settings.streams.model_copy(update=changed)
+    return replace(deps, settings=deps.settings.model_copy(update={"streams": streams}))
+
+
 @asynccontextmanager
 async def reading(
     url: str,
@@ -122,3 +130,31 @@ def caller() -> httpx.AsyncClient:
 async def token_of(served: Served, name: str) -> str:
     """A token of an earner."""
     return str((await served.ok("POST", f"/v1/users/{name}/tokens"))["token"])
+
+
+_numbers = iter(range(1, 1000))
+
+
+async def new_earner(served: Served) -> tuple[str, str, str]:
+    """Name, destination, token."""
+    name = f"listener-{next(_numbers)}"
+    place = await earner(served, name, "50.00")
+    return name, place["id"], await token_of(served, name)
+
+
+async def ask(served: Served, name: str, place: str, amount: str = "1.00") -> str:
+    body = {"user": name, "destination": place, "amount": {"amount": amount, "currency": "EUR"}}
+    made = await served.ok(
+        "POST", "/v1/withdrawals", body, headers={"Idempotency-Key": f"s-{next(_numbers)}"}
+    )
+    return str(made["id"])
+
+
+async def pay(served: Served, withdrawal: str, state: str = "paid") -> None:
+    await bring(served.world, parse_text_id("wd", withdrawal).id, state)
+
+
+def told(reader: Reader) -> list[tuple[str, str]]:
+    return [
+        (one.type, one.data["data"]["id"]) for one in reader.seen if one.type.startswith("withd")
+    ]

@@ -38,9 +38,6 @@ _SUMS = """
     SELECT {n}, 'sum-zero', asset || ' sums to ' || sum(balance) FROM {s}.account
         GROUP BY asset HAVING sum(balance) <> 0
     UNION ALL
-    SELECT {n}, 'floor', kind || ' ' || owner_id || ' stands at ' || balance FROM {s}.account
-        WHERE balance < floor OR balance > ceiling
-    UNION ALL
     SELECT {n}, 'holds', 'held ' || a.owner_id || ' is ' || a.balance || ', holds say '
             || coalesce(h.remaining, 0)
         FROM {s}.account a LEFT JOIN (SELECT held_id, sum(remaining) AS remaining FROM {s}.hold

@@ -12,7 +12,7 @@ from pathlib import Path
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Refusal
 from paymaster_sim import mutants, script, writing
-from paymaster_sim.runtime import fixed_hash_seed
+from paymaster_sim.runtime import fixed_hash_seed, on_one_core
 from paymaster_sim.script import FAULTS, Script
 from paymaster_sim.shrink import shrink
 from paymaster_sim.stage import Found, Result, Stage, stage
@@ -136,6 +136,7 @@ def _arguments(options: Options) -> list[str]:
 
 
 def _here(options: Options, total: Sum) -> None:
+    on_one_core()
     changed = mutants.applied(options.mutant) if options.mutant else nullcontext()
     first = next(_scripts(options))
     with changed, stage(first.users) as made:

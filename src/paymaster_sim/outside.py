@@ -7,6 +7,7 @@ folders; notifications from the sandbox's courier to whoever listens. No socket 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
@@ -150,6 +151,8 @@ class Outside:
         )
         self.world = World(config)
         self._out = folder / "sftp" / "out"
+        self._ground = ground
+        self._dated = set[str]()
         wire.lead_to(self.world.app, ground)
 
     def open(self, bank_minor: int, float_minor: int) -> None:
@@ -217,8 +220,16 @@ class Outside:
         return None if due is None else START + timedelta(microseconds=due - _START_MICROSECONDS)
 
     def files(self) -> list[str]:
-        """The names of what the bank has laid out for us."""
-        return sorted(path.name for path in self._out.iterdir() if path.is_file())
+        """The names of what the bank has laid out for us.
+
+        Each gets the time of the run: our side reads files in the order of their times.
+        """
+        names = sorted(path.name for path in self._out.iterdir() if path.is_file())
+        moment = self._ground.clock.now().timestamp()
+        for name in sorted(set(names) - self._dated):
+            os.utime(self._out / name, (moment, moment))
+            self._dated.add(name)
+        return names
 
     def settlements(self) -> int:
         """How many days the wallet provider has closed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -66,14 +66,20 @@ class Stage:
     site: Site
     cast: Cast
 
-    def play(self, script: Script, *, keep: bool = False) -> Result:
+    def play(
+        self,
+        script: Script,
+        *,
+        keep: bool = False,
+        meddle: Callable[[World], None] | None = None,
+    ) -> Result:
         """Play a script to its end, or to its first violation. With `keep` the trace is kept."""
         with self.place.database() as database:
             strikes = Strikes()
             owner = self.place.owner_dsn(database)
             with Simulation(script.seed, owner, start=START, faults=strikes, keep=keep) as sim:
                 world = World(
-                    sim, self.site, self.place, self.cast, script, database, strikes
+                    sim, self.site, self.place, self.cast, script, database, strikes, meddle
                 )
                 try:
                     violation = _judged(sim, world)

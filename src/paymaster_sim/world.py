@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby
@@ -64,6 +64,8 @@ class World:
     script: Script
     database: str
     strikes: Strikes
+    meddle: Callable[[World], None] | None = None
+    """For tests: called after every step, before it is checked."""
     counts: Counter[str] = field(default_factory=Counter[str])
 
     def __post_init__(self) -> None:
@@ -81,6 +83,7 @@ class World:
         self._files: Sequence[str] = ()
         self._settlements = 0
         self._steps = 0
+        self._checked: dict[int, int] = {}
 
     def _build(self, process: Process) -> Deps:
         dbs = process.databases({"main": self.place.app_dsn(self.database)})
@@ -125,10 +128,16 @@ class World:
         await self.clients.ask()
         await self.clients.earn()
         await self.work()
+        if self.meddle is not None:
+            self.meddle(self)
         self.check()
 
     def check(self) -> None:
-        """What is asked after every step. Raises Violation."""
+        """What is asked after every step in which something was written. Raises Violation."""
+        seqs = self.eye.seqs()
+        if seqs == self._checked:
+            return
+        self._checked = seqs
         checks.books(self.eye)
         seen = self.eye.withdrawals()
         checks.payments(seen, self.eye.orders(), self.outside.paid())

@@ -17,12 +17,12 @@ PROCESSES = (
 )  # fmt: skip
 """The processes that can be struck."""
 
-WITHDRAWALS_PER_USER = 2.6
-_BUSY, _CLOSED = 0.5, 0.35
+WITHDRAWALS_PER_USER = 2.7
+_BUSY, _CLOSED = 0.33, 0.2
 """On which part of the days people come, and after which part of them providers report: what has
 gathered is then done together, as on a bank's Monday."""
 
-_FLOAT, _SHORT_FLOAT = 2_000_000, 30_000
+_FLOAT, _SHORT_FLOAT = 2_000_000, 60_000
 _CODES = ("wallet_blocked", "wallet_limit_exceeded", "recipient_unverified")
 
 
@@ -81,7 +81,7 @@ class _Plain:
                 yield Act(start + 8 * HOUR, "fund", data)
         events: list[tuple[int, int, int]] = []
         for person in range(self.users):
-            for _ in range(random.choice((0, 1, 2, 3, 4) if day else (2, 3, 4))):
+            for _ in range(random.choice((1, 2, 3, 4, 5) if day else (2, 3, 4))):
                 self._answered[person] += 1
                 job = random.randrange(len(cast.JOBS))
                 events.append((person, job, self._answered[person] % cast.ITEMS))
@@ -101,7 +101,7 @@ class _Plain:
             person = random.randrange(self.users)
             rail = cast.BANK if random.random() < 0.3 else cast.WALLET
             minor = random.choice((100, 150, 200, 499, 700, 1000, 1999, 2500, 4100))
-            most = 300 * (day + 2)
+            most = 250 * (day + 2)
             data: dict[str, Any] = {
                 "key": key, "person": person, "rail": rail, "minor": min(minor, most),
             }  # fmt: skip
@@ -126,8 +126,8 @@ class _Plain:
         for kind, chance in chances:
             if random.random() < chance:
                 yield Act(at, kind, {"pick": random.randrange(1000)})
-        if random.random() < 0.2:
-            yield Act(at, "top-up", {"minor": random.randint(10_000, 60_000)})
+        if random.random() < 0.4:
+            yield Act(at, "top-up", {"minor": random.randint(20_000, 80_000)})
 
 
 @dataclass(frozen=True)
@@ -243,6 +243,6 @@ _WRITERS: dict[str, Callable[[_Trouble], list[Act]]] = {
     "report-lost": lambda t: t.knob(2, "pain002_lose", 1),
     "skew": lambda t: t.processes(3, "skew", seconds=(-20, 20)),
     "stall": _stalls,
-    "crash": lambda t: t.processes(14, "crash", after=(1, 40), committed=(0, 1)),
-    "connection": lambda t: t.processes(6, "connection", after=(1, 40), committed=(0, 1)),
+    "crash": lambda t: t.processes(8, "crash", after=(1, 40), committed=(0, 1)),
+    "connection": lambda t: t.processes(4, "connection", after=(1, 40), committed=(0, 1)),
 }

@@ -55,6 +55,7 @@ def test_the_clock_goes_forward_beyond_the_months_that_were_ready(tmp_path: Path
         ("relay", "aside"),
         ("broker", "aside"),
         ("broker", "check"),
+        ("funding",),
         ("lockouts", "list"),
         ("staff", "list"),
         ("issuers", "list"),

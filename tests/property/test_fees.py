@@ -252,3 +252,26 @@ def test_the_bounds():
     assert more[0] == "insufficient-funds"
     off = FeePlan("p", 1, "EUR", "receiver", flat=5)
     assert [isinstance(fees.charge(off, Money(m, "EUR")), Charge) for m in (5, 6)] == [False, True]
+
+
+def test_without_a_plan_nothing_is_charged():
+    found = fees.charge(None, Money(7, "EUR"))
+    assert isinstance(found, Charge)
+    assert (found.amount, found.fee, found.payout, found.plan) == (7, 0, 7, None)
+
+
+def test_the_smallest_unit_can_be_exchanged_and_nothing_smaller():
+    plan = FeePlan("p", 1, "EUR", "sender", exchange=Exchange(0, ("ecb",)))
+    one = fees.exchange(plan, Money(1, "EUR"), "USD", Fraction(1))
+    assert isinstance(one, Charge)
+    assert one.payout == 1
+    back = fees.exchange_for(plan, Money(1, "USD"), Fraction(1))
+    assert isinstance(back, Charge)
+    assert back.amount == 1
+    # Half a unit goes to the even one, which is none.
+    small = fees.exchange(plan, Money(1, "EUR"), "USD", Fraction(1, 2))
+    assert not isinstance(small, Charge)
+    assert small[0] == "amount-too-small"
+    most = fees.exchange(plan, Money(MAX_MINOR, "EUR"), "USD", Fraction(2))
+    assert not isinstance(most, Charge)
+    assert most[0] == "insufficient-funds"

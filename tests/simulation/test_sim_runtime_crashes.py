@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -59,6 +60,47 @@ def test_what_strikes_a_commit(
     assert (said, values[2], values[8]) == (seen, effect, effect + 1)
     assert len(faults.struck) == 1
     assert faults.struck[0].commits
+
+
+@pytest.mark.parametrize(
+    ("fault", "reached"),
+    [(Fault.CRASH_BEFORE, False), (Fault.LOST_BEFORE, False), (Fault.CRASH_AFTER, True)],
+)
+def test_nothing_of_what_is_sent_together_leaves_before_its_turn(
+    sim_server: SimPostgres, fault: Fault, reached: bool
+) -> None:
+    """Not even when more has come together than the library likes to keep."""
+
+    async def main(sim: Simulation, database: str) -> bool:
+        sql = Sql(sim, sim_server, database, "struck")
+
+        async def together() -> None:
+            async with sql._pool.connection() as connection:
+                sending = connection.sending
+                sending.begin()
+                sending.put("BEGIN")
+                for _ in range(3):
+                    sending.put("SELECT nextval('counted'), %s::text", ("x" * 20_000,))
+                try:
+                    await sending.commit()
+                except psycopg.OperationalError:
+                    await sending.abandon()
+
+        with suppress(ProcessDied):
+            await sql.process.call(together())
+        other = Sql(sim, sim_server, database, "other")
+
+        async def counted() -> bool:
+            async with other._pool.connection() as connection:
+                found = await connection.execute("SELECT is_called FROM counted")
+                return (await found.fetchall())[0][0]
+
+        return await other.process.call(counted())
+
+    faults = At(fault, "BEGIN |", "struck")
+    run = simulate(sim_server, 1, main, setup="CREATE SEQUENCE counted", faults=lambda _: faults)
+    assert run.result is reached
+    assert len(faults.struck) == 1
 
 
 @pytest.mark.parametrize("fault", [Fault.CRASH_AFTER, Fault.LOST_AFTER])

@@ -7,10 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.desk import REASON, Desk, code, limit
 from tests.served import Served, credit, earner, serve
 from tests.stepping import new_person, set_policy, stepping
 from tests.world import PostgresServer, owner_rows
 
+from paymaster.people.staff_roles import Role
 from paymaster.roles.paying import Automatic
 
 
@@ -112,3 +114,22 @@ async def _confirms(served: Served) -> None:
     await worker.thresholds()
     ((amount,),) = owner_rows(served.world, "SELECT amount FROM withdrawal")
     assert amount == 3000
+
+
+async def test_one_person_does_not_set_what_is_paid_out_to_everybody(served: Served) -> None:
+    """Where approving a withdrawal needs two, so does what makes withdrawals by itself."""
+    desk = Desk(served)
+    await limit(served, "withdrawal.approve", "1.00")
+    anna, bea = await desk.session("anna"), await desk.session("bea", Role.RISK)
+    put = {"failover": False, "most_orders": 5, "tries_before_leaving": 3, "reason": "x",
+           "automatic": {"EUR": {"mode": "threshold", "minimum": "10.00"}}}  # fmt: skip
+    waiting = await anna.put("/v1/payout-policy", json=put)
+    assert (waiting.status_code, waiting.json()["state"]) == (202, "proposed")
+    assert (await served.ok("GET", "/v1/payout-policy"))["version"] == 0
+    path = f"/v1/approvals/{waiting.json()['approval']}/approve"
+    assert code(await anna.post(path, json=REASON)) == (403, "second-person-needed")
+    done = await bea.post(path, json=REASON)
+    assert done.json()["result"] == await served.ok("GET", "/v1/payout-policy")
+    assert done.json()["result"]["failover"] is False
+    for one in desk.open:
+        await one.aclose()

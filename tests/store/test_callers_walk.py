@@ -30,6 +30,7 @@ UPSERTS = {
     "PUT /v1/sponsors/{sponsor}",
     "PUT /v1/rail-accounts/{name}",
     "PUT /v1/fee-plans/{plan}",
+    "PUT /v1/earning-policies/{source}",
 }
 """Acts that make what is not there, under a name of the caller's own."""
 

@@ -15,7 +15,8 @@ from tests.served import Served, client, serve
 from tests.withdrawals import BANK, bring
 from tests.world import PostgresServer
 
-from paymaster.kernel.ids import parse_text_id
+from paymaster.db.tx import Actor
+from paymaster.kernel.ids import new_trace_id, parse_text_id
 from paymaster.kernel.language import LANGUAGES
 from paymaster.people import destinations
 from paymaster.withdraw import holds, words
@@ -205,8 +206,18 @@ async def test_an_unknown_code_is_told_honestly(served: Served) -> None:
 
 
 async def test_what_a_person_typed_as_proof_is_not_told(served: Served) -> None:
-    _, text, _ = await failed(served, "Ms Quetzal of the bank says so")
-    assert "Quetzal" not in json.dumps(await explained(served, text))
+    _, text, number = await in_state(served, "sending")
+    proof = "Ms Quetzal of the bank says so"
+    await served.world.dbs.cell(1).run(
+        Actor("person:pe_1"),
+        new_trace_id(),
+        lambda tx: move(tx, [Step(number, Event.REJECT, reason=proof)]),
+    )
+    said = await explained(served, text)
+    assert "Quetzal" not in json.dumps(said)
+    assert said["failure"]["fix"] == "contact-support"
+    staff = await explained(served, text, **{"for": "staff"})
+    assert staff["history"][-1]["reason"] == proof
 
 
 async def test_a_payment_that_waits_for_our_money_says_whose_turn_it_is(served: Served) -> None:

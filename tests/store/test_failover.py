@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 
-import psycopg
 import pytest
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
-from tests.scripted_rails import LAG, WINDOW, AskableRail
+from tests.scripted_rails import LAG, WINDOW, AskableRail, FileRail
 from tests.withdrawals import assert_proven, available
 from tests.world import ACTOR, PostgresServer, owner_rows
 
@@ -310,51 +309,6 @@ async def test_a_report_and_a_person_prove_as_well(payouts: Payouts, first: Aska
     assert proofs.kind_of("person:pe_1") is proofs.ProofKind.BY_HAND
 
 
-# ---------------------------------------------------------------- the last word
-
-
-async def test_a_guard_that_is_fooled_in_python_sends_nothing(
-    payouts: Payouts, first: AskableRail, second: AskableRail, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A dead order without its proof, and a `proof.earlier` that says it had one."""
-    withdrawal = await one(payouts)
-    first.before = [no("insufficient_funds")]
-    await payouts.deliver(await payouts.claim())
-    owner_rows(payouts.world, "DELETE FROM attempt_proof RETURNING 1")
-    payouts.world.clock.advance(timedelta(minutes=10))
-    assert await payouts.claim_queued("first") == [], "Python sees it"
-    ((reason,),) = owner_rows(payouts.world, "SELECT reason FROM withdrawal")
-    assert reason.startswith("attempt-unproven")
-
-    honest = proofs.earlier
-
-    async def fooled(tx, ids):  # type: ignore[no-untyped-def]
-        return {n: one._replace(proven=True) for n, one in (await honest(tx, ids)).items()}
-
-    monkeypatch.setattr(proofs, "earlier", fooled)
-    payouts.world.clock.advance(timedelta(minutes=10))
-    with pytest.raises(psycopg.errors.ForeignKeyViolation, match="attempt_earlier_is_dead"):
-        await payouts.claim_queued("first")
-    assert len(first.orders) == 1
-    assert second.orders == []
-    assert await payouts.states(withdrawal) == ("queued", ["rejected"])
-
-
-async def test_a_proof_is_written_of_dead_orders_only_and_never_changed(payouts: Payouts) -> None:
-    await one(payouts)
-    (order,) = await payouts.claim()
-    ((attempt,),) = owner_rows(payouts.world, "SELECT id FROM attempt")
-    proof = proofs.Proof(attempt, proofs.ProofKind.BY_HAND, None, "wishful")
-    await payouts.world.run(lambda tx: proofs.write(tx, [proof]))
-    assert await kinds(payouts) == []
-    await payouts.hear("first", Outcome(order.prepared.keys[0], Verdict.REJECTED, code="AC06"))
-    await payouts.world.run(lambda tx: proofs.write(tx, [proof]))
-    assert await kinds(payouts) == [("report", "AC06")]
-    for statement in ("UPDATE attempt_proof SET kind = 'x'", "DELETE FROM attempt_proof"):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await payouts.world.run(lambda tx, s=statement: tx.execute(s))  # type: ignore[misc]
-
-
 async def test_an_approved_one_that_comes_back_goes_to_no_account_where_it_died(
     payouts: Payouts, first: AskableRail
 ) -> None:
@@ -390,3 +344,40 @@ async def test_not_found_proves_nothing_while_a_sender_that_went_silent_may_wake
     await first.send(order.account.rail, order.prepared)
     await go_on(payouts, dispatcher, timedelta(hours=6), 1)
     assert await payouts.states(withdrawal) == ("paid", ["paid"])
+
+
+async def test_a_second_try_that_ended_does_not_speak_for_the_first_that_did_not(
+    payouts: Payouts, first: AskableRail, second: AskableRail
+) -> None:
+    """A sender went silent; another sent the same bytes, was not answered, and has ended."""
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    first.before = [RailUnknown("provider-silent", "No answer.")]
+    dispatcher = payouts.dispatcher()
+    await go_on(payouts, dispatcher, timedelta(minutes=3), 3)
+    assert len(first.orders) == 1, "the second try"
+    await pause(payouts, "first")
+    await go_on(payouts, dispatcher, timedelta(hours=6), 4)
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+    await first.send(order.account.rail, order.prepared)
+    await go_on(payouts, dispatcher, timedelta(hours=6), 1)
+    assert await payouts.states(withdrawal) == ("paid", ["paid"])
+    assert second.orders == []
+
+
+async def test_a_replay_that_reaches_nobody_is_no_reason_for_another_account(
+    postgres: PostgresServer,
+) -> None:
+    """The file was executed and the answer lost; then the bank cannot be reached for days."""
+    file, other = FileRail("file", batch_items=1, replay_window=WINDOW), AskableRail("other")
+    async with payout_world(postgres, file, other) as payouts:
+        withdrawal = await one(payouts)
+        file.after = [RailUnknown("transport-unproven", "?")]
+        dispatcher = payouts.dispatcher()
+        await payouts.run(dispatcher)
+        file.before = [*away(10_000)]
+        await go_on(payouts, dispatcher, timedelta(minutes=11), 12)
+        assert len(file.orders) > 6, "it was sent again"
+        assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+        assert other.orders == []
+        await assert_paid_once(payouts)

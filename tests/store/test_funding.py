@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
+from tests.planting import plant
 from tests.scripted_rails import ScriptedRail
 from tests.withdrawals import BANK, CAMPAIGN
 from tests.world import PostgresServer, World, make_world
@@ -246,6 +247,9 @@ async def test_what_the_float_does_not_cover_waits_until_there_is_more(payouts: 
     assert await left(payouts) == 9_000
     found = (await look(payouts.world.dbs, 1)).floats[payouts.accounts["wallet"].id]
     assert (found.free, found.under_way, found.queued) == (1_000, 9_000, 12_500)
+    async with one._guard.purse(payouts.accounts["wallet"]) as purse:  # type: ignore[union-attr]
+        assert purse is not None
+        assert purse.room == found.free
     # Nothing changes while nothing arrives, and all of it goes when enough has.
     payouts.world.clock.advance(timedelta(seconds=30))
     await go(payouts, one)
@@ -299,6 +303,22 @@ async def test_who_has_lost_the_lease_takes_nothing(payouts: Payouts) -> None:
                 await payouts.world.run(lambda tx: take(tx, purse, 10), cell)
 
 
+async def test_the_cells_of_one_process_count_one_after_the_other(payouts: Payouts) -> None:
+    await fill(payouts, 100)
+    guard, account = FloatGuard(payouts.world.dbs, 1, ENFORCE, LEASE), payouts.accounts["wallet"]
+
+    async def count() -> int:
+        async with guard.purse(account) as purse:
+            assert purse is not None
+            return purse.room
+
+    async with guard.purse(account):
+        second = asyncio.create_task(count())
+        await asyncio.wait([second], timeout=0.3)
+        assert not second.done()
+    assert await second == 100
+
+
 async def test_a_minimum_stays_and_other_modes_hold_nothing_back(payouts: Payouts) -> None:
     await payouts.add_account("kept", "wallet", settings={"minimum_float": "2500"})
     guard = FloatGuard(payouts.world.dbs, 1, ENFORCE, LEASE)
@@ -306,6 +326,14 @@ async def test_a_minimum_stays_and_other_modes_hold_nothing_back(payouts: Payout
     async with guard.purse(payouts.accounts["kept"]) as purse:
         assert purse is not None
         assert purse.room == 500
+    # A line that says that money went out, while the payment's own cell is asked about it.
+    line = {"state": "asked", "amount": -200, "rail_account_id": payouts.accounts["kept"].id}
+    plant(payouts.world, "cell_1", "statement_line", **line)
+    async with guard.purse(payouts.accounts["kept"]) as purse:
+        assert purse is not None
+        assert purse.room == 300
+    found = (await look(payouts.world.dbs, 1)).floats[payouts.accounts["kept"].id]
+    assert (found.unanswered, found.free) == (200, 2_800)
     await guard.give_up()
     alerts = FloatGuard(payouts.world.dbs, 1, Funding(), LEASE)
     assert not alerts.watches(payouts.accounts["wallet"])

@@ -94,11 +94,11 @@ async def test_a_tier_and_a_kind_of_destination_choose_the_figures(world: World)
     earner = await new_earner(world, "200.00")
     tiered = replace(PLAN, tiers=(Tier(5_000, 0, 0),))
     small, large = await ask(world, earner.asks("49.99"), earner.asks("50.00"), plan=tiered)
-    assert [one.charge and one.charge.fee for one in (small, large)] == [75, 0]
+    assert [one.row and one.row.fee for one in (small, large)] == [75, 0]
     other = replace(PLAN, kinds=frozenset({"wallet"}))
     [none] = await ask(world, (await new_earner(world)).asks("40.00"), plan=other)
-    assert none.charge is not None
-    assert (none.charge.fee, none.charge.plan) == (0, None)
+    assert none.row is not None
+    assert (none.row.fee, none.row.fee_plan) == (0, None)
 
 
 async def test_the_fee_comes_back_with_a_return_only_where_the_plan_says_so(world: World):
@@ -328,7 +328,7 @@ async def test_a_quote_that_nobody_used_is_forgotten_and_a_used_one_stays(world:
     earner = await abroad(world)
     unused, used = await quoted(world, earner, "1.00"), await quoted(world, earner, "2.00")
     await accepted(world, used)
-    world.clock.advance(LASTS + quote.KEPT)
+    world.clock.advance(LASTS + quote.KEPT + timedelta(microseconds=1))
     fresh = await quoted(world, earner, "3.00")
     await world.run(lambda tx: quote.forget(tx, 1000))
     assert await used_by(world, used.quote.id) is not None

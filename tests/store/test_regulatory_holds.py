@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -20,6 +20,7 @@ from tests.world import ACTOR, PostgresServer, owner_rows
 from paymaster.kernel.errors import Conflict
 from paymaster.kernel.ids import parse_text_id, text_id
 from paymaster.people.staff_roles import Role
+from paymaster.removal import inventory
 from paymaster.screen import decide as screening
 from paymaster.withdraw import checks, holds, moves
 from paymaster.withdraw.machine import Event, State
@@ -376,24 +377,14 @@ async def test_the_functions_below_the_door(served: Served) -> None:
         lambda tx: holds.place(tx, "destination", this.earner.destination_id, ORDER, "served")
     )
     assert row.placed_by == ACTOR.name
-    frozen = await served.world.run(lambda tx: _frozen(tx, this.number))
+    line = SimpleNamespace(
+        id=this.number, user_id=this.earner.user_id, destination_id=row.subject_id
+    )
+    frozen = await served.world.read(lambda tx: holds.frozen(tx, [line]))
     assert frozen == {this.number: ORDER}
+    left = await served.world.read(inventory.unfinished)
+    assert any(one.endswith("orders of authorities not lifted") for one in left)
     mine = await served.world.read(lambda tx: holds.open_of_user(tx, this.earner.user_id))
     assert [one.id for one in mine] == [row.id]
     with pytest.raises(Conflict, match="held-by-order"):
         await served.world.run(lambda tx: checks.require_free(tx, [this.number]))
-    served.world.clock.advance(timedelta(seconds=1))
-
-
-async def _frozen(tx: Any, number: int) -> dict[int, str]:
-    rows = await tx.tuples(
-        "SELECT id, user_id, destination_id FROM withdrawal WHERE id = %s", (number,)
-    )
-    return await holds.frozen(tx, [_Row(*rows[0])])
-
-
-@dataclass(frozen=True)
-class _Row:
-    id: int
-    user_id: int
-    destination_id: int

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-from tests.served import Served, earner, serve
-from tests.streaming import Reader, caller, process, reading, token_of
-from tests.withdrawals import bring
+from tests.served import Served, serve
+from tests.streaming import ask, caller, new_earner, pay, process, reading, told, with_streams
 from tests.world import PostgresServer
 
 from paymaster.api.cursors import Cursors
 from paymaster.api.stream import cursor_maker
-from paymaster.kernel.ids import Ref, parse_text_id
+from paymaster.kernel.ids import parse_text_id
 from paymaster.messages import catalogue
-from paymaster.messages.streams import GROUPS, TOPICS, Stream, frame
-from paymaster.observe import metrics_response
+from paymaster.messages.streams import GROUPS, TOPICS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LIVE = {"life_seconds": 60.0, "poll_seconds": 0.05, "per_user": 3, "resume_places": 5000}
@@ -41,34 +36,6 @@ async def served(postgres: PostgresServer, tmp_path_factory: Any) -> AsyncIterat
 async def url(served: Served) -> AsyncIterator[str]:
     async with process(served.deps) as found:
         yield found
-
-
-_numbers = iter(range(1, 1000))
-
-
-async def new_earner(served: Served) -> tuple[str, str, str]:
-    """Name, destination, token."""
-    name = f"listener-{next(_numbers)}"
-    place = await earner(served, name, "50.00")
-    return name, place["id"], await token_of(served, name)
-
-
-async def ask(served: Served, name: str, place: str, amount: str = "1.00") -> str:
-    body = {"user": name, "destination": place, "amount": {"amount": amount, "currency": "EUR"}}
-    made = await served.ok(
-        "POST", "/v1/withdrawals", body, headers={"Idempotency-Key": f"s-{next(_numbers)}"}
-    )
-    return str(made["id"])
-
-
-async def pay(served: Served, withdrawal: str, state: str = "paid") -> None:
-    await bring(served.world, parse_text_id("wd", withdrawal).id, state)
-
-
-def told(reader: Reader) -> list[tuple[str, str]]:
-    return [
-        (one.type, one.data["data"]["id"]) for one in reader.seen if one.type.startswith("withd")
-    ]
 
 
 STEPS = ["requested", "screening", "approved", "sending", "paid"]
@@ -184,120 +151,6 @@ async def test_what_was_too_long_ago_is_to_be_loaded_anew(served: Served, url: s
             assert (await reader.next()).type == "balances"
 
 
-async def test_only_so_many_streams_of_a_user(served: Served, url: str) -> None:
-    _, _, token = await new_earner(served)
-    async with AsyncExitStack() as stack:
-        readers = [await stack.enter_async_context(reading(url, token)) for _ in range(3)]
-        assert [(await one.next()).type for one in readers] == ["balances"] * 3
-        refused = await stack.enter_async_context(reading(url, token))
-        assert refused.answer.status_code == 429
-        assert refused.answer.json()["code"] == "too-many-streams"
-    for _ in range(100):
-        async with reading(url, token) as freed:
-            if freed.answer.status_code == 200:
-                break
-        await asyncio.sleep(0.02)
-    assert freed.answer.status_code == 200, "who has gone makes room"
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def short(served: Served) -> AsyncIterator[str]:
-    """A process whose streams last a moment."""
-    settings = served.deps.settings.model_copy(
-        update={
-            "streams": served.deps.settings.streams.model_copy(
-                update={
-                    "life_seconds": 0.6, "heartbeat_seconds": 0.1, "recheck_seconds": 0.2,
-                    "per_process": 2,
-                }
-            )
-        }
-    )  # fmt: skip
-    deps = type(served.deps)(
-        settings, served.deps.clock, served.deps.dbs, served.deps.secrets, served.deps.rails,
-        served.deps.http, served.deps.metrics,
-    )  # fmt: skip
-    async with process(deps) as found:
-        yield found
-
-
-async def ending(reader: Reader) -> str:
-    return str((await reader.until("end")).data["reason"])
-
-
-async def test_a_stream_ends_in_time_and_beats_meanwhile(served: Served, short: str) -> None:
-    name, place, token = await new_earner(served)
-    async with reading(short, token) as reader:
-        mark = (await reader.next()).last_id
-        await ask(
-            served,
-            "listener-1",
-            (await served.ok("GET", "/v1/users/listener-1/destinations"))["data"][0]["id"],
-        )
-        assert await ending(reader) == "reconnect"
-        with pytest.raises(StopAsyncIteration):
-            await reader.next()
-    assert reader.comments >= 2
-    assert reader.last_id != mark, "the heartbeat says how far was read, though nothing was told"
-    async with reading(short, token, last_id=reader.last_id) as again:
-        await ask(served, name, place)
-        await again.until("withdrawal.requested")
-    assert len(told(again)) == 1
-
-
-async def test_an_expired_token_ends_it(served: Served, short: str) -> None:
-    _, _, token = await new_earner(served)
-    served.world.clock.advance(timedelta(minutes=15) - timedelta(milliseconds=300))
-    async with reading(short, token) as reader:
-        assert reader.answer.status_code == 200
-        assert await ending(reader) == "token-expired"
-
-
-async def test_who_may_listen_no_more_is_cut_off(served: Served, short: str) -> None:
-    name, _, token = await new_earner(served)
-    async with reading(short, token) as reader:
-        await reader.next()
-        await served.ok("PUT", f"/v1/users/{name}", {"status": "suspended", "reason": "x"})
-        assert await ending(reader) == "user-suspended"
-    for _ in range(100):
-        if b'reason="refused"' in metrics_response(served.deps.metrics)[0]:
-            break
-        await asyncio.sleep(0.02)
-    body = metrics_response(served.deps.metrics)[0]
-    assert b'paymaster_streams_ended_total{reason="refused"} 1.0' in body
-    assert b'paymaster_streams_ended_total{reason="token-expired"} 1.0' in body
-
-
-async def test_only_so_many_streams_of_a_process(served: Served, short: str) -> None:
-    tokens = [(await new_earner(served))[2] for _ in range(3)]
-    async with AsyncExitStack() as stack:
-        readers = [await stack.enter_async_context(reading(short, one)) for one in tokens[:2]]
-        assert [(await one.next()).type for one in readers] == ["balances"] * 2
-        refused = await stack.enter_async_context(reading(short, tokens[2]))
-        assert refused.answer.status_code == 429
-
-
-async def test_a_process_that_stops_ends_its_streams_at_once(served: Served) -> None:
-    _, _, token = await new_earner(served)
-    async with AsyncExitStack() as stack:
-        async with process(served.deps) as url:
-            reader = await stack.enter_async_context(reading(url, token))
-            await reader.next()
-        assert await ending(reader) == "restart"
-
-
-async def test_a_client_that_does_not_read_is_let_go(served: Served) -> None:
-    stream = Stream(Ref(1, 1), None, room=3)
-    for number in range(3):
-        stream.put(frame("x", number))
-    assert stream.ended is None
-    stream.put(frame("x", 3))
-    assert stream.ended == "slow"
-    stream.put(frame("x", 4))
-    assert await stream.take(0.0) == b"", "nothing is kept for it"
-    assert served is not None
-
-
 async def test_two_hundred_clients_cost_one_look(served: Served, url: str) -> None:
     """The statements of the database do not grow with the clients."""
     people = [await new_earner(served) for _ in range(5)]
@@ -310,17 +163,7 @@ async def test_two_hundred_clients_cost_one_look(served: Served, url: str) -> No
         counted += "_Poller" in getattr(work, "__qualname__", "")
         return await read(work)
 
-    settings = served.deps.settings.model_copy(
-        update={
-            "streams": served.deps.settings.streams.model_copy(
-                update={"per_user": 100, "poll_seconds": 0.2}
-            )
-        }
-    )
-    deps = type(served.deps)(
-        settings, served.deps.clock, served.deps.dbs, served.deps.secrets, served.deps.rails,
-        served.deps.http, served.deps.metrics,
-    )  # fmt: skip
+    deps = with_streams(served.deps, per_user=100, poll_seconds=0.2)
     joined, everybody = asyncio.Event(), 200
     begun = 0
 
@@ -346,7 +189,7 @@ async def test_two_hundred_clients_cost_one_look(served: Served, url: str) -> No
             cell.read = read  # type: ignore[method-assign]
     expected = [[("withdrawal.requested", made[number % 5])] for number in range(everybody)]
     assert found == expected, "each hears of his own and of nobody else's"
-    assert counted <= 40, "a look serves all who listen"
+    assert 0 < counted <= 40, "a look serves all who listen"
 
 
 async def test_what_is_told_is_what_the_catalogue_says() -> None:
@@ -354,19 +197,3 @@ async def test_what_is_told_is_what_the_catalogue_says() -> None:
     assert "withdrawal.paid" in TOPICS
     assert not any(topic.startswith(("attempt", "security", "hold", "break")) for topic in TOPICS)
     assert catalogue.TYPES.keys() >= set(TOPICS)
-
-
-async def test_a_connection_that_breaks_off_is_forgotten(served: Served, url: str) -> None:
-    _, _, token = await new_earner(served)
-    port = int(url.rpartition(":")[2])
-    for _ in range(6):
-        with socket.create_connection(("127.0.0.1", port)) as raw:
-            head = "GET /v1/me/stream HTTP/1.1\r\nHost: x\r\n"
-            raw.sendall(f"{head}Authorization: Bearer {token}\r\n\r\n".encode())
-            await asyncio.sleep(0.05)
-    for _ in range(100):
-        async with reading(url, token) as reader:
-            if reader.answer.status_code == 200:
-                break
-        await asyncio.sleep(0.02)
-    assert reader.answer.status_code == 200

@@ -142,10 +142,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         try:
             os.killpg(process.pid, sign)
             process.wait(patience)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, ProcessLookupError):
             continue
-        except ProcessLookupError:
-            pass
         return
 
 

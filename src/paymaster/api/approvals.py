@@ -20,6 +20,7 @@ from paymaster.api import (
     stepup,
     tasks,
     transfers,
+    unknowns,
     withdrawal_acts,
 )
 from paymaster.api.context import Call, Operates, Reads, Staff
@@ -40,6 +41,7 @@ from paymaster.people.four_eyes import (
     EARNING_POLICY_ACT,
     FEE_PLAN_ACT,
     LIMITS_ACT,
+    PAYOUT_POLICY_ACT,
     RAIL_ACCOUNT_ACT,
     RATE_ACT,
     RULES_ACT,
@@ -207,6 +209,8 @@ async def _approve_setting(call: Call, ref: Ref, reason: str) -> Reply:
             result |= await earning_policies.put_in_force(
                 tx, row.environment_id, row.subject, asked
             )
+        elif row.act == PAYOUT_POLICY_ACT:
+            result |= await unknowns.put_in_force(tx, row.environment_id, asked)
         elif row.act == FEE_PLAN_ACT:
             result |= await rates.put_in_force(tx, row.environment_id, row.subject, asked)
         elif row.act == RATE_ACT:

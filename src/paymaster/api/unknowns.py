@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from paymaster.api.context import Call, Operates, Reads
+from paymaster.api.context import Operates, Reads
 from paymaster.api.door import Door
+from paymaster.api.guarded import WAITS, lasting, limits_of
 from paymaster.api.models import Body, Reason, Reply, Text, listing, wire
 from paymaster.api.shapes import MoneyOut, Page, Shape, Time
+from paymaster.api.shapes_staff import WAITING
 from paymaster.db.tx import CellRead, ControlTx
 from paymaster.dispatch import accounts, policy, unknowns
 from paymaster.dispatch.policy import MOST_ORDERS, PayoutPolicy
 from paymaster.dispatch.unknowns import Unknown
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.ids import text_id
+from paymaster.people import four_eyes
+from paymaster.people.four_eyes import PAYOUT_POLICY_ACT, Proposal, Waiting
 from paymaster.withdraw import automatic_schedule
 
 router = APIRouter(route_class=Door, tags=["rail accounts"])
@@ -122,29 +127,40 @@ class PayoutPolicyOut(Shape):
     version: int
 
 
-def _shown(found: PayoutPolicy) -> Reply:
-    return Reply({**found.wire(), "version": found.version})
+def _wire(found: PayoutPolicy) -> dict[str, Any]:
+    return {**found.wire(), "version": found.version}
 
 
 @router.get("/v1/payout-policy", response_model=PayoutPolicyOut)
 async def get_payout_policy(call: Reads) -> Reply:
     """Whether another account may pay with proof, and what is automatic."""
-    return _shown(await call.look(lambda tx: policy.current(tx, call.environment.id)))
+    return Reply(_wire(await call.look(lambda tx: policy.current(tx, call.environment.id))))
 
 
-@router.put("/v1/payout-policy", response_model=PayoutPolicyOut)
+@router.put("/v1/payout-policy", response_model=PayoutPolicyOut, responses=WAITING)
 async def put_payout_policy(call: Operates, body: PutPayoutPolicy) -> Reply:
-    """Replace the policy; it counts for what is decided from now on. Safe to repeat."""
-    return _shown(await _replace(call, body))
+    """Replace the policy; it counts for what is decided from now on. Safe to repeat.
 
-
-async def _replace(call: Call, body: PutPayoutPolicy) -> PayoutPolicy:
+    Where withdrawals are approved by two persons, this needs two as well.
+    """
     automatic_schedule.defaults(body.automatic)
+    limits, asked = await limits_of(call), body.model_dump(mode="json")
+    proposal = Proposal(PAYOUT_POLICY_ACT, "payout-policy", None, asked, body.reason)
+
+    async def work(tx: ControlTx) -> Waiting | Mapping[str, Any]:
+        waiting = await four_eyes.guard(tx, call.principal, limits, proposal, lasting(call))
+        return waiting or await put_in_force(tx, call.environment.id, asked)
+
+    done = await call.control(work)
+    return Reply(done.wire(), WAITS) if isinstance(done, Waiting) else Reply(done)
+
+
+async def put_in_force(
+    tx: ControlTx, environment_id: int, asked: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Carry out what was asked for, at once or once it was approved."""
+    body = PutPayoutPolicy.model_validate(asked)
     wanted = PayoutPolicy(
         body.failover, body.most_orders, body.tries_before_leaving, body.automatic
     )
-
-    async def work(tx: ControlTx) -> PayoutPolicy:
-        return await policy.replace(tx, call.environment.id, wanted, body.reason)
-
-    return await call.control(work)
+    return _wire(await policy.replace(tx, environment_id, wanted, body.reason))

@@ -40,6 +40,8 @@ Failing = Callable[[psycopg.Error], Exception | None]
 Seen = Callable[[list[tuple[Any, ...]]], Exception | None]
 """Looks at the rows as they come: what is wrong with them, if something is."""
 
+_Answers = Generator[Any, Any, list[list[pq.abc.PGresult]]]
+
 Params = Sequence[Any] | dict[str, Any] | None
 
 
@@ -267,7 +269,7 @@ class Sending:
             self.begin()
         waiting = len(self._waiting) + 3
         self._waiting.clear()
-        found = await self._connection.wait(_rolled_back(self._pgconn, waiting))
+        found = await self._connection.wait(self._rolled_back(waiting))
         self._pgconn.exit_pipeline_mode()
         if found[-2][0].status in _FAILED:
             raise errors.OperationalError("the transaction could not be rolled back")
@@ -275,8 +277,7 @@ class Sending:
     async def _take(self, *, ends: bool = False) -> None:
         fault: Exception | None = None
         self._under_way = True
-        answers = _answers(self._pgconn, len(self._waiting), ends=ends)
-        found = await self._connection.wait(answers)
+        found = await self._connection.wait(self._answers(len(self._waiting), ends=ends))
         self._under_way = False
         for [result] in found:
             reply = self._waiting.popleft()
@@ -294,6 +295,28 @@ class Sending:
         if fault is not None:
             raise fault
 
+    def _line(self) -> pq.abc.PGconn:
+        """The line to the server, asked for when the turn has come to send on it."""
+        return self._pgconn
+
+    def _rolled_back(self, count: int) -> _Answers:
+        pgconn = self._line()
+        # The first ends what was skipped after a failure; the second carries out the rollback.
+        pgconn.pipeline_sync()
+        pgconn.send_query_params(b"ROLLBACK", None)
+        return (yield from self._answers(count, ends=True))
+
+    def _answers(self, count: int, *, ends: bool) -> _Answers:
+        pgconn = self._line()
+        if ends:
+            # This sends at once, so it is done by whoever waits, like everything that is sent.
+            pgconn.pipeline_sync()
+        yield from generators.send(pgconn)
+        found: list[list[pq.abc.PGresult]] = []
+        for _ in range(count):
+            found.append((yield from generators.fetch_many(pgconn)))  # noqa: PERF401 - a generator
+        return found
+
     def _fault(self, result: pq.abc.PGresult, reply: Reply) -> Exception:
         if result.status == pq.ExecStatus.PIPELINE_ABORTED:
             return errors.InFailedSqlTransaction("a statement before this one failed")
@@ -305,25 +328,3 @@ class Sending:
             return error
         meaning.__cause__ = error
         return meaning
-
-
-def _rolled_back(
-    pgconn: pq.abc.PGconn, count: int
-) -> Generator[Any, Any, list[list[pq.abc.PGresult]]]:
-    # The first ends what was skipped after a failure; the second carries out the rollback.
-    pgconn.pipeline_sync()
-    pgconn.send_query_params(b"ROLLBACK", None)
-    return (yield from _answers(pgconn, count, ends=True))
-
-
-def _answers(
-    pgconn: pq.abc.PGconn, count: int, *, ends: bool
-) -> Generator[Any, Any, list[list[pq.abc.PGresult]]]:
-    if ends:
-        # This sends at once, so it is done by whoever waits, like everything that is sent.
-        pgconn.pipeline_sync()
-    yield from generators.send(pgconn)
-    found: list[list[pq.abc.PGresult]] = []
-    for _ in range(count):
-        found.append((yield from generators.fetch_many(pgconn)))  # noqa: PERF401 - a generator
-    return found

@@ -174,6 +174,9 @@ async def _withdrawal_items(
     routed: Mapping[int, str],
 ) -> list[_Item]:
     before = await proof.earlier(tx, [one.id for one in waiting])
+    if not all(one.proven for one in before.values()):
+        await proof.write_late(tx, list(before))
+        before = await proof.earlier(tx, list(before))
     steps = [moves.Step(one.id, moves.Event.SEND, rail_account_id=account.id) for one in waiting]
     moved = await moves.move(tx, steps, locked=waiting)
     sending = [one for one, result in zip(waiting, moved, strict=True) if result.done]

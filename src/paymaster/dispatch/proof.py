@@ -121,3 +121,21 @@ async def earlier(tx: CellRead, withdrawal_ids: Sequence[int]) -> dict[int, Earl
         (list(withdrawal_ids),),
     )
     return {row[0]: Earlier(row[1], frozenset(row[2]), row[3], row[4], row[5]) for row in rows}
+
+
+async def write_late(tx: CellTx, withdrawal_ids: Sequence[int]) -> None:
+    """Keep the proofs of orders that died before proofs were kept: their state says so alone.
+
+    Only of orders that are older than the table; a younger one without its proof is a fault.
+    """
+    rows = await tx.tuples(
+        """
+        SELECT a.id, a.code FROM attempt a
+        WHERE a.withdrawal_id = ANY(%s) AND a.state = 'rejected'
+            AND a.created_at < (SELECT applied_at FROM schema_version WHERE version = 33)
+            AND NOT EXISTS (SELECT FROM attempt_proof p WHERE p.attempt_id = a.id)
+        ORDER BY a.id
+        """,
+        (list(withdrawal_ids),),
+    )
+    await write(tx, [Proof(row[0], ProofKind.REFUSED, row[1], "state") for row in rows])

@@ -19,8 +19,8 @@ from paymaster.db.cells import Databases
 from paymaster.db.tx import Actor
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.purse import Purse
-from paymaster.funding import figures, store
-from paymaster.funding.look import all_figures
+from paymaster.funding import store
+from paymaster.funding.look import in_order
 from paymaster.kernel.ids import new_trace_id
 from paymaster.settings import Funding
 
@@ -86,7 +86,7 @@ class FloatGuard:
         return held.token
 
     async def _count(self, account: PayoutAccount, token: int) -> Purse:
-        cells = await all_figures(self._dbs, self._environment_id)
-        found = figures.floats(cells, {account.id: account.rail.currency})[account.id]
-        room = found.free - account.number(MINIMUM, 0)
-        return Purse(account.id, max(0, room), token, self._patience)
+        room = -account.number(MINIMUM, 0)
+        for cell in in_order(self._dbs, self._environment_id):
+            room += await cell.read(lambda tx: store.spare(tx, account.id, account.rail.currency))
+        return Purse(account.id, max(0, int(room)), token, self._patience)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paymaster.db.cells import Databases
+from paymaster.db.pool import CellDb
 from paymaster.db.tx import CellRead
 from paymaster.dispatch import accounts
 from paymaster.dispatch.accounts import PayoutAccount
@@ -47,8 +48,13 @@ async def look(dbs: Databases, environment_id: int) -> Picture:
 
 async def all_figures(dbs: Databases, environment_id: int) -> list[CellFigures]:
     """Of every cell, the treasury last."""
+    return [await cell.read(_figures) for cell in in_order(dbs, environment_id)]
+
+
+def in_order(dbs: Databases, environment_id: int) -> list[CellDb]:
+    """The cells of an environment as they must be read: the treasury last."""
     rows = sorted(dbs.cells(environment_id), key=lambda cell: cell.treasury)
-    return [await dbs.cell(cell.number).read(_figures) for cell in rows]
+    return [dbs.cell(cell.number) for cell in rows]
 
 
 async def split(dbs: Databases, environment_id: int) -> dict[tuple[str, str], int]:

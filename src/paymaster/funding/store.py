@@ -78,6 +78,25 @@ async def awaiting(tx: CellRead) -> dict[str, int]:
     )
 
 
+async def spare(tx: CellRead, rail_account_id: int, asset: str) -> int:
+    """A cell's part of what may still leave an account; as `figures.Float.free`."""
+    return await tx.value(
+        """
+        SELECT (
+            SELECT coalesce(-sum(balance), 0) FROM account
+            WHERE kind IN ('cash', 'clearing') AND owner_id = %(id)s AND asset = %(asset)s
+        ) - (
+            SELECT coalesce(sum(amount), 0) FROM attempt WHERE rail_account_id = %(id)s
+                AND asset = %(asset)s AND state IN ('sending', 'unknown', 'sent')
+        ) - (
+            SELECT coalesce(sum(-amount), 0) FROM statement_line WHERE rail_account_id = %(id)s
+                AND asset = %(asset)s AND state = 'asked' AND amount < 0
+        )
+        """,
+        {"id": rail_account_id, "asset": asset},
+    )
+
+
 async def split(tx: CellRead, kinds: Sequence[str]) -> dict[tuple[str, str], int]:
     """By currency and kind, what users have. Reads all their accounts."""
     rows = await tx.tuples(

@@ -67,6 +67,9 @@ FEE_PLAN_ACT = "fee_plan.put"
 RATE_ACT = "fx_rate.enter"
 """A person's entry of a rate: whoever could alone would set the price of an exchange."""
 
+PAYOUT_POLICY_ACT = "payout_policy.put"
+"""Whether another account may pay, and what is paid out to everybody without being asked for."""
+
 RAIL_ACCOUNT_ACT = "rail_account.put"
 """Taking on or changing a rail account: its settings say where money goes, and who is asked."""
 
@@ -74,6 +77,10 @@ LIFT_ACT = "hold.lift"
 """Lifting a regulatory hold; it has no amount, a setting says whether it needs two persons."""
 
 _APPROVE = "withdrawal.approve"
+_AS_APPROVALS = frozenset({
+    RULES_ACT, STEP_UP_ACT, FEE_PLAN_ACT, RATE_ACT, EARNING_POLICY_ACT, PAYOUT_POLICY_ACT,
+})  # fmt: skip
+"""Acts that need two persons where approving a withdrawal does."""
 
 DIRECTORY = 0
 """The directory's place among the cells, in ids."""
@@ -146,7 +153,7 @@ class Limits:
             return True
         if act in (LIMITS_ACT, RAIL_ACCOUNT_ACT):
             return bool(self.rows)
-        if act in (RULES_ACT, STEP_UP_ACT, FEE_PLAN_ACT, RATE_ACT, EARNING_POLICY_ACT):
+        if act in _AS_APPROVALS:
             return any(row.act == _APPROVE for row in self.rows)
         if amount is None:
             return False

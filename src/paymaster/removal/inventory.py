@@ -36,7 +36,7 @@ async def working(tx: CellRead) -> list[Working]:
 
 
 async def unfinished(tx: CellRead) -> list[str]:
-    """Money owed to users, withdrawals and holds under way, days that were not closed."""
+    """Money owed to users, withdrawals and holds under way, orders, days that were not closed."""
     found: list[str] = []
     owed = await tx.tuples(
         "SELECT asset, sum(balance)::bigint FROM account WHERE kind = ANY(%s) AND balance <> 0"
@@ -52,6 +52,8 @@ async def unfinished(tx: CellRead) -> list[str]:
     found += [f"{count} withdrawals {state}" for state, count in states]
     holds = await tx.value("SELECT count(*) FROM hold WHERE state = 'open'")
     found += [f"{holds} open holds"] if holds else []
+    orders = await tx.value("SELECT count(*) FROM legal_hold WHERE lifted_at IS NULL")
+    found += [f"{orders} orders of authorities not lifted"] if orders else []
     days, first = (
         await tx.tuples(
             "SELECT count(DISTINCT e.effective_day), min(e.effective_day) FROM entry e"

@@ -30,6 +30,9 @@ _WITH_THE_RAIL: Final = frozenset({State.SENDING, State.UNKNOWN, State.SENT, Sta
 _SAID_ONCE: Final = frozenset({"checking", "under-review"})
 """Stages of which the earner is told once, however often it goes to and fro inside."""
 
+_PEOPLE: Final = ("person:", "key:", "cli")
+"""Whose outcomes are not a provider's: the beginnings of actors."""
+
 _HIS_DESTINATION: Final = frozenset({"destination-paused", "destination-closed"})
 """Reasons for a review that are the earner's own business."""
 
@@ -88,6 +91,8 @@ class Explained:
         """What went wrong, if something did that the earner may know of."""
         row = self.summary.row
         last = self.moves[-1] if self.moves else None
+        if row.state in _OVER and last is not None and last.actor.startswith(_PEOPLE):
+            return failures.find("decided-by-hand", rail)
         if row.state in _OVER:
             # A person's reason is words; the provider's code is with the order that it was about.
             coded = self.attempt is not None and self.attempt.code and self._is_provider(last)

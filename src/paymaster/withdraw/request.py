@@ -56,7 +56,7 @@ ACT = "withdrawal.request"
 class Requested:
     """The withdrawal, or `slug` and `detail` that say why there is none, `extra` what to do.
 
-    `charge` is what it takes, where it is known.
+    `row` is the withdrawal with what it takes.
     """
 
     command: RequestWithdrawal
@@ -65,7 +65,7 @@ class Requested:
     slug: str | None = None
     detail: str | None = None
     extra: Mapping[str, str] | None = None
-    charge: Charge | None = None
+    row: store.NewRow | None = None
 
 
 async def request(
@@ -95,7 +95,6 @@ class _Draft(NamedTuple):
 
     row: store.NewRow
     hold: Reserve
-    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,9 @@ class Asked:
             fault = fault_of_facts(facts[place], tx.now)
             if fault is None and isinstance(draft, _Draft):
                 priced = price(command, facts[place], quotes, self._plans[place], tx.now)
-                judged.append(_priced(draft, priced) if isinstance(priced, Charge) else priced)
+                judged.append(
+                    _priced(draft, priced) if isinstance(priced, Charge) else priced or draft
+                )
             else:
                 judged.append(fault or draft)
         return judged
@@ -197,7 +198,7 @@ async def decide(tx: CellTx, asked: Asked, places: Sequence[int]) -> Decided:
             decided.results.append(Requested(command, None, tx.now, *refused))
             continue
         row = draft.row
-        decided.results.append(Requested(command, row.id, tx.now, charge=draft.charge))
+        decided.results.append(Requested(command, row.id, tx.now, row=row))
         decided.made.append((command, row))
         if place in proofs:
             await proof.use(tx, proofs[place], named("wd", tx.cell, row.id))
@@ -272,25 +273,25 @@ def _refused(posted: Posted) -> Fault | None:
 
 def _draft(tx: CellTx, command: RequestWithdrawal, ids: Iterator[int]) -> _Draft:
     """A withdrawal as it is when it costs nothing."""
-    amount = command.amount
+    minor, asset = command.amount.minor, command.amount.currency
     row = store.NewRow(
-        id=next(ids),
-        user_id=command.user_id,
-        destination_id=command.destination_id,
-        amount=amount.minor,
-        fee=0,
-        asset=amount.currency,
-        hold_id=next(ids),
-        entry_request=next(ids),
-        entry_release=next(ids),
-        entry_paid=next(ids),
-        entry_returned=next(ids),
-        trace_id=command.trace_id or tx.trace_id,
-        payout_amount=amount.minor,
-        payout_asset=amount.currency,
+        next(ids),
+        command.user_id,
+        command.destination_id,
+        minor,
+        0,
+        asset,
+        next(ids),
+        next(ids),
+        next(ids),
+        next(ids),
+        next(ids),
+        command.trace_id or tx.trace_id,
+        minor,
+        asset,
         quote_id=command.quote_id,
     )
-    return _Draft(row, _hold(row, amount, named("wd", tx.cell, row.id)))
+    return _Draft(row, _hold(row, command.amount, named("wd", tx.cell, row.id)))
 
 
 def _hold(row: store.NewRow, total: Money, subject: str) -> Reserve:
@@ -301,10 +302,7 @@ def _hold(row: store.NewRow, total: Money, subject: str) -> Reserve:
 
 def _priced(draft: _Draft, charge: Charge) -> _Draft:
     """The withdrawal with what it costs."""
-    row = draft.row
-    if charge.plan is None and not charge.fee and row.quote_id is None:
-        return draft._replace(charge=charge)
-    row = row._replace(
+    row = draft.row._replace(
         amount=charge.amount,
         fee=charge.fee,
         payout_amount=charge.payout,
@@ -314,7 +312,7 @@ def _priced(draft: _Draft, charge: Charge) -> _Draft:
         fee_plan=charge.plan,
         rate=charge.rate,
     )
-    return _Draft(row, _hold(row, charge.total, draft.hold.subject), charge)
+    return _Draft(row, _hold(row, charge.total, draft.hold.subject))
 
 
 def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
@@ -326,9 +324,9 @@ def _message(tx: CellTx, row: store.NewRow) -> outbox.Message:
             "id": named("wd", tx.cell, row.id),
             "user": user,
             "destination": named("de", tx.cell, row.destination_id),
-            "amount": wire(Money(row.amount, row.asset)),
-            "fee": wire(Money(row.fee, row.asset)),
-            "payout": wire(Money(row.payout_amount, row.payout_asset)),
+            "amount": wired(row.amount, row.asset),
+            "fee": wired(row.fee, row.asset),
+            "payout": wired(row.payout_amount, row.payout_asset),
             "state": WITHDRAWAL.initial.value,
             "previous_state": None,
             "number": 0,
@@ -347,10 +345,10 @@ def _act(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> audit.Act
         "amount": wire(command.amount),
     }
     if row.fee_plan is not None:
-        detail |= {"fee": wire(Money(row.fee, row.asset)), "fee_plan": row.fee_plan}
+        detail |= {"fee": wired(row.fee, row.asset), "fee_plan": row.fee_plan}
     if row.quote_id is not None:
-        payout = Money(row.payout_amount, row.payout_asset)
-        detail |= {"quote": named("qt", tx.cell, row.quote_id), "payout": wire(payout)}
+        payout = wired(row.payout_amount, row.payout_asset)
+        detail |= {"quote": named("qt", tx.cell, row.quote_id), "payout": payout}
     return audit.Act(
         ACT,
         named("wd", tx.cell, row.id),
@@ -362,7 +360,12 @@ def _act(tx: CellTx, command: RequestWithdrawal, row: store.NewRow) -> audit.Act
 
 def wire(money: Money) -> dict[str, str]:
     """Money as messages and answers write it."""
-    return {"amount": _text(money.minor, money.currency), "currency": money.currency}
+    return wired(money.minor, money.currency)
+
+
+def wired(minor: int, currency: str) -> dict[str, str]:
+    """Minor units of a currency as messages and answers write them."""
+    return {"amount": _text(minor, currency), "currency": currency}
 
 
 @lru_cache(maxsize=4096)

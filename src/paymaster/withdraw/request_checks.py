@@ -122,8 +122,8 @@ def price(
     quotes: Mapping[int, Quote],
     plans: Plans,
     now: datetime,
-) -> Charge | Fault:
-    """What a request takes, or why not.
+) -> Charge | Fault | None:
+    """What a request takes, or why not; None when it is what it asks for and nothing else.
 
     Slugs: `debt-open`; `quote-not-found` (also for another user's), `quote-used`, `quote-differs`,
     `quote-expired`; `quote-required` for another currency than the destination's, or
@@ -151,7 +151,7 @@ def price(
             return "insufficient-funds", "The available balance does not cover this."
         return Charge(amount.minor, fee, amount.currency, amount.minor, amount.currency)
     plan = choose(plans.plans, kind, takes, takes) if plans.plans else None
-    return charge(plan, amount)
+    return None if plan is None else charge(plan, amount)
 
 
 def _quoted(command: RequestWithdrawal, quote: Quote | None, now: datetime) -> Charge | Fault:

@@ -16,7 +16,6 @@ from paymaster.db.coalesce import Failed
 from paymaster.db.idempotency import Answer, Key, Stored
 from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import PaymasterError, Unprocessable
-from paymaster.kernel.money import Money
 from paymaster.withdraw.fee_plans import NO_PLANS, Plans
 from paymaster.withdraw.machine import WITHDRAWAL
 from paymaster.withdraw.request import (
@@ -27,7 +26,7 @@ from paymaster.withdraw.request import (
     decide,
     moment,
     named,
-    wire,
+    wired,
     write,
 )
 
@@ -50,8 +49,8 @@ def render(tx: CellTx, outcome: Requested, errors_url: str = "/docs/errors") -> 
     """202 with the new withdrawal, or 422 problem+json; ids and amounts only, nothing personal."""
     command = outcome.command
     trace_id = command.trace_id or tx.trace_id
-    charge = outcome.charge
-    if outcome.withdrawal_id is None or charge is None:
+    row = outcome.row
+    if row is None:
         problem = {
             "type": f"{errors_url}#{outcome.slug}",
             "title": Unprocessable.title,
@@ -64,14 +63,14 @@ def render(tx: CellTx, outcome: Requested, errors_url: str = "/docs/errors") -> 
         }
         return Answer(Unprocessable.status, msgspec.json.encode(problem))
     body = {
-        "id": named("wd", tx.cell, outcome.withdrawal_id),
+        "id": named("wd", tx.cell, row.id),
         "user": named("us", tx.cell, command.user_id),
         "destination": named("de", tx.cell, command.destination_id),
-        "amount": wire(Money(charge.amount, charge.asset)),
-        "fee": wire(Money(charge.fee, charge.asset)),
-        "fee_payer": charge.payer,
-        "payout": wire(Money(charge.payout, charge.payout_asset)),
-        "quote": None if command.quote_id is None else named("qt", tx.cell, command.quote_id),
+        "amount": wired(row.amount, row.asset),
+        "fee": wired(row.fee, row.asset),
+        "fee_payer": row.fee_payer,
+        "payout": wired(row.payout_amount, row.payout_asset),
+        "quote": None if row.quote_id is None else named("qt", tx.cell, row.quote_id),
         "state": WITHDRAWAL.initial.value,
         "requested_at": moment(outcome.requested_at),
         "trace_id": trace_id,

@@ -283,6 +283,11 @@ class NewRow(NamedTuple):
 
 async def insert(tx: CellTx, state: str, rows: Sequence[NewRow]) -> None:
     """Insert withdrawals in their first state, due at once."""
+    columns = list(map(list, zip(*rows, strict=True)))
+    plain = columns[3] == columns[12] and columns[5] == columns[13]
+    if plain and not any(map(any, columns[15:])) and set(columns[14]) == {"sender"}:
+        await _insert_plain(tx, state, columns[:12])
+        return
     await tx.send(
         """
         INSERT INTO withdrawal (id, user_id, destination_id, amount, fee, asset, hold_id,
@@ -297,7 +302,24 @@ async def insert(tx: CellTx, state: str, rows: Sequence[NewRow]) -> None:
             %s::bigint[], %s::text[])
             AS n (i, u, d, m, f, a, h, e1, e2, e3, e4, t, pm, pa, fp, fb, fn, q, r)
         """,
-        (state, tx.now, tx.now, *map(list, zip(*rows, strict=True))),
+        (state, tx.now, tx.now, *columns),
+    )
+
+
+async def _insert_plain(tx: CellTx, state: str, columns: Sequence[Sequence[object]]) -> None:
+    """Those that nothing but their amount is to be said of, which most are."""
+    await tx.send(
+        """
+        INSERT INTO withdrawal (id, user_id, destination_id, amount, fee, asset, hold_id,
+            entry_request, entry_release, entry_paid, entry_returned, state, number, due_at, tries,
+            lease_token, requested_at, trace_id, version, payout_amount, payout_asset, fee_payer,
+            fee_back)
+        SELECT i, u, d, m, f, a, h, e1, e2, e3, e4, %s, 0, %s, 0, 0, %s, t, 1, m, a, 'sender', false
+        FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+            %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+            %s::text[]) AS n (i, u, d, m, f, a, h, e1, e2, e3, e4, t)
+        """,
+        (state, tx.now, tx.now, *columns),
     )
 
 

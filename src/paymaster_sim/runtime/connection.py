@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from functools import cached_property, lru_cache, partial
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import psycopg
 from psycopg import AsyncCursor, errors, pq, waiting
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _POOL_SECONDS = 5.0
 _CONNECT_SECONDS = 30.0
 _AGAIN_SECONDS = 0.5
-_WRITTEN_MOST = 60_000
-"""Bytes that libpq keeps to itself: beyond 64 kB it would send before its turn has come."""
 _NO_LIMITS = " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
 """What would happen at a moment of the machine's time."""
 
@@ -45,13 +43,55 @@ def _text(query: object) -> str:
     return _short(query if isinstance(query, str) else str(query))
 
 
+class _Deferred:
+    """The line to the server of a pipeline: keeps what is to be sent until it may be.
+
+    The library sends by itself whenever 8 kB have come together.
+    """
+
+    def __init__(self, pgconn: pq.abc.PGconn) -> None:
+        self._pgconn = pgconn
+        self._kept: list[Callable[[], None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pgconn, name)
+
+    def send_prepare(self, *args: Any, **named: Any) -> None:
+        self._kept.append(partial(self._pgconn.send_prepare, *args, **named))
+
+    def send_query_params(self, *args: Any, **named: Any) -> None:
+        self._kept.append(partial(self._pgconn.send_query_params, *args, **named))
+
+    def send_query_prepared(self, *args: Any, **named: Any) -> None:
+        self._kept.append(partial(self._pgconn.send_query_prepared, *args, **named))
+
+    def send_flush_request(self) -> None:
+        self._kept.append(self._pgconn.send_flush_request)
+
+    def opened(self) -> pq.abc.PGconn:
+        """The turn has come: what was kept is sent."""
+        kept, self._kept = self._kept, []
+        for one in kept:
+            one()
+        return self._pgconn
+
+    def forget(self) -> None:
+        """What was kept is not sent any more."""
+        self._kept.clear()
+
+
 class _SimSending(Sending):
     """Says what it sends, and lets nothing go before its turn has come."""
 
     def __init__(self, connection: SimConnection) -> None:
         super().__init__(connection)
         self._to = connection
-        self._bytes = 0
+        self._deferred = _Deferred(self._pgconn)
+        self._pgconn = cast("pq.abc.PGconn", self._deferred)
+
+    def begin(self) -> None:
+        self._deferred.forget()
+        super().begin()
 
     def put(
         self,
@@ -61,22 +101,13 @@ class _SimSending(Sending):
         seen: Seen | None = None,
     ) -> Reply:
         self._to.texts.append(_short(sql))
-        self._bytes += len(sql)
         return super().put(sql, params, failing, seen)
-
-    def _written(self, values: Any) -> tuple[list[Any], tuple[int, ...], list[pq.Format] | None]:
-        written, types, formats = super()._written(values)
-        self._bytes += sum(len(one) + 8 for one in written if one is not None)
-        if self._bytes > _WRITTEN_MOST:
-            raise SimulationError("A transaction sends more at once than fits into the buffer.")
-        return written, types, formats
-
-    async def _take(self, *, ends: bool = False) -> None:
-        self._bytes = 0
-        await super()._take(ends=ends)
 
     def go(self) -> None:
         """Not before its turn has come."""
+
+    def _line(self) -> pq.abc.PGconn:
+        return self._deferred.opened()
 
 
 class _SimCursor(AsyncCursor[Any]):
@@ -251,7 +282,7 @@ class SimPool:
         try:
             yield taken
         finally:
-            await self._give_back(taken)
+            self._give_back(taken)
 
     async def _take(self) -> SimConnection:
         until = self._owner.turnstile.seconds + _POOL_SECONDS
@@ -299,10 +330,10 @@ class SimPool:
         await arrays.configure(made)
         return made
 
-    async def _give_back(self, connection: SimConnection) -> None:
-        if not connection.closed and connection.is_busy:
-            await connection.close()
-        if connection.closed:
+    def _give_back(self, connection: SimConnection) -> None:
+        if connection.closed or connection.is_busy:
+            if self._owner.alive:
+                self._owner.turnstile.drop([connection])
             self._owner.connections.pop(connection, None)
             self._free_place()
         else:

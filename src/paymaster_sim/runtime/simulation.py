@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -193,16 +194,30 @@ class Simulation:
         self._loop.run_forever()
 
 
-def on_one_core(worker: int = 0) -> None:
+def on_one_core() -> None:
     """Keep this process on one processor, with all that it starts from now on.
 
     Only one of the program and its server works at a time, and to wake the other on its own
-    processor takes longer than the work: on one they need half the time. Several workers are spread
-    over what there is. To be called before the server is started.
+    processor takes longer than the work: on one they need half the time. Each that calls this takes
+    one that no other has taken, while there are any. To be called before the server is started.
     """
-    if hasattr(os, "sched_setaffinity"):
-        allowed = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {allowed[worker % len(allowed)]})
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    taken = next((core for core in allowed if _takes(core)), allowed[os.getpid() % len(allowed)])
+    os.sched_setaffinity(0, {taken})
+
+
+def _takes(core: int) -> bool:
+    """Bind a name in the machine's own name space, which is free again when the process ends."""
+    held = socket.socket(socket.AF_UNIX)
+    try:
+        held.bind(f"\0paymaster-sim-core-{core}")
+    except OSError:
+        held.close()
+        return False
+    held.detach()
+    return True
 
 
 def fixed_hash_seed() -> None:

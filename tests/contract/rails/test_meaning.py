@@ -303,15 +303,29 @@ def test_after_the_first_byte_no_error_is_believed_to_have_come_before() -> None
     assert meaning.of_failure(ValueError("new in a later httpx"), began=False) is Kind.CUT_OFF
 
 
-@pytest.mark.parametrize("status", range(100, 600))
-def test_of_all_statuses_only_an_explained_4xx_is_a_no(status: int) -> None:
-    kinds = {explained: meaning.of_status(status, explained=explained) for explained in (0, 1)}
-    means = {explained: OF[kind].means for explained, kind in kinds.items()}
-    assert (means[1] is Means.REFUSED) == (
-        400 <= status < 500 and status not in {401, 403, 408, 409, 425, 429}
-    )
-    assert means[0] is not Means.REFUSED
-    assert (Means.SAFE in means.values()) == (status in {401, 403, 425, 429})
+class _Late(httpx.AsyncBaseTransport):
+    """Gives bytes to a connection, and then says that there was none."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.extensions["trace"]("http11.send_request_headers.started", {})
+        raise httpx.ConnectError("there was no connection", request=request)
+
+
+async def test_a_call_remembers_that_bytes_have_left() -> None:
+    async with new_client(_Late()) as client:
+        with pytest.raises(RailUnknown):
+            await call(client, "POST", "http://127.0.0.1:1", headers={}, body=b"x")
+
+
+def test_of_all_statuses_only_an_explained_4xx_is_a_no() -> None:
+    door, same = {401, 403, 425, 429}, {408, 409}
+    for status in range(100, 600):
+        coded = OF[meaning.of_status(status, explained=True)].means
+        bare = OF[meaning.of_status(status, explained=False)].means
+        definite = 400 <= status < 500 and status not in door | same
+        assert (coded is Means.REFUSED) == definite, status
+        assert bare is not Means.REFUSED, status
+        assert (coded is Means.SAFE) == (bare is Means.SAFE) == (status in door), status
 
 
 class _Slow:
