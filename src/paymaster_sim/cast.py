@@ -174,9 +174,7 @@ async def _person(deps: Deps, number: int) -> Person:
     for kind, given in details.values():
 
         async def claim(tx: ControlTx, kind: str = kind, given: dict[str, str] = given) -> int:
-            return await destinations.claim(
-                tx, sealer, ENVIRONMENT, ref, kind, CURRENCY, given
-            )
+            return await destinations.claim(tx, sealer, ENVIRONMENT, ref, kind, CURRENCY, given)
 
         await dbs.control.run(ACTOR, new_trace_id(), claim)
     return Person(name, ref, await dbs.cell(ref.cell).run(ACTOR, new_trace_id(), work), payees)

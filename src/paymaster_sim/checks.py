@@ -25,7 +25,7 @@ WENT_OUT = frozenset({"pending", "paid", "returned"})
 """States of a payment out there that is, was, or will be with the payee."""
 
 
-class Violation(Exception):  # noqa: N818 - it is what the checks look for, not a fault of theirs
+class Violation(Exception):
     """Something that must never be was found."""
 
     def __init__(self, name: str, detail: str) -> None:
@@ -160,7 +160,8 @@ def agreed(seen: Sequence[Seen], orders: Sequence[Order], paid: Sequence[Paid]) 
         expected = [one.state] if one.state in {"paid", "returned"} else []
         if real != expected:
             raise Violation(
-                "books-differ", f"withdrawal {one.id} of cell {one.cell} is {one.state} here,"
+                "books-differ",
+                f"withdrawal {one.id} of cell {one.cell} is {one.state} here,"
                 f" {real or 'never paid'} out there",
             )
 
@@ -193,8 +194,8 @@ def acknowledged(
     for cell, count in per_cell.items():
         if count > accepted(cell):
             raise Violation(
-                "asked-once-made-twice", f"cell {cell} has {count} withdrawals, clients asked for"
-                f" {accepted(cell)}",
+                "asked-once-made-twice",
+                f"cell {cell} has {count} withdrawals, clients asked for {accepted(cell)}",
             )
 
 

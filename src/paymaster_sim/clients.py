@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from paymaster.api.hot import Hot
 from paymaster.db.idempotency import Answer, Key
-from paymaster.db.tx import Actor
+from paymaster.db.tx import Actor, CellTx
 from paymaster.earn import ingest
 from paymaster.earn.event import Status
 from paymaster.earn.intake import parse
@@ -28,6 +28,7 @@ from paymaster_sim.place import ENVIRONMENT
 from paymaster_sim.roles import Role, told
 from paymaster_sim.runtime import ProcessDied
 
+T = TypeVar("T")
 APP = Actor("key:sim")
 CREDENTIAL, ROUTE = 7, "/v1/withdrawals"
 
@@ -135,7 +136,9 @@ class Clients:
         user_id = self.cast.people[wish.person].ref.id
         await self.write(cell, APP, lambda tx: moves.cancel(tx, user_id, number))
 
-    async def write(self, cell: int, actor: Actor, work: Any) -> Any:
+    async def write(
+        self, cell: int, actor: Actor, work: Callable[[CellTx], Awaitable[T]]
+    ) -> T | None:
         """One act through the API; None when it was refused, or its process died."""
         try:
             await self.api.up()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import typer
 
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Refusal
@@ -121,10 +122,10 @@ def main_mutants(options: Options) -> int:
                     break
         if found is None:
             survivors += 1
-            print(f"{name}: SURVIVED {tried} seeds without \"{mutant.guard}\"", flush=True)
+            typer.echo(f'{name}: SURVIVED {tried} seeds without "{mutant.guard}"')
         else:
-            print(f"{name}: after {tried} seeds: {_sentence(found)}", flush=True)
-    print(f"{len(mutants.MUTANTS) - survivors} of {len(mutants.MUTANTS)} mutants found")
+            typer.echo(f"{name}: after {tried} seeds: {_sentence(found)}")
+    typer.echo(f"{len(mutants.MUTANTS) - survivors} of {len(mutants.MUTANTS)} mutants found")
     return 1 if survivors else 0
 
 
@@ -179,17 +180,16 @@ def _sentence(found: Found) -> str:
 
 def _report(options: Options, total: Sum, seconds: float) -> None:
     if options.as_json:
-        print(json.dumps(total.wire(seconds)))
+        typer.echo(json.dumps(total.wire(seconds)))
         return
-    print(
+    typer.echo(
         f"{total.seeds} seeds, {total.withdrawals} withdrawals, {total.faults} faults,"
         f" {total.crashes} crashes, {total.steps} steps in {seconds:.1f} s:"
         f" {len(total.violations)} violations"
     )
     for found in total.violations:
-        print(f"  seed {found['seed']}: {found['invariant']}: {found['detail']}")
+        typer.echo(f"  seed {found['seed']}: {found['invariant']}: {found['detail']}")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
+    typer.echo(text, err=True)

@@ -33,7 +33,7 @@ async def finish(world: World) -> None:
         seen = world.eye.withdrawals()
         open_ones = any(one.state not in ENDS for one in seen) or world.clients.waiting()
         quiet = 0 if open_ones else quiet + 1
-        if quiet > _BOOKED_AFTER_DAYS or day >= DAYS and open_ones:
+        if quiet > _BOOKED_AFTER_DAYS or (day >= DAYS and open_ones):
             break
     for role in world.roles.values():
         await role.idle()
@@ -85,15 +85,17 @@ async def _prove(world: World) -> None:
 
 async def _verify(world: World) -> None:
     relay = world.roles["relay"]
-    lanes = [f"seal:cell:{n}" for n in CELLS] + ["seal:control"]
     for _ in range(_BLOCKS):
-        await relay.lanes(lanes)
+        await world.seal()
+        await relay.idle()
     await relay.up()
     dbs = relay.deps.dbs
     places: list[CellDb | ControlDb] = [dbs.control, *(dbs.cell(n) for n in CELLS)]
     for place in places:
         report = await relay.call(seal_verify.verify(place))
         for finding in report.findings:
-            raise Violation("chain", f"{finding.chain}: {finding.table} {finding.key} {finding.what}")
+            raise Violation(
+                "chain", f"{finding.chain}: {finding.table} {finding.key} {finding.what}"
+            )
         if not report.blocks:
             raise Violation("chain", f"{report.chain} was never sealed")

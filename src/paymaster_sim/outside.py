@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from typing import cast as cast_
 
 import httpx
 from starlette.types import ASGIApp
@@ -99,10 +100,12 @@ def asked(app: ASGIApp, request: httpx.Request) -> httpx.Response:
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    _at_once(app(scope, receive, send))
+    _at_once(cast_("Coroutine[Any, Any, None]", app(scope, receive, send)))
     start = next(one for one in sent if one["type"] == "http.response.start")
     content = b"".join(one.get("body", b"") for one in sent if one is not start)
-    return httpx.Response(start["status"], headers=start["headers"], content=content, request=request)
+    return httpx.Response(
+        start["status"], headers=start["headers"], content=content, request=request
+    )
 
 
 def _at_once(work: Coroutine[Any, Any, T]) -> T:

@@ -51,9 +51,7 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.outside = root / "outside"
-        self._server = EmbeddedPostgres(
-            root / "postgres", settings=_SETTINGS, exit_with_owner=True
-        )
+        self._server = EmbeddedPostgres(root / "postgres", settings=_SETTINGS, exit_with_owner=True)
         self._template = f"template_{secrets.token_hex(4)}"
         self._number = 0
 

@@ -55,6 +55,7 @@ async def _cancel(world: World, _: Act, data: Data) -> None:
 async def _close(world: World, _: Act, data: Data) -> None:
     world.outside.close_day(world.ground.clock)
     await world.work()
+    await world.seal()
     if data.get("prove"):
         await world.roles["reconcile"].lanes(["runs:sim/test"])
 

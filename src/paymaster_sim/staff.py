@@ -127,8 +127,10 @@ class Staff:
 
     async def top_up(self, minor: int) -> None:
         """Move money from the bank to the wallet provider."""
-        deps = self.desk.api.deps
-        there = self.desk.cast.accounts
+        deps, there = self.desk.api.deps, self.desk.cast.accounts
+        known = await self._known()
+        if known is None:
+            return
 
         async def work(tx: CellTx) -> Any:
             order = transfer.Order(
@@ -136,9 +138,7 @@ class Staff:
             )
             return await transfer.request(tx, known, deps.rails, [order])
 
-        known = await self._known()
-        if known is not None:
-            await self.desk.write(CELLS[0], PERSON, work)
+        await self.desk.write(CELLS[0], PERSON, work)
 
     async def _known(self) -> dict[int, PayoutAccount] | None:
         try:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from paymaster_sim.runtime import Fault, Step
 
-
 _CALLS = "POST"
 
 

@@ -17,7 +17,6 @@ from paymaster.kernel.ids import new_trace_id
 from paymaster.settle.webhook import receive
 from paymaster_sim import cast, checks
 from paymaster_sim.cast import Cast
-from paymaster_sim.checks import Violation
 from paymaster_sim.clients import Clients
 from paymaster_sim.clock import START, moment, seconds
 from paymaster_sim.ending import finish
@@ -73,9 +72,7 @@ class World:
         self.outside = Outside(place.outside, ground, self.script.seed, self.site.wire)
         self.bell = self.outside.bell(self._rings)
         self.eye = Eye(place.owner_dsn(self.database), self.cast.accounts[cast.BANK])
-        self.roles = {
-            name: Role(ground, name, kind, self._build) for name, kind in KINDS.items()
-        }
+        self.roles = {name: Role(ground, name, kind, self._build) for name, kind in KINDS.items()}
         self.clients = Clients(self.roles["api"], self.cast)
         self.staff = Staff(self.clients, self.eye, self.outside)
         self.skews: dict[str, timedelta] = {}
@@ -155,13 +152,17 @@ class World:
             due = self.eye.due(self.ground.clock.now())
             due += self._letters()
             again = again + 1 if due == before else 0
-            if not due and not rung or again == len(_PAUSES):
+            if (not due and not rung) or again == len(_PAUSES):
                 break
             await self._wake(due)
             await asyncio.sleep(_PAUSES[again])
             before = due
         if self._steps % SEAL_EVERY == 0:
-            await self.roles["relay"].lanes([f"seal:cell:{n}" for n in CELLS] + ["seal:control"])
+            await self.seal()
+
+    async def seal(self) -> None:
+        """What was committed goes into the chain, one block of each schema."""
+        await self.roles["relay"].lanes([f"seal:cell:{n}" for n in CELLS] + ["seal:control"])
 
     def _letters(self) -> list[Due]:
         """Something new lies at a provider for us."""
@@ -210,4 +211,3 @@ class World:
             self.clients.refused[error.slug] += 1
             return error.status
         return 204
-

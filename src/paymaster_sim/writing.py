@@ -186,6 +186,12 @@ class _Trouble:
             )
         return found
 
+    def refusal(self, at: int, person: int) -> Act:
+        """The next payment to a wallet is refused once."""
+        code = "wallet_limit_exceeded"
+        data = {"person": person, "rail": cast.WALLET, "outcome": "reject", "code": code}
+        return self.act(at, "fate", after=0, **data)
+
     def processes(self, per_month: float, kind: str, **ranges: tuple[int, int]) -> list[Act]:
         """Something that befalls a process."""
         found: list[Act] = []
@@ -209,13 +215,8 @@ def _stalls(trouble: _Trouble) -> list[Act]:
         for name in ("dispatch-1", "dispatch-2"):
             seconds = trouble.random.randint(100, 4000)
             found.append(trouble.act(at, "stall", process=name, seconds=seconds, before=before))
-        for person in () if before else sorted({*trouble.waves[at]}):
-            found.append(
-                trouble.act(
-                    at, "fate", person=person, rail=cast.WALLET, outcome="reject",
-                    code="wallet_limit_exceeded", after=0,
-                )
-            )  # fmt: skip
+        askers = () if before else sorted({*trouble.waves[at]})
+        found += [trouble.refusal(at, person) for person in askers]
         found.append(trouble.act(at, "knob", webhook_late=8, late_seconds=DAY_SECONDS // 2))
     return found
 
@@ -225,9 +226,7 @@ _WRITERS: dict[str, Callable[[_Trouble], list[Act]]] = {
     "answer-lost": lambda t: t.knob(7, "drop_answers", 2),
     "error-before": lambda t: t.knob(5, "fail_before", 2),
     "error-after": lambda t: t.knob(5, "fail_after", 2),
-    "slow": lambda t: [
-        t.act(at, "slow", count=t.random.randint(1, 2)) for at in t.before_waves(4)
-    ],
+    "slow": lambda t: [t.act(at, "slow", count=t.random.randint(1, 2)) for at in t.before_waves(4)],
     "unreachable": lambda t: [
         t.act(at, "unreachable", count=t.random.randint(1, 4)) for at in t.before_waves(4)
     ],

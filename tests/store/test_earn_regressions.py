@@ -192,9 +192,9 @@ async def test_several_parts_in_one_batch(claw: Clawing):
 
 async def test_what_a_claw_back_may_not_name(claw: Clawing):
     await claw.earning.put_task({"kind": "count", "event": "done", "count": 2}, "two")
-    await claw.send("two")
+    await claw.earning.send(event("began", "u1", "started", task="two"))
     with pytest.raises(Unprocessable, match="event-earned-nothing"):
-        await claw.claw_back("u1-two")
+        await claw.claw_back("began")
     await claw.earn()
     with pytest.raises(Unprocessable, match="event-of-another"):
         await claw.claw_back("u1-t1", user="u2")
@@ -204,4 +204,23 @@ async def test_what_a_claw_back_may_not_name(claw: Clawing):
     with pytest.raises(Conflict, match="reversal-conflict"):
         await claw.claw_back("u1-t1", 6, "cb")
     assert await claw.world.run(reward.mature_due) == 0
+    await claw.prove()
+
+
+async def test_an_install_taken_back_before_the_pattern_is_complete_earns_nothing(claw: Clawing):
+    rule = {"kind": "count", "event": "opened", "count": 2, "after": "installed"}
+    await claw.earning.put_task(rule, "app")
+    for number, kind in enumerate(("installed", "opened")):
+        await claw.earning.send(event(f"one-{number}", "u1", kind, task="app"))
+        await claw.earning.send(event(f"two-{number}", "u2", kind, task="app"))
+    for _ in range(2):
+        assert await claw.claw_back("one-0") == clawback.Taken(Fate.KEPT)
+    assert await claw.world.read(lambda tx: clawback.waiting(tx, None, 10)) == []
+    last = [event(f"{user}-2", user, "opened", task="app") for user in ("u1", "u2")]
+    told = [one.status for one in await claw.earning.send(*last)]
+    assert told == [Status.RECORDED, Status.REWARDED]
+    with pytest.raises(Unprocessable, match="event-earned-nothing"):
+        await claw.claw_back("two-0", user="u2")
+    assert (await claw.claw_back("u2-2", user="u2")).fate is Fate.REVERSED
+    assert [await claw.balance(user) for user in ("u1", "u2")] == [{}, {}]
     await claw.prove()

@@ -28,8 +28,7 @@ from paymaster.api.shapes_staff import WAITING
 from paymaster.api.users import UserPath
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.earn import clawback, debt
-from paymaster.earn.clawback import ClawBack, Fate
-from paymaster.earn.store.reversals import EarlyRow
+from paymaster.earn.clawback import ClawBack, EarlyRow, Fate
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money

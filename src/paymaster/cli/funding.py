@@ -35,28 +35,34 @@ def funding(
         _show(found)
 
 
-_COLUMNS = ("settled", "leaving", "owed", "receivable", "budgets", "commission", "fees", "missing")
+_FIGURES = (
+    "settled", "leaving", "between_cells", "transit", "owed", "receivable", "debts", "budgets",
+    "commission", "fees", "cover", "missing",
+)  # fmt: skip
 _FLOAT = ("settled", "leaving", "under_way", "queued", "free")
 
 
 def _show(found: dict[str, Any]) -> None:
     console = Console()
-    table = Table("currency", *(name.replace("_", " ") for name in _COLUMNS))
-    for one in found["currencies"]:
-        table.add_row(one["currency"], *(one[name]["amount"] for name in _COLUMNS))
-        parts: dict[str, dict[str, str]] = one["owed_by_kind"] or {}
-        for kind, amount in parts.items():
-            table.add_row("", "", "", f"{kind} {amount['amount']}")
+    currencies: list[dict[str, Any]] = found["currencies"]
+    split: list[dict[str, dict[str, str]]] = [one["owed_by_kind"] or {} for one in currencies]
+    table = Table("", *(one["currency"] for one in currencies))
+    for name in _FIGURES:
+        table.add_row(name.replace("_", " "), *(one[name]["amount"] for one in currencies))
+        for kind in sorted(set[str]().union(*split)) if name == "owed" else ():
+            parts = (part.get(kind, {}).get("amount", "") for part in split)
+            table.add_row(f"  {kind}", *parts)
     console.print(table)
-    table = Table("account", "currency", *(name.replace("_", " ") for name in _FLOAT),
-                  "runs dry", "top up")  # fmt: skip
+    table = Table()
+    for name in ("account", *_FLOAT, "runs dry", "top up"):
+        table.add_column(name.replace("_", " "), no_wrap=name == "runs dry")
     for one in found["rail_accounts"]:
         ahead = one["forecast"]
+        dry = ahead["runs_dry_on"] or ("-" if ahead["per_day"] else "unknown")
         table.add_row(
-            one["rail_account"],
-            one["currency"],
+            f"{one['rail_account']} {one['currency']}",
             *(one[name]["amount"] for name in _FLOAT),
-            ahead["runs_dry_on"] or ("-" if ahead["per_day"] else "unknown"),
+            dry,
             ahead["top_up"]["amount"],
         )
     console.print(table)

@@ -60,7 +60,9 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
         "used_at", "version",
     ),
     "factor_guard": ("cooling_until", "version"),
-    "task_state": ("state", "number", "rewards", "expires_at", "updated_at", "version"),
+    "task_state": (
+        "state", "number", "rewards", "expires_at", "updated_at", "version", "barred",
+    ),
     "reward": (
         "state", "remaining", "due_at", "lease_token", "version", "matures_at", "taken",
         "waits_for", "exempt",

@@ -21,6 +21,18 @@ from paymaster.earn.store.reversals import EarlyRow
 from paymaster.kernel.errors import Conflict, Unprocessable
 from paymaster.kernel.money import Money
 
+__all__ = [
+    "ClawBack",
+    "EarlyRow",
+    "Fate",
+    "Taken",
+    "apply_due",
+    "keep",
+    "reward_of",
+    "take",
+    "waiting",
+]
+
 SOONEST, LATEST = timedelta(minutes=1), timedelta(hours=1)
 """Between tries of one that waits for its reward."""
 
@@ -50,7 +62,8 @@ class Fate(StrEnum):
 
     REVERSED = "reversed"
     KEPT = "kept"
-    """Its event or reward has not come; when it comes, this is applied."""
+    """Its event or reward has not come; when it comes, this is applied. Or the event is part of a
+    pattern that is not complete: it never will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,8 @@ async def keep(tx: CellTx, command: ClawBack) -> int | None:
             raise Unprocessable("event-of-another", "The event is another user's.")
         return number
     if await store.forestalled(tx, *command.key) is False:
+        if command.amount is None and await store.bar(tx, *command.key, command.user_id):
+            return await _keep(tx, command, None, tx.now)
         raise Unprocessable(
             "event-earned-nothing", "The event is there and brought no reward to take back."
         )
@@ -106,7 +121,9 @@ async def keep(tx: CellTx, command: ClawBack) -> int | None:
     return await _keep(tx, command, tx.now if command.amount is not None else None)
 
 
-async def _keep(tx: CellTx, command: ClawBack, due_at: datetime | None) -> None:
+async def _keep(
+    tx: CellTx, command: ClawBack, due_at: datetime | None, met_at: datetime | None = None
+) -> None:
     amount = command.amount
     row = EarlyRow(
         command.source,
@@ -119,7 +136,7 @@ async def _keep(tx: CellTx, command: ClawBack, due_at: datetime | None) -> None:
         tx.actor.name,
         tx.now,
         due_at,
-        None,
+        met_at,
     )
     if await store.keep_early(tx, row):
         subject = f"{command.source}/{command.event_id}"

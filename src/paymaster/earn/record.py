@@ -340,7 +340,7 @@ def _patterns(
     """The last new event of each pattern that is complete now, with its occurrence."""
     counting: dict[Pair, list[Item]] = {}
     for item in items:
-        if item.shows is COUNTS and states.rewards(item.pair) == 0:
+        if item.shows is COUNTS and states.open(item.pair):
             counting.setdefault(item.pair, []).append(item)
     day = partial(_day, tx.time_zone, {})
     earned: list[tuple[Item, str]] = []

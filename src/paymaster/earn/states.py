@@ -48,7 +48,12 @@ class States:
 
     def counts(self, pair: Pair) -> bool:
         """Whether what the user did before can still make a pattern complete."""
-        return pair not in self._made and self._rows[pair].rewards == 0
+        return pair not in self._made and self.open(pair)
+
+    def open(self, pair: Pair) -> bool:
+        """Whether a pattern can still be earned: nothing of it was taken back before it was."""
+        row = self._rows[pair]
+        return row.rewards == 0 and not row.barred
 
     def rewards(self, pair: Pair) -> int:
         """How many rewards the user has had for the task."""

@@ -29,6 +29,9 @@ ALTER TABLE reward ADD COLUMN policy_id bigint,
     ADD COLUMN waits_for text,
     ADD COLUMN exempt boolean NOT NULL DEFAULT false;
 
+-- An event was taken back that counts towards a pattern not earned yet: it never will be.
+ALTER TABLE task_state ADD COLUMN barred boolean NOT NULL DEFAULT false;
+
 -- One row a reversal. `from_*` and `owed` are what was moved from where; `bearer` is who bears what
 -- of the debt is written off.
 CREATE TABLE reward_reversal (

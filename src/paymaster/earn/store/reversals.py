@@ -130,6 +130,24 @@ async def forestalled(tx: CellRead, source: str, event_id: str) -> bool | None:
     )
 
 
+async def bar(tx: CellTx, source: str, event_id: str, user_id: int) -> bool:
+    """Let a pattern never be earned towards which an event counts.
+
+    False when there is none, or it was earned. Whoever judges it at this moment is waited for.
+    """
+    return bool(
+        await tx.execute(
+            """
+            UPDATE task_state s SET barred = true, version = s.version + 1
+            FROM event e WHERE e.source = %s AND e.event_id = %s AND e.user_id = %s
+                AND e.outcome = 'counts' AND s.user_id = e.user_id AND s.task_id = e.task_id
+                AND s.rewards = 0
+            """,
+            (source, event_id, user_id),
+        )
+    )
+
+
 async def keep_early(tx: CellTx, row: EarlyRow) -> bool:
     """Keep a reversal that came before its reward; False when it is kept already."""
     return bool(

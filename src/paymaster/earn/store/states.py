@@ -35,6 +35,7 @@ class StateRow:
     number: int
     rewards: int
     home_cell: int
+    barred: bool = False
 
 
 class MoveRow(NamedTuple):
@@ -92,10 +93,10 @@ async def _lock_states(tx: CellTx, pairs: Sequence[Pair]) -> dict[Pair, StateRow
     """Locked one by one in the order of `pairs`, each by a probe of the key."""
     rows = await tx.tuples(
         """
-        SELECT s.user_id, s.task_id, s.state, s.number, s.rewards, s.home_cell
+        SELECT s.user_id, s.task_id, s.state, s.number, s.rewards, s.home_cell, s.barred
         FROM unnest(%s::bigint[], %s::bigint[]) AS n (user_id, task_id)
         CROSS JOIN LATERAL (
-            SELECT user_id, task_id, state, number, rewards, home_cell FROM task_state
+            SELECT user_id, task_id, state, number, rewards, home_cell, barred FROM task_state
             WHERE user_id = n.user_id AND task_id = n.task_id FOR UPDATE
         ) s
         """,
