@@ -74,8 +74,7 @@ async def quoted(
     )
 
     async def work(tx: CellTx) -> Quote:
-        to = await quote.destination_of(tx, wanted)
-        return await quote.make(tx, wanted, to, Terms(plan, rate, {}, lasts))
+        return await quote.make(tx, wanted, Terms(plan, rate, {}, lasts))
 
     return Quoted(earner, await world.run(work))
 

@@ -35,7 +35,7 @@ async def _fund(world: World, _: Act, data: Data) -> None:
 async def _earn(world: World, act: Act, data: Data) -> None:
     lines = [
         cast.event(
-            f"{act.at}/{place}", world.cast.people[person].name, cast.JOBS[job], item,
+            f"{act.at}/{place}", world.cast.people[int(person)].name, cast.JOBS[int(job)], item,
             moment(act.at),
         )
         for place, (person, job, item) in enumerate(data["events"])
@@ -88,7 +88,7 @@ async def _knob(world: World, _: Act, data: Data) -> None:
 
 
 async def _fate(world: World, _: Act, data: Data) -> None:
-    payee = world.cast.people[data["person"]].payees[data["rail"]]
+    payee = world.cast.people[int(data["person"])].payees[str(data["rail"])]
     world.outside.foretell(payee, data["outcome"], data["code"], data["after"])
 
 

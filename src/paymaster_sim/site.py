@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from paymaster.rails.registry import Registry
 from paymaster.secrets.generated import LOCAL_KEYS
 from paymaster.secrets.opening import Secrets, open_secrets
 from paymaster.settings import Settings
+from paymaster.settings.load import PREFIX
 from paymaster_sim.outside import Wire
 
 LEASE_SECONDS = 60
@@ -55,7 +58,8 @@ def make(folder: Path) -> Site:
         "limits": {"destination_cooling_seconds": 0},
         "secrets": {"stores": ["environment"]},
     }
-    settings = Settings(**given)
+    with _unset():
+        settings = Settings(**given)
     keys = {
         f"PAYMASTER_SECRET__{name.upper().replace('-', '_')}": "base64:"
         + base64.b64encode(secrets.token_bytes(32)).decode()
@@ -63,3 +67,15 @@ def make(folder: Path) -> Site:
     }
     wire = Wire()
     return Site(settings, open_secrets(settings, keys), Metrics(), wire, new_client(wire))
+
+
+@contextmanager
+def _unset() -> Generator[None]:
+    """Settings of an installation that happen to be in the environment do not count here."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    for name in ours:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(ours)

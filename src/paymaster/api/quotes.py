@@ -56,7 +56,7 @@ async def make_quote(call: OwnWithdrawals, body: AskQuote) -> Reply:
 
     limits, plans = await call.look(rules)
     terms = await _terms(call, wanted, to, limits, plans)
-    made = await call.write(cell, lambda tx: quotes.make(tx, wanted, to, terms))
+    made = await call.write(cell, lambda tx: quotes.make(tx, wanted, terms))
     return Reply(quotes.shown(ref.cell, made), 201)
 
 

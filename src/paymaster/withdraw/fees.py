@@ -105,7 +105,7 @@ def choose(plans: Iterable[FeePlan], kind: str, currency: str, payout: str) -> F
     return min(fitting, key=lambda plan: plan.rank, default=None)
 
 
-class Line(NamedTuple):
+class FeeLine(NamedTuple):
     """A line of a fee in minor units; `maximum` takes off. `ppm` belongs to `percent`."""
 
     name: Literal["flat", "percent", "minimum", "maximum"]
@@ -113,22 +113,22 @@ class Line(NamedTuple):
     ppm: int | None = None
 
 
-def fee_lines(plan: FeePlan, base: int) -> tuple[Line, ...]:
+def fee_lines(plan: FeePlan, base: int) -> tuple[FeeLine, ...]:
     """The fee on an amount, line by line: what each adds to those before it."""
     flat, ppm = plan.flat, plan.ppm
     for tier in plan.tiers:
         if tier.since <= base:
             flat, ppm = tier.flat, tier.ppm
-    lines: list[Line] = []
+    lines: list[FeeLine] = []
     if flat:
-        lines.append(Line("flat", flat))
+        lines.append(FeeLine("flat", flat))
     if ppm:
-        lines.append(Line("percent", half_even(base * ppm, PPM), ppm))
+        lines.append(FeeLine("percent", half_even(base * ppm, PPM), ppm))
     total = sum(line.minor for line in lines)
     if plan.minimum is not None and total < plan.minimum:
-        lines.append(Line("minimum", plan.minimum - total))
+        lines.append(FeeLine("minimum", plan.minimum - total))
     elif plan.maximum is not None and total > plan.maximum:
-        lines.append(Line("maximum", plan.maximum - total))
+        lines.append(FeeLine("maximum", plan.maximum - total))
     return tuple(lines)
 
 
@@ -153,7 +153,7 @@ class Charge(NamedTuple):
     plan: str | None = None
     fee_back: bool = False
     rate: str | None = None
-    lines: tuple[Line, ...] = ()
+    lines: tuple[FeeLine, ...] = ()
 
     @property
     def total(self) -> Money:
@@ -285,7 +285,7 @@ def _paying(found: Charge, payout: int, currency: str, rate: Fraction) -> Charge
     return found._replace(payout=payout, payout_asset=currency, rate=written(rate))
 
 
-def wire_lines(lines: Sequence[Line], currency: str) -> list[dict[str, object]]:
+def wire_lines(lines: Sequence[FeeLine], currency: str) -> list[dict[str, object]]:
     """Lines for JSON."""
     return [
         {

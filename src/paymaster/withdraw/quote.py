@@ -14,12 +14,12 @@ from typing import Any, Final, Literal
 
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Broken, NotFound, Unprocessable
+from paymaster.kernel.errors import NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.withdraw import fees, quote_store, store
 from paymaster.withdraw.fee_plans import Plans
-from paymaster.withdraw.fees import Charge, Fault, FeePlan, choose
+from paymaster.withdraw.fees import Charge, FeePlan, choose
 from paymaster.withdraw.quote_store import Quote
 from paymaster.withdraw.rates import Found
 from paymaster.withdraw.request_checks import Limits, fault_of_facts, limit_fault
@@ -61,17 +61,15 @@ async def destination_of(tx: CellRead, wanted: Wanted) -> Destination:
     shall get is not in the destination's currency.
     """
     found = await store.facts_of(tx, wanted.user_id, wanted.destination_id, wanted.currency)
-    _raise(fault_of_facts(found, tx.now))
-    if found.kind is None or found.currency is None:
-        raise Broken("destination-facts", "A destination that is there has no kind.")
+    fault = fault_of_facts(found, tx.now)
+    if fault is not None:
+        raise Unprocessable(*fault)
     if wanted.side == "payout" and wanted.money.currency != found.currency:
-        _raise(
-            (
-                "currency-mismatch",
-                f"The destination takes {found.currency}, not {wanted.money.currency}.",
-            )
+        raise Unprocessable(
+            "currency-mismatch",
+            f"The destination takes {found.currency}, not {wanted.money.currency}.",
         )
-    return Destination(found.kind, found.currency)
+    return Destination(found.kind or "", found.currency or "")
 
 
 def plan_for(plans: Plans, wanted: Wanted, destination: Destination) -> FeePlan | None:
@@ -97,8 +95,7 @@ def figures(plan: FeePlan | None, wanted: Wanted, to: Destination, rate: Found |
     else:
         found = fees.exchange_for(plan, wanted.money, rate.value)
     if not isinstance(found, Charge):
-        _raise(found)
-        raise Broken("fault-empty", "A fault without a slug.")
+        raise Unprocessable(*found)
     return found
 
 
@@ -112,17 +109,18 @@ class Terms:
     lasts: timedelta
 
 
-async def make(tx: CellTx, wanted: Wanted, to: Destination, terms: Terms) -> Quote:
+async def make(tx: CellTx, wanted: Wanted, terms: Terms) -> Quote:
     """Store a quote.
 
     Raises Unprocessable with the slugs of `destination_of` and of `fees`, and those of a request
     about the amount.
     """
-    if await destination_of(tx, wanted) != to:
-        raise Broken("destination-changed", "A destination has another kind or currency now.")
+    to = await destination_of(tx, wanted)
     charge = figures(terms.plan, wanted, to, terms.rate)
     asked = Money(charge.asked, charge.asset)
-    _raise(limit_fault(asked, terms.limits.get(charge.asset)))
+    fault = limit_fault(asked, terms.limits.get(charge.asset))
+    if fault is not None:
+        raise Unprocessable(*fault)
     markup = terms.plan.exchange.markup_ppm if terms.plan and terms.plan.exchange else 0
     rate = terms.rate if charge.rate is not None else None
     quote = Quote(
@@ -153,11 +151,6 @@ async def make(tx: CellTx, wanted: Wanted, to: Destination, terms: Terms) -> Quo
     )
     await quote_store.insert(tx, quote)
     return quote
-
-
-def _raise(fault: Fault | None) -> None:
-    if fault is not None:
-        raise Unprocessable(*fault)
 
 
 async def get(tx: CellRead, quote_id: int, *, user_id: int | None = None) -> Quote:
