@@ -28,7 +28,7 @@ class Process(Protocol):
         """The time as it sees it."""
         ...
 
-    def databases(self, servers: Mapping[str, str]) -> Databases:
+    def databases(self, servers: Mapping[str, str], *, connections: int = 4) -> Databases:
         """Its way to the databases."""
         ...
 

@@ -7,6 +7,7 @@ folders; notifications from the sandbox's courier to whoever listens. No socket 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
@@ -48,6 +49,9 @@ class Wire(httpx.AsyncBaseTransport):
     def __init__(self) -> None:
         self.refusals = 0
         self.delays = 0
+        self.odd: list[str] = []
+        """Orders that came a second time, and were not the same."""
+        self._orders: dict[str, tuple[str, bytes]] = {}
         self._app: ASGIApp | None = None
         self._ground: Ground | None = None
 
@@ -55,6 +59,8 @@ class Wire(httpx.AsyncBaseTransport):
         """Another run begins."""
         self._app, self._ground = app, ground
         self.refusals = self.delays = 0
+        self.odd.clear()
+        self._orders.clear()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See httpx."""
@@ -65,12 +71,21 @@ class Wire(httpx.AsyncBaseTransport):
             self.refusals -= 1
             raise httpx.ConnectError("connection refused", request=request)
         what = f"{request.method} {request.url.path}"
+        if request.method == "POST":
+            self._note(request)
         delayed = request.method == "POST" and self.delays > 0
         self.delays -= delayed
         answer = await ground.outside(what, lambda: asked(app, request))
         if delayed:
             await asyncio.sleep(SLOW_SECONDS)
         return answer
+
+    def _note(self, request: httpx.Request) -> None:
+        """An order has the same key and the same bytes at every try."""
+        name = str(json.loads(request.content)["reference"])
+        order = request.headers["idempotency-key"], request.content
+        if self._orders.setdefault(name, order) != order:
+            self.odd.append(f"{name}: {order} after {self._orders[name]}")
 
 
 def asked(app: ASGIApp, request: httpx.Request) -> httpx.Response:

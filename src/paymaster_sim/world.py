@@ -17,6 +17,7 @@ from paymaster.kernel.ids import new_trace_id
 from paymaster.settle.webhook import receive
 from paymaster_sim import cast, checks
 from paymaster_sim.cast import Cast
+from paymaster_sim.checks import Violation
 from paymaster_sim.clients import Clients
 from paymaster_sim.clock import START, moment, seconds
 from paymaster_sim.ending import finish
@@ -83,7 +84,7 @@ class World:
         self._checked: dict[int, int] = {}
 
     def _build(self, process: Process) -> Deps:
-        dbs = process.databases({"main": self.place.app_dsn(self.database)})
+        dbs = process.databases({"main": self.place.app_dsn(self.database)}, connections=2)
         return self.site.deps(dbs, process.clock, self.outside.secret)
 
     def close(self) -> None:
@@ -131,6 +132,8 @@ class World:
 
     def check(self) -> None:
         """What is asked after every step in which something was written. Raises Violation."""
+        for odd in self.site.wire.odd:
+            raise Violation("same-order", odd)
         seqs = self.eye.seqs()
         if seqs == self._checked:
             return

@@ -307,6 +307,7 @@ def test_thirty_seeds_hold() -> None:
             result = made.play(writing.write(seed, 30, 50, tuple(FAULTS)))
             assert result.violation is None, result.violation
             assert result.withdrawals >= 80
+            assert result.states["paid"] > 40
 
 
 @pytest.mark.long

@@ -32,6 +32,7 @@ from paymaster.db import outbox
 from paymaster.db.outbox import Message
 from paymaster.kernel.errors import Busy, Conflict, NotFound
 from paymaster.messages.broker import store
+from paymaster.messages.broker.again import again
 from paymaster.messages.broker.aside import try_again
 from paymaster.messages.broker.gauges import measure
 from paymaster.messages.broker.letter import partition
@@ -300,6 +301,36 @@ async def test_a_stream_that_is_full_loses_nothing(told: Desk, server: Nats) -> 
     assert all(numbers == sorted(numbers) for numbers in in_order(events).values())
     await client.close()
     await close(one)
+
+
+async def test_all_of_it_again_after_the_stream_was_lost(told: Desk, server: Nats) -> None:
+    """Also while somebody publishes: what that one has under way moves nothing on."""
+    await told.says(30)
+    one, other = told.publisher(settings(server)), told.publisher(settings(server))
+    await publish(one)
+    since = told.world.clock.now()
+    client = await nats.connect(server.url)
+    await client.jetstream().delete_stream("PAYMASTER")
+    await client.close()
+    await told.says(10)
+    real = one._pass
+
+    async def meanwhile(*given: Any) -> None:
+        count = await told.world.run(lambda tx: again(tx, "1", since, "stream lost"))
+        assert count >= 30
+        await real(*given)
+
+    one._pass = meanwhile
+    await one._link.close()
+    with pytest.raises(Conflict, match="lease"):
+        await one.step()
+    await publish(other)
+    events = bodies(await in_stream(server.url, settings(server)))
+    assert len(events) == 40
+    assert all(numbers == sorted(numbers) for numbers in in_order(events[10:]).values())
+    later = since + timedelta(days=1)
+    assert await told.world.run(lambda tx: again(tx, "1", later, None)) == 0
+    await close(one, other)
 
 
 async def test_a_stream_that_nobody_made_is_waited_for(told: Desk, server: Nats) -> None:

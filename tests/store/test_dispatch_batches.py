@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -14,11 +15,12 @@ from tests.scripted_rails import AskableRail, FileRail
 from tests.withdrawals import assert_proven, available
 from tests.world import ACTOR, PostgresServer, owner_rows
 
-from paymaster.db.tx import ControlTx
+from paymaster.db.tx import CellTx, ControlTx
 from paymaster.dispatch import accounts, window
 from paymaster.kernel.errors import Conflict, NeverSent, RailRefused, RailUnknown, Unprocessable
 from paymaster.kernel.ids import new_trace_id, parse_reference
 from paymaster.rails.base import Outcome, Verdict
+from paymaster.withdraw import moves
 
 PSP = iban_of("FR", "20041010050500013000001")
 _numbers = itertools.count(100)
@@ -276,6 +278,26 @@ async def test_a_manual_window_waits_for_the_operator(payouts: Payouts, bank: Fi
     more = await many(payouts, "5.00")
     await payouts.run(dispatcher)
     assert set(await in_states(payouts, more)) == {"queued"}
+
+
+async def test_what_somebody_holds_as_the_window_closes_still_leaves_by_it(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    await closes(payouts, "bank", "manual")
+    withdrawals = await many(payouts, "1.00", "2.00")
+    dispatcher = payouts.dispatcher()
+    await payouts.run(dispatcher)
+    bank_id, world = payouts.accounts["bank"].id, payouts.world
+    await world.run(lambda tx: window.close_now(tx, bank_id, 1, "pay day"))
+
+    async def look_at_it(tx: CellTx) -> None:
+        await moves.lock(tx, withdrawals[0])
+        await asyncio.create_task(payouts.run(dispatcher), context=contextvars.Context())
+
+    await world.run(look_at_it)
+    assert sorted(await in_states(payouts, withdrawals)) == ["queued", "sent"]
+    await payouts.run(dispatcher)
+    assert set(await in_states(payouts, withdrawals)) == {"sent"}
 
 
 async def test_two_dispatchers_empty_a_window_once(payouts: Payouts, bank: FileRail) -> None:

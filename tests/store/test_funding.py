@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import date, timedelta
+from datetime import timedelta
 from random import Random
-from typing import Any
 
 import pytest
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
@@ -23,7 +22,6 @@ from paymaster.dispatch.purse_store import Waiting
 from paymaster.dispatch.run import Dispatcher
 from paymaster.funding import alert, outflow
 from paymaster.funding.figures import positions
-from paymaster.funding.forecast import expected, forecast, weighted_median
 from paymaster.funding.guard import FloatGuard
 from paymaster.funding.look import all_figures, look, split
 from paymaster.kernel.errors import Conflict
@@ -158,9 +156,6 @@ async def test_it_tells_once_that_it_is_short_and_once_that_it_is_not(world: Wor
 
 
 # Who may go
-
-
-NOW = date(2026, 11, 20)
 
 
 def waiting(world: World, *amounts: int, hours: float = 1) -> list[Waiting]:
@@ -341,39 +336,6 @@ async def test_a_minimum_stays_and_other_modes_hold_nothing_back(payouts: Payout
     assert not FloatGuard(payouts.world.dbs, 1, live, LEASE).watches(payouts.accounts["wallet"])
 
 
-# Forecasts
-
-
-def test_a_weighted_median() -> None:
-    assert weighted_median([]) == 0
-    assert weighted_median([(5, 1.0)]) == 5
-    assert weighted_median([(1, 1.0), (100, 1.0), (2, 1.0)]) == 2
-    assert weighted_median([(1, 1.0), (100, 5.0)]) == 100
-
-
-def test_a_forecast_follows_the_week() -> None:
-    """Fridays cost ten times as much as other days; one day was out of the ordinary."""
-    days = [NOW - timedelta(days=ago) for ago in range(1, 29)]
-    history = {day: 10_000 if day.weekday() == 4 else 1_000 for day in days}
-    history[NOW - timedelta(days=3)] = 900_000
-    assert expected(history, NOW) == 10_000  # a Friday
-    assert expected(history, NOW + timedelta(days=1)) == 1_000
-    found = forecast(history, NOW, 26_000, 0, 0, 7)
-    assert found.history_days == 28
-    assert found.runs_dry_on == NOW + timedelta(days=8), "two Fridays and seven days between"
-    assert found.top_up == 0
-    assert forecast(history, NOW, 26_000, 20_000, 1_000, 7).top_up == 11_000
-    assert forecast(history, NOW, 10**9, 0, 0, 7).runs_dry_on is None
-    assert forecast(history, NOW, 500, 600, 0, 7).runs_dry_on == NOW
-
-
-def test_too_little_history_makes_no_forecast() -> None:
-    history = {NOW - timedelta(days=ago): 1_000 for ago in range(1, 6)}
-    found = forecast(history, NOW, 100, 0, 0, 7)
-    assert (found.per_day, found.runs_dry_on, found.top_up) == (None, None, 0)
-    assert forecast(history, NOW, 100, 400, 50, 7).top_up == 350
-
-
 async def test_what_left_is_counted_once_when_the_day_is_over(payouts: Payouts) -> None:
     world, account = payouts.world, payouts.accounts["wallet"].id
     await ask(payouts, "30.00", "20.00", "12.50")
@@ -390,18 +352,3 @@ async def test_what_left_is_counted_once_when_the_day_is_over(payouts: Payouts) 
     tomorrow, found = await outflow.histories(world.dbs, 1, 7)
     assert tomorrow == today + timedelta(days=1)
     assert found == {(account, "EUR"): {today: 6_250}}
-
-
-def test_the_kinds_of_the_chart_are_all_shown() -> None:
-    """A new kind of account must be given a place in the figures."""
-    from paymaster.funding.figures import _SHOWN, OF_USERS
-
-    assert set(KINDS) == set(_SHOWN) | OF_USERS
-
-
-def test_settings_name_modes() -> None:
-    assert Funding(modes={"acme/live": "enforce"}).mode_of("acme", "live") == "enforce"
-    assert Funding(modes={"acme/live": "enforce"}).mode_of("acme", "test") == "alert"
-    wrong: Any = {"acme/live": "often"}
-    with pytest.raises(ValueError, match="off, alert or enforce"):
-        Funding(modes=wrong)

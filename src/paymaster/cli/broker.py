@@ -12,9 +12,9 @@ import typer
 from paymaster.cli.opening import open_deps
 from paymaster.db.cells import Databases
 from paymaster.db.tx import Actor
-from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.clock import parse_rfc3339, rfc3339
 from paymaster.kernel.errors import NotFound, Refusal
-from paymaster.messages.broker import aside
+from paymaster.messages.broker import again, aside
 from paymaster.messages.broker.link import Access, open_wire
 from paymaster.messages.place import Place, locate, places
 
@@ -66,6 +66,24 @@ def retry(
 
     asyncio.run(work())
     typer.echo(json.dumps({"due": 1}))
+
+
+@app.command("again")
+def again_since(
+    since: Annotated[str, typer.Option(help="RFC 3339, such as 2026-11-20T00:00:00Z.")],
+    reason: Annotated[str | None, typer.Option(help="Why.")] = None,
+) -> None:
+    """Publish all events since a moment again, under their ids: for a stream that was lost."""
+    moment = parse_rfc3339(since)
+
+    async def work() -> int:
+        async with open_deps() as deps:
+            return sum([
+                await one.run(_ACTOR, lambda tx, n=one.name: again.again(tx, n, moment, reason))
+                for one in places(deps.dbs)
+            ])  # fmt: skip
+
+    typer.echo(json.dumps({"places": asyncio.run(work())}))
 
 
 @app.command("check")

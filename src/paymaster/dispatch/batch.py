@@ -130,7 +130,9 @@ async def claim_queued(
         waiting = await take_affordable(tx, purse.without(gone), left)
     routed = await store.reasons(tx, [one.id for one in waiting])
     orders = await _form(tx, desk, account, waiting, transfers, routed)
-    if windowed and len(transfers) + len(waiting) < limit:
+    emptied = windowed and len(transfers) + len(waiting) < limit
+    # One that somebody holds at this moment was skipped: it must not wait for the next window.
+    if emptied and (purse is not None or not await moves.waits(tx, account.id)):
         await window.move_on(tx, account.id, account.payout_window, account.time_zone)
     return orders
 

@@ -126,6 +126,27 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
     )
 
 
+class Share(NamedTuple):
+    """A withdrawal that an order pays; `number` counts the orders of that withdrawal."""
+
+    batch_id: int
+    withdrawal_id: int
+    number: int
+
+
+async def lock_shares(tx: CellTx, batch_ids: Sequence[int]) -> list[Share]:
+    """Lock the attempts of locked batches that may still pay withdrawals, in order of id."""
+    rows = await tx.tuples(
+        """
+        SELECT batch_id, withdrawal_id, number FROM attempt
+        WHERE batch_id = ANY(%s) AND withdrawal_id IS NOT NULL AND state IN ('sending', 'unknown')
+        ORDER BY id FOR UPDATE
+        """,
+        (list(batch_ids),),
+    )
+    return [Share._make(row) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Ordered:
     """One payment of an order, with the order's state.

@@ -19,7 +19,7 @@ from paymaster.db.tx import CellTx
 from paymaster.dispatch import batch_store, failures, outcome, proof
 from paymaster.dispatch import failover_store as store
 from paymaster.dispatch.accounts import PayoutAccount
-from paymaster.dispatch.batch_store import BatchChange
+from paymaster.dispatch.batch_store import BatchChange, BatchRow
 from paymaster.dispatch.desk import Desk
 from paymaster.dispatch.failover_store import Dead, Payment
 from paymaster.dispatch.machine import AttemptState
@@ -40,17 +40,21 @@ async def follow_up(tx: CellTx, desk: Desk, account: PayoutAccount, limit: int) 
     dead = await store.take_dead(tx, account.id, limit)
     if not dead:
         return 0
-    before = await proof.earlier(tx, [one.withdrawal_id for one in dead])
+    # Locked first: what another dispatcher sends at this moment is nobody's to follow up.
+    rows = {row.id: row for row in await moves.take(tx, [one.withdrawal_id for one in dead])}
+    before = await proof.earlier(tx, list(rows))
     candidates = desk.candidates()
-    done: list[int] = []
+    done, decided = list[int](), set[int]()
     going: list[tuple[Dead, Choice]] = []
     ending: list[tuple[Dead, str]] = []
     for one in dead:
-        known = before[one.withdrawal_id]
-        waits = one.state == moves.State.QUEUED and one.rail_account_id == account.id
+        row, known = rows[one.withdrawal_id], before[one.withdrawal_id]
+        waits = row.state == moves.State.QUEUED and row.rail_account_id == account.id
+        again = row.id in decided
         done.append(one.attempt_id)
-        if not waits or not known.proven:
+        if again or not waits or not known.proven:
             continue
+        decided.add(row.id)
         choice = _elsewhere(desk, candidates, one, known)
         if choice is not None:
             going.append((one, choice))
@@ -155,10 +159,17 @@ async def leave_paused(tx: CellTx, desk: Desk, account: PayoutAccount, limit: in
     rows = await batch_store.take_due(tx, account.id, "prepared", limit)
     leaving = await given_up(tx, desk, account, {row.id: row.tries for row in rows})
     gone = [row for row in rows if row.id in leaving]
-    dead = [Outcome(key, Verdict.REJECTED, detail=_GIVEN_UP) for row in gone for key in row.keys]
-    await outcome.apply(tx, account.id, dead, evidence=proof.NEVER)
-    await batch_store.write(tx, [BatchChange(row.id, "refused", None, _GIVEN_UP) for row in gone])
+    await give_up(tx, account, gone, _GIVEN_UP)
     return len(gone)
+
+
+async def give_up(
+    tx: CellTx, account: PayoutAccount, rows: Sequence[BatchRow], detail: str
+) -> None:
+    """Bury locked orders of which nothing has ever left; their payments wait in the queue."""
+    dead = [Outcome(key, Verdict.REJECTED, detail=detail) for row in rows for key in row.keys]
+    await outcome.apply(tx, account.id, dead, evidence=proof.NEVER)
+    await batch_store.write(tx, [BatchChange(row.id, "refused", None, detail) for row in rows])
 
 
 async def bury_absent(

@@ -18,8 +18,6 @@ class Dead(NamedTuple):
     kind: str
     payout_amount: int
     payout_asset: str
-    state: str
-    rail_account_id: int | None
 
     @property
     def money(self) -> Money:
@@ -31,7 +29,7 @@ async def take_dead(tx: CellTx, rail_account_id: int, limit: int) -> list[Dead]:
     """Lock rejected attempts of an account that are due to be followed up, oldest first."""
     rows = await tx.tuples(
         """
-        SELECT a.id, w.id, d.kind, w.payout_amount, w.payout_asset, w.state, w.rail_account_id
+        SELECT a.id, w.id, d.kind, w.payout_amount, w.payout_asset
         FROM attempt a JOIN withdrawal w ON w.id = a.withdrawal_id
             JOIN destination d ON d.id = w.destination_id
         WHERE a.rail_account_id = %s AND a.due_at <= %s AND a.state = 'rejected'

@@ -32,10 +32,13 @@ from paymaster.rails import meaning
 from paymaster.rails.base import Outcome, Prepared, Queries, RailCaps, Verdict
 from paymaster.rails.meaning import Kind
 from paymaster.secrets.sealing import place
+from paymaster.withdraw import checks
+from paymaster.withdraw.holds import LOOK_AGAIN
 
 _log = get_logger(__name__)
 _LEASE_EXPIRED = meaning.OF[Kind.LEASE_EXPIRED].slug
 _WAIT_FOR_REPORT = timedelta(hours=1)
+_HELD = "given up before it left"
 _SWEEP_ASKED = timedelta(minutes=15)
 
 
@@ -122,7 +125,10 @@ async def _claim(
     orders: list[Order] = []
     broken: list[BatchChange] = []
     until = tx.now + desk.pace.lease
+    stopped = await _stopped_by_order(tx, desk, account, rows)
     for row in rows:
+        if row.id in stopped:
+            continue
         if row.rejected:
             # Its bytes still hold a payment whose money was given back: they never go again.
             detail = "a payment of it was refused: it is not sent again"
@@ -142,6 +148,26 @@ async def _claim(
     await batch_store.write(tx, broken)
     await batch_store.lease(tx, [order.batch_id for order in orders], tx.commit_id, until)
     return orders
+
+
+async def _stopped_by_order(
+    tx: CellTx, desk: Desk, account: PayoutAccount, rows: Sequence[BatchRow]
+) -> frozenset[int]:
+    """Orders that do not go, because a payment in them is under a regulatory hold.
+
+    One of which nothing has left is given up: what is not held goes by another one. Any other
+    waits: its bytes are what they are, and it is asked about meanwhile.
+    """
+    shares = await batch_store.lock_shares(tx, [row.id for row in rows]) if rows else []
+    held = await checks.held(tx, [one.withdrawal_id for one in shares]) if shares else frozenset()
+    stopped = frozenset(one.batch_id for one in shares if one.withdrawal_id in held)
+    last = {one.batch_id for one in shares if one.number >= desk.policy.most_orders}
+    unsent = [row for row in rows if row.id in stopped - last and row.state == "prepared"]
+    await failover.give_up(tx, account, unsent, _HELD)
+    waiting = [row for row in rows if row.id in stopped and row not in unsent]
+    again = tx.now + LOOK_AGAIN
+    await batch_store.write(tx, [BatchChange(row.id, row.state, again, None) for row in waiting])
+    return stopped
 
 
 def _reopened(tx: CellTx, desk: Desk, row: BatchRow) -> Prepared:

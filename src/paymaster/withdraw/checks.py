@@ -24,6 +24,12 @@ async def require_free(tx: CellTx, withdrawal_ids: Sequence[int]) -> None:
         raise holds.refusal(reference)
 
 
+async def held(tx: CellTx, withdrawal_ids: Sequence[int]) -> frozenset[int]:
+    """Those of them that are under a regulatory hold."""
+    rows = await store.lock(tx, withdrawal_ids)
+    return frozenset(await holds.frozen(tx, rows.values()))
+
+
 async def require_unmoved(tx: CellTx, withdrawal_id: int, version: int) -> None:
     """Raises Conflict `moved-meanwhile` when it is not of this version any more."""
     row = (await store.lock(tx, [withdrawal_id])).get(withdrawal_id)

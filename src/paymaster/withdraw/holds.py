@@ -35,6 +35,8 @@ PREFIXES: Final = {"us": "user", "de": "destination", "wd": "withdrawal"}
 
 MAX_PAGE = 500
 _ABOVE_ALL = 2**63 - 1
+_LEAVING: Final = (*WAITING, State.SENDING.value, State.UNKNOWN.value)
+"""What may still leave: also an order that never left, or that would be sent once more."""
 _WOKEN: Final = (
     State.REQUESTED.value,
     State.SCREENING.value,
@@ -161,20 +163,20 @@ async def place(tx: CellTx, kind: str, subject_id: int, reference: str, reason: 
 
 
 async def _locked(tx: CellTx, kind: str, subject_id: int) -> int | None:
-    """Lock a subject with every withdrawal that waits under it; whose it is.
+    """Lock a subject with every withdrawal under it that may still leave; whose it is.
 
     Withdrawals first, as everybody locks them before anything else; then the subject, upon which
     requests wait; then what was requested in between.
     """
     match kind:
         case "user":
-            await store.lock_of_user(tx, subject_id, WAITING)
+            await store.lock_of_user(tx, subject_id, _LEAVING)
             user_id = await store.lock_user(tx, subject_id)
-            await store.lock_of_user(tx, subject_id, WAITING)
+            await store.lock_of_user(tx, subject_id, _LEAVING)
         case "destination":
-            await store.lock_of_destination(tx, subject_id, WAITING)
+            await store.lock_of_destination(tx, subject_id, _LEAVING)
             user_id = await store.lock_destination(tx, subject_id)
-            await store.lock_of_destination(tx, subject_id, WAITING)
+            await store.lock_of_destination(tx, subject_id, _LEAVING)
         case _:
             user_id = await store.lock_withdrawal(tx, subject_id)
     return user_id

@@ -27,7 +27,7 @@ from paymaster.withdraw.told import told
 __all__ = [
     "Event", "Moved", "State", "Step", "Who", "Withdrawal", "act", "approve", "ask_proof", "cancel",
     "deny", "hold", "lock", "move", "release", "reverse", "review", "take", "take_due",
-    "take_queued",
+    "take_queued", "waits",
 ]  # fmt: skip
 
 
@@ -91,6 +91,11 @@ async def take_due(tx: CellTx, state: State, limit: int) -> list[Withdrawal]:
 async def take_queued(tx: CellTx, rail_account_id: int, limit: int) -> list[Withdrawal]:
     """Lock at most `limit` due withdrawals that wait for a rail account, oldest first."""
     return await store.take_queued(tx, rail_account_id, limit)
+
+
+async def waits(tx: CellTx, rail_account_id: int) -> bool:
+    """Whether anything due waits for a rail account, also what others have locked."""
+    return await store.waits(tx, rail_account_id)
 
 
 async def move(

@@ -106,6 +106,17 @@ async def take_queued(tx: CellTx, rail_account_id: int, limit: int) -> list[With
     return [Withdrawal._make(row) for row in rows]
 
 
+async def waits(tx: CellRead, rail_account_id: int) -> bool:
+    """Whether any due row waits for a rail account."""
+    return bool(
+        await tx.value(
+            "SELECT EXISTS (SELECT FROM withdrawal"
+            " WHERE state = 'queued' AND rail_account_id = %s AND due_at <= %s)",
+            (rail_account_id, tx.now),
+        )
+    )
+
+
 class Change(NamedTuple):
     """What a move writes to a withdrawal that is locked at `version`."""
 

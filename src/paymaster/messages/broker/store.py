@@ -28,6 +28,19 @@ async def position(tx: ReadTx, name: str) -> int | None:
     return await tx.value("SELECT seq FROM cursor WHERE name = %s", (name,))
 
 
+async def take_over(tx: Writes, name: str) -> int | None:
+    """Take a reader's lease from whoever has it, and lock its position; None: it never began."""
+    await tx.execute(
+        "UPDATE lease SET token = token + 1, expires_at = %s WHERE name = %s", (tx.now, name)
+    )
+    return await tx.value("SELECT seq FROM cursor WHERE name = %s FOR UPDATE", (name,))
+
+
+async def set_back(tx: Writes, name: str, seq: int) -> None:
+    """Have a reader go on from an earlier place."""
+    await tx.execute("UPDATE cursor SET seq = least(seq, %s) WHERE name = %s", (seq, name))
+
+
 async def page(
     tx: ReadTx, after: int, until: int, topics: Sequence[str], limit: int
 ) -> list[Event]:
