@@ -17,8 +17,8 @@ PROCESSES = (
 )  # fmt: skip
 """The processes that can be struck."""
 
-WITHDRAWALS_PER_USER = 2.7
-_BUSY, _CLOSED = 0.33, 0.2
+WITHDRAWALS_PER_USER = 2.5
+_BUSY, _CLOSED = 0.28, 0.16
 """On which part of the days people come, and after which part of them providers report: what has
 gathered is then done together, as on a bank's Monday."""
 
@@ -210,8 +210,8 @@ def _stalls(trouble: _Trouble) -> list[Act]:
     what the other one hears comes late, so that the first is back before it.
     """
     found: list[Act] = []
-    for at in trouble.before_waves(4):
-        before = trouble.random.random() < 0.5
+    for at in trouble.before_waves(8):
+        before = trouble.random.random() < 0.3
         for name in ("dispatch-1", "dispatch-2"):
             seconds = trouble.random.randint(100, 4000)
             found.append(trouble.act(at, "stall", process=name, seconds=seconds, before=before))

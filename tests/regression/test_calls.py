@@ -142,14 +142,14 @@ def assets(served: Served) -> set[str]:
 
 async def test_tigerbeetle_several_filters_give_what_matches_all_of_them(served: Served) -> None:
     """A query with several conditions left out rows that matched."""
-    for number in range(4):
+    for number in range(6):
         served.world.clock.advance(timedelta(minutes=10))
         await served.ok("PUT", f"/v1/users/filter-{number}", {})
         await served.ok("PUT", f"/v1/sponsors/filter-{number}", {"name": "F"})
-        change = {"status": "suspended", "reason": "asked"}
-        await served.ok("PUT", f"/v1/users/filter-{number % 2}", change)
+        change = {"status": ("suspended", "active")[number % 2], "reason": "asked"}
+        await served.ok("PUT", "/v1/users/filter-0", change)
     everything = await acts(served)
-    assert len({one["id"] for one in everything}) == len(everything) > 20
+    assert len({one["id"] for one in everything}) == len(everything) >= 18
     times = sorted({one["acted_at"] for one in everything})
     choices: dict[str, list[str]] = {
         "action": ["user.create", "sponsor.put", "user.suspended"],
@@ -170,7 +170,7 @@ async def test_tigerbeetle_several_filters_give_what_matches_all_of_them(served:
 async def acts(served: Served, **filters: str) -> list[dict[str, Any]]:
     """All pages, small ones: a row may fall out between two of them as well."""
     rows: list[dict[str, Any]] = []
-    more: dict[str, Any] = {"limit": 40}
+    more: dict[str, Any] = {"limit": 7}
     while True:
         page = await served.ok("GET", "/v1/audit", params={**filters, **more})
         rows += page["data"]

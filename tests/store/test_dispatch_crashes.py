@@ -58,7 +58,10 @@ async def test_crash_between_the_intent_and_the_call(payouts: Payouts, rail: Ask
     later(payouts, timedelta(seconds=1))
     assert await payouts.expire("wallet") == 1
     assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
-    later(payouts, LAG)
+    later(payouts, LAG)  # it may have begun at the end of its lease, and be on the wire still
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
+    later(payouts, payouts.pace.call)
     await payouts.run(payouts.dispatcher())
     assert await payouts.states(withdrawal) == ("sent", ["sent"])
     assert len(rail.orders) == 1
@@ -92,7 +95,7 @@ async def test_a_dispatcher_that_is_stopped_in_a_call_leaves_an_unknown_order(
     rail.gate = None
     later(payouts, payouts.pace.lease)
     await payouts.run(payouts.dispatcher())
-    later(payouts, LAG)
+    later(payouts, payouts.pace.call + LAG)
     await payouts.run(payouts.dispatcher())
     assert await payouts.states(withdrawal) == ("sent", ["sent"])
     assert len(rail.orders) == 1
@@ -138,7 +141,7 @@ async def test_a_holder_past_its_lease_cannot_write(payouts: Payouts, rail: Aska
     sent = await payouts.call(order)  # and the process is paused here
     later(payouts, payouts.pace.lease)
     assert await payouts.expire("wallet") == 1
-    later(payouts, LAG)
+    later(payouts, payouts.pace.call + LAG)
     await payouts.run(payouts.dispatcher())
     assert await payouts.states(withdrawal) == ("sent", ["sent"])
     assert await payouts.finish(sent) == []  # it wakes up with a no

@@ -290,3 +290,25 @@ async def test_no_finding_about_what_an_authority_has_frozen(
     assert await states(payouts, numbers) == ["unknown", "failed"], "a fact is a fact"
     await served.world.run(lambda tx: holds.lift(tx, row.id, "over"))
     assert (await anna.post(path(numbers[0], "fail"), json=PROOF)).status_code == 200
+
+
+@pytest.mark.parametrize("act", ["fail", "retry"])
+async def test_what_two_persons_know_of_an_order_is_done_to_no_later_one(
+    served: Served, payouts: Payouts, bank: FileRail, anna: httpx.AsyncClient,
+    bea: httpx.AsyncClient, act: str,
+) -> None:  # fmt: skip
+    """The first order dies by itself; the next one is unknown too, and may have been executed."""
+    await limit(served, f"withdrawal.{act}", "1.00")
+    (number,) = await sent(payouts, bank, 1)
+    asked = await anna.post(path(number, act), json=PROOF)
+    assert asked.status_code == 202
+    dead = Outcome(await payouts.key_of(number), Verdict.REJECTED, code="insufficient_funds")
+    await payouts.hear("bank", dead)
+    payouts.world.clock.advance(timedelta(hours=1))
+    bank.before, bank.after = [], [RailUnknown("transport-unproven", "?")]
+    await payouts.deliver(await payouts.claim_queued("bank"))
+    assert await payouts.states(number) == ("unknown", ["rejected", "unknown"])
+    late = await bea.post(f"/v1/approvals/{asked.json()['approval']}/approve", json=REASON)
+    assert code(late) == (409, "moved-meanwhile"), late.text
+    assert await payouts.states(number) == ("unknown", ["rejected", "unknown"])
+    await payouts.hear("bank", Outcome(await payouts.key_of(number, 2), Verdict.PAID))

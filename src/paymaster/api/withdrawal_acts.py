@@ -100,6 +100,8 @@ def _making(stake: Stake, decide: Decision) -> Make:
         async def run(tx: CellTx) -> Mapping[str, Any]:
             if body.get("version") is not None:
                 await checks.require_unmoved(tx, ref.id, body["version"])
+            if body.get("order") is not None:
+                await by_hand.require_order(tx, ref.id, body["order"])
             await decide(tx, ref.id, body["reason"])
             return (await view.one(tx, ref.id)).wire()
 
@@ -127,10 +129,20 @@ ACTS = (APPROVE, DENY, REVIEW, ASK_PROOF, HOLD, RELEASE, REVERSE, FAIL, CONFIRM,
 """All of them, for the table of acts that two persons may be needed for."""
 
 
-async def _reasoned(call: Call, act: Act, withdrawal: str, body: Decided | Proven) -> Response:
-    said = body.reason if isinstance(body, Decided) else body.proof
-    seen = {} if body.version is None else {"version": body.version}
-    return await guarded.guarded(call, act, withdrawal, {"reason": said, **seen})
+async def _reasoned(call: Call, act: Act, withdrawal: str, body: Decided) -> Response:
+    return await guarded.guarded(call, act, withdrawal, {"reason": body.reason, **_seen(body)})
+
+
+async def _proven(call: Call, act: Act, withdrawal: str, body: Proven) -> Response:
+    """The proof is about the order that there is now, and never about one that is made later."""
+    ref = call.ref("wd", withdrawal)
+    order = await call.cell(ref.cell).read(lambda tx: by_hand.order_of(tx, ref.id))
+    asked = {"reason": body.proof, "order": order, **_seen(body)}
+    return await guarded.guarded(call, act, withdrawal, asked)
+
+
+def _seen(body: _Seen) -> dict[str, int]:
+    return {} if body.version is None else {"version": body.version}
 
 
 @router.post(
@@ -191,7 +203,7 @@ async def fail_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Prov
 
     Of an order without an answer it concerns every payment without one: the order never goes again.
     """
-    return await _reasoned(call, FAIL, withdrawal, body)
+    return await _proven(call, FAIL, withdrawal, body)
 
 
 @router.post(
@@ -199,7 +211,7 @@ async def fail_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Prov
 )
 async def confirm_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Proven) -> Response:
     """Say, with a proof, that one that is unknown or sent was paid."""
-    return await _reasoned(call, CONFIRM, withdrawal, body)
+    return await _proven(call, CONFIRM, withdrawal, body)
 
 
 @router.post("/v1/withdrawals/{withdrawal}/retry", response_model=WithdrawalOut, responses=WAITING)
@@ -208,4 +220,4 @@ async def retry_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Pro
 
     The proof concerns the order as in `fail`. What waits for its rail is tried at once.
     """
-    return await _reasoned(call, RETRY, withdrawal, body)
+    return await _proven(call, RETRY, withdrawal, body)

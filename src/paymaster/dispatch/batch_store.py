@@ -164,6 +164,11 @@ class Ordered:
     amount: int
     asset: str
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has paid or may still pay, as `live_attempt`."""
+        return self.state != "rejected"
+
 
 async def live_attempt(tx: CellRead, withdrawal_id: int) -> int | None:
     """The one attempt to pay a withdrawal that is not dead; None when there is none."""
@@ -206,7 +211,10 @@ async def lease(tx: CellTx, batch_ids: Sequence[int], token: int, until: datetim
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A claimed attempt that the provider is asked about."""
+    """A claimed attempt that the provider is asked about.
+
+    `over`: every try of its order has ended here, the last one at `ended_at`.
+    """
 
     id: int
     batch_id: int
@@ -215,6 +223,8 @@ class Asked:
     tries: int
     lease_token: int
     sent_at: datetime | None
+    ended_at: datetime | None
+    over: bool
 
 
 async def claim_attempts(
@@ -230,7 +240,8 @@ async def claim_attempts(
         )
         UPDATE attempt a SET due_at = %s, lease_token = %s, tries = a.tries + 1
         FROM due, batch b WHERE a.id = due.id AND b.id = a.batch_id
-        RETURNING a.id, a.batch_id, a.key, a.state, a.tries, a.lease_token, b.sent_at
+        RETURNING a.id, a.batch_id, a.key, a.state, a.tries, a.lease_token, b.sent_at,
+            b.ended_at, b.ended = b.tries AS over
         """,
         (rail_account_id, tx.now, limit, until, token),
         Asked,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from paymaster.db import audit
-from paymaster.db.tx import CellTx
+from paymaster.db.tx import CellRead, CellTx
 from paymaster.dispatch import batch_store, outcome
 from paymaster.dispatch.batch_store import Ordered
 from paymaster.dispatch.machine import AttemptState
@@ -110,6 +110,25 @@ async def at_stake(tx: CellTx, withdrawal_id: int, finding: Finding) -> list[Mon
     for each in concerned:
         sums[each.asset] += each.amount
     return [Money(minor, asset) for asset, minor in sorted(sums.items())]
+
+
+async def order_of(tx: CellRead, withdrawal_id: int) -> str | None:
+    """The text id of the one order of a withdrawal that may still pay it; None without one."""
+    attempt_id = await batch_store.live_attempt(tx, withdrawal_id)
+    return None if attempt_id is None else text_id("at", tx.cell, attempt_id)
+
+
+async def require_order(tx: CellTx, withdrawal_id: int, order: str) -> None:
+    """What was said of an order is done to no other one; it stays locked.
+
+    Raises Conflict `moved-meanwhile` when it is not the one that may still pay the withdrawal.
+    """
+    attempt_id = await batch_store.live_attempt(tx, withdrawal_id)
+    if attempt_id is not None and text_id("at", tx.cell, attempt_id) == order:
+        locked = await batch_store.lock_order_of(tx, attempt_id) or []
+        if any(each.attempt_id == attempt_id and each.alive for each in locked):
+            return
+    raise await checks.too_late(tx, withdrawal_id, "moved-meanwhile")
 
 
 async def of_withdrawal(

@@ -159,7 +159,7 @@ async def _stopped_by_order(
     waits: its bytes are what they are, and it is asked about meanwhile.
     """
     shares = await batch_store.lock_shares(tx, [row.id for row in rows]) if rows else []
-    held = await checks.held(tx, [one.withdrawal_id for one in shares]) if shares else frozenset()
+    held = await checks.held(tx, [one.withdrawal_id for one in shares])
     stopped = frozenset(one.batch_id for one in shares if one.withdrawal_id in held)
     last = {one.batch_id for one in shares if one.number >= desk.policy.most_orders}
     unsent = [row for row in rows if row.id in stopped - last and row.state == "prepared"]
@@ -250,7 +250,7 @@ async def conclude(
     await batch_store.ask_later(tx, later)
     if rail is None:
         return {}
-    gone = [each for each in mine if _proves_absence(rail.caps, each)]
+    gone = [each for each in mine if _proves_absence(rail.caps, each, desk.pace)]
     absent: dict[int, frozenset[str]] = {}
     for each in gone:
         known = absent.get(each.asked.batch_id, frozenset())
@@ -293,19 +293,27 @@ def _ask_next(
     asked = told.asked
     backoff = pace.ask_again if asked.state == AttemptState.UNKNOWN else pace.poll_again
     again = now + backoff.delay(asked.tries, random)
-    proof_at = _proof_at(caps, told) if caps is not None else None
+    proof_at = _proof_at(caps, told, pace) if caps is not None else None
     return min(again, proof_at) if proof_at is not None and proof_at > now else again
 
 
-def _proof_at(caps: RailCaps, told: Told) -> datetime | None:
-    """From when on "not found" proves that the payment is not there; None if it never does."""
-    lag, sent_at = caps.not_found_is_proof_after, told.asked.sent_at
-    if told.outcome.verdict is not Verdict.NOT_FOUND or told.asked.state != AttemptState.UNKNOWN:
+def _proof_at(caps: RailCaps, told: Told, pace: Pace) -> datetime | None:
+    """From when on "not found" proves that the payment is not there; None if it never does.
+
+    The provider's lag counts from when the last try was over. A sender that went silent may have
+    begun as late as its lease ran out, and have been on the wire for as long as a call may take.
+    """
+    lag, asked = caps.not_found_is_proof_after, told.asked
+    if told.outcome.verdict is not Verdict.NOT_FOUND or asked.state != AttemptState.UNKNOWN:
         return None
-    return sent_at + lag if lag is not None and sent_at is not None else None
+    if lag is None or asked.sent_at is None:
+        return None
+    if asked.over and asked.ended_at is not None:
+        return asked.ended_at + lag
+    return asked.sent_at + pace.lease + pace.call + lag
 
 
-def _proves_absence(caps: RailCaps, told: Told) -> bool:
+def _proves_absence(caps: RailCaps, told: Told, pace: Pace) -> bool:
     """Not found, asked long enough after the last try that the provider would know it by now."""
-    proof_at = _proof_at(caps, told)
+    proof_at = _proof_at(caps, told, pace)
     return proof_at is not None and told.asked_at >= proof_at
