@@ -18,7 +18,7 @@ PROCESSES = (
 """The processes that can be struck."""
 
 WITHDRAWALS_PER_USER = 2.5
-_BUSY, _CLOSED = 0.28, 0.16
+_BUSY, _LEAST_BUSY, _CLOSED = 0.28, 5, 0.16
 """On which part of the days people come, and after which part of them providers report: what has
 gathered is then done together, as on a bank's Monday."""
 
@@ -61,7 +61,8 @@ class _Plain:
 
     def acts(self, repeated: bool) -> Iterator[Act]:
         """Everything that people do. The first day is busy, and the days are closed at the end."""
-        busy = [day for day in range(1, self.days) if self.random.random() < _BUSY] or [1]
+        count = min(self.days - 1, max(_LEAST_BUSY, round(_BUSY * self.days)))
+        busy = set(self.random.sample(range(1, self.days), count))
         for day in range(self.days):
             start = day * DAY_SECONDS
             if day == 0 or day in busy:

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 from tests.live import children, lives
-from tests.statements import CAMPAIGN, FUNDING, Office, line, office, sheet
+from tests.statements import CAMPAIGN, FUNDING, Office, later, line, office, sheet
 from tests.withdrawals import BANK, assert_proven, new_earner, withdrawal_world
 from tests.world import PostgresServer, World
 
@@ -29,6 +29,7 @@ from paymaster.ledger import recipes
 from paymaster.ledger.entry import Entry
 from paymaster.ledger.post import post
 from paymaster.rails.base import LineKind
+from paymaster.reconcile import match
 from paymaster.withdraw.request import request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,16 +49,34 @@ async def desk(postgres: PostgresServer) -> AsyncIterator[Office]:
 
 async def test_lago_3618_a_payment_in_is_booked_once(desk: Office) -> None:
     """Two workers settled one top-up: the wallet had it twice."""
-    incoming = line("I1", "500.00", kind=LineKind.INCOMING, key=FUNDING)
-    one = sheet("0.00", incoming)
-    results = await asyncio.gather(*(desk.store(one) for _ in range(4)), return_exceptions=True)
-    assert any(not isinstance(result, BaseException) for result in results)
-    await asyncio.gather(*(desk.match() for _ in range(4)))
+    await desk.store(sheet("0.00", line("I0", "10.00", kind=LineKind.INCOMING, key=FUNDING)))
+    await desk.settle()  # the accounts exist: nobody has to begin anew for want of one
+    topped_up = line("I1", "500.00", kind=LineKind.INCOMING, key=FUNDING)
+    one = sheet("10.00", topped_up, day=later(1))
+    told = await asyncio.gather(*(desk.store(one) for _ in range(4)), return_exceptions=True)
+    assert any(isinstance(each, list) for each in told)
+    claimed = asyncio.Event()
+
+    async def other() -> match.Progress:
+        await claimed.wait()
+        return await desk.match()
+
+    second = asyncio.create_task(other())
+
+    async def first(tx: CellTx) -> match.Progress:
+        done = await match.match_due(tx, desk.sealer, desk.catalogue(), desk.cells)
+        claimed.set()
+        # Nothing is committed yet. Only one who wants the same line would have to wait for that.
+        await asyncio.wait({second}, timeout=1)
+        return done
+
+    looked = [await desk.world.run(first), await second]
+    assert [each.claimed for each in looked] == [1, 0]
     await desk.store(one)
     await desk.settle()
-    assert (await desk.balance("budget", CAMPAIGN)).text() == "500.00"
-    assert await desk.cash() == "500.00"
-    assert len(await desk.topics("campaign.funded")) == 1
+    assert (await desk.balance("budget", CAMPAIGN)).text() == "510.00"
+    assert await desk.cash() == "510.00"
+    assert len(await desk.topics("campaign.funded")) == 2
     await desk.assert_proven()
 
 

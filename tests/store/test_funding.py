@@ -31,6 +31,7 @@ from paymaster.ledger.chart import KINDS
 from paymaster.ledger.entry import Entry, Posting
 from paymaster.ledger.post import post
 from paymaster.settings import Funding
+from paymaster.withdraw import holds
 
 LEASE = timedelta(seconds=60)
 ENFORCE = Funding(mode="enforce", patience_hours=24)
@@ -255,6 +256,26 @@ async def test_what_the_float_does_not_cover_waits_until_there_is_more(payouts: 
     assert await states(payouts, numbers, 1) == ["sent"] * 5
     assert await left(payouts) == 21_500
     await assert_paid_once(payouts)
+
+
+async def test_no_money_is_kept_together_for_what_an_authority_holds(payouts: Payouts) -> None:
+    """However long it waits, those behind it are paid; lifted, it waits its turn as any other."""
+    numbers = await ask(payouts, "90.00", "40.00", cells=1)
+    one = guarded(payouts)
+    await go(payouts, one)
+    assert await states(payouts, numbers, 1) == ["queued", "queued"]
+    hold = await payouts.world.run(
+        lambda tx: holds.place(tx, "withdrawal", numbers[0], "12 Gs 3", "served")
+    )
+    payouts.world.clock.advance(timedelta(hours=25))
+    await fill(payouts, 8_000)
+    await go(payouts, one)
+    assert await states(payouts, numbers, 1) == ["queued", "sent"]
+    await payouts.world.run(lambda tx: holds.lift(tx, hold.id, "ended"))
+    await fill(payouts, 5_000)
+    await go(payouts, one)
+    assert await states(payouts, numbers, 1) == ["sent", "sent"]
+    assert await left(payouts) == 13_000
 
 
 @pytest.mark.parametrize("seed", range(2))

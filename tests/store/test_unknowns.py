@@ -139,7 +139,7 @@ async def test_what_comes_next_depends_on_the_rail(postgres: PostgresServer) -> 
     async with payout_world(postgres, replays) as payouts:
         await lost(payouts, replays)
         world, accounts = payouts.world, payouts.desk.accounts
-        (one,) = await world.read(lambda tx: unknowns.listing(tx, tx.now, 10))
+        (one,) = await world.read(lambda tx: unknowns.listing(tx, tx.now, tx.now, 10))
         now = world.clock.now()
 
         def comes(rails: Any = payouts.rails, **changes: Any) -> str:
@@ -151,7 +151,7 @@ async def test_what_comes_next_depends_on_the_rail(postgres: PostgresServer) -> 
         assert comes(order_state="sending") == "wait"
         assert comes(rails={}) == "nobody"
         await world.run(lambda tx: decide(tx, one.id, Finding.PAID, "the bank said so"))
-        assert await world.read(lambda tx: unknowns.listing(tx, tx.now, 10)) == []
+        assert await world.read(lambda tx: unknowns.listing(tx, tx.now, tx.now, 10)) == []
 
 
 async def test_a_line_of_a_statement_is_a_way_out_and_silence_is_none(
@@ -164,6 +164,34 @@ async def test_a_line_of_a_statement_is_a_way_out_and_silence_is_none(
         await desk.settle()
         assert await desk.withdrawal(named) == "paid"
         assert await desk.withdrawal(other) == "unknown"
-        found = await desk.world.read(lambda tx: unknowns.listing(tx, tx.now, 10))
+        found = await desk.world.read(lambda tx: unknowns.listing(tx, tx.now, tx.now, 10))
         assert [one.amount for one in found] == [2000]
         await desk.assert_proven()
+
+
+async def test_a_bank_that_took_it_in_and_says_nothing_more_is_warned_about_once(
+    postgres: PostgresServer,
+) -> None:
+    async with payout_world(postgres, FileRail("bank")) as payouts:
+        withdrawal = await approved(payouts, await new_payee(payouts, 1), "2.00")
+        dispatcher, world = payouts.dispatcher(), payouts.world
+        await payouts.run(dispatcher)
+        world.clock.advance(timedelta(minutes=1))
+        await payouts.run(dispatcher)  # nobody can be asked
+        assert await payouts.states(withdrawal) == ("sent", ["sent"])
+        silent = timedelta(hours=96)
+        seen: list[int] = []
+        for hours in (95, 1, 1):
+            world.clock.advance(timedelta(hours=hours))
+            seen.append(await world.run(lambda tx: unknowns.warn_silent(tx, silent, 100)))
+        assert seen == [0, 1, 0]
+        (said,) = told(payouts)
+        assert said["minutes"] == 96 * 60
+        (one,) = await world.read(lambda tx: unknowns.listing(tx, tx.now, tx.now - silent, 10))
+        accounts = {account.id: account for account in payouts.accounts.values()}
+        after = unknowns.next_of(one, accounts, {"bank": FileRail("bank")}, world.clock.now())
+        assert (one.state, after.what) == ("sent", "report")
+        assert (
+            await world.read(lambda tx: unknowns.listing(tx, tx.now, one.created_at - silent, 10))
+            == []
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -38,12 +38,13 @@ class NextOut(Shape):
 
 
 class UnknownOut(Shape):
-    """A payment without proof either way."""
+    """A payment without proof either way; `sent` if its provider took it in and says no more."""
 
     id: str
     subject: str
     rail_account: str | None
     reference: str
+    state: Literal["unknown", "sent"]
     amount: MoneyOut
     since: Time
     code: str | None
@@ -65,9 +66,11 @@ async def list_unknown_payments(
     known = await accounts.load(call.deps.dbs, call.environment.id)
     now = await call.now()
     before = now - timedelta(minutes=older_minutes)
+    silent = timedelta(hours=call.deps.settings.payouts.silent_alert_hours)
 
     async def work(tx: CellRead) -> list[tuple[int, Unknown]]:
-        return [(tx.cell, one) for one in await unknowns.listing(tx, before, MOST)]
+        found = await unknowns.listing(tx, before, min(before, now - silent), MOST)
+        return [(tx.cell, one) for one in found]
 
     pages = await call.everywhere(work)
     found = sorted((one for page in pages for one in page), key=lambda each: each[1].created_at)
@@ -80,6 +83,7 @@ async def list_unknown_payments(
             "subject": one.subject(cell),
             "rail_account": None if account is None else account.rail.name,
             "reference": one.key,
+            "state": one.state,
             "amount": wire(one.money),
             "since": rfc3339(one.created_at),
             "code": one.code,

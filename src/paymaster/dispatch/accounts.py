@@ -144,6 +144,17 @@ async def add(
     in a live environment, is one), Conflict `rail-account-exists` when another account has the
     name.
     """
+    return (await _add(tx, environment_id, treasury_cell, new, rails))[0]
+
+
+async def _add(
+    tx: ControlTx,
+    environment_id: int,
+    treasury_cell: int,
+    new: NewAccount,
+    rails: Mapping[str, Rail],
+) -> tuple[PayoutAccount, bool]:
+    """See `add`; and whether it was this call that took it on. The account's row is locked."""
     _refuse_faults(new, rails)
     mode = await tx.value("SELECT mode FROM environment WHERE id = %s", (environment_id,))
     if mode == "live" and rails[new.rail].caps.pretends:
@@ -174,7 +185,7 @@ async def add(
         await audit.record(tx, [audit.Act("rail_account.add", subject, None, {"name": new.name})])
     elif (account.rail.rail, account.rail.currency) != (new.rail, new.currency):
         raise Conflict("rail-account-exists", f"Another account is called {new.name!r}.")
-    return account
+    return account, bool(created)
 
 
 async def put(
@@ -188,13 +199,9 @@ async def put(
 
     The second value says whether it is new. Rail and currency stay. Raises what `add` raises.
     """
-    before = await tx.value(
-        "SELECT 1 FROM rail_account WHERE environment_id = %s AND name = %s",
-        (environment_id, new.name),
-    )
-    found = await add(tx, environment_id, treasury_cell, new, rails)
-    if before is None or _same(found, new):
-        return found, before is None
+    found, created = await _add(tx, environment_id, treasury_cell, new, rails)
+    if created or _same(found, new):
+        return found, created
     await tx.execute(
         """
         UPDATE rail_account SET settings = %s, secrets = %s, time_zone = %s, payout_window = %s,

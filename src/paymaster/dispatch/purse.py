@@ -17,7 +17,7 @@ from paymaster.dispatch import purse_store
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.purse_store import Waiting
 from paymaster.kernel.errors import Conflict
-from paymaster.withdraw import moves
+from paymaster.withdraw import checks, moves
 from paymaster.withdraw.moves import Withdrawal
 
 REASON = "waiting-for-funds"
@@ -71,11 +71,14 @@ def afford(
 async def take(tx: CellTx, purse: Purse, limit: int) -> list[Withdrawal]:
     """Lock the withdrawals of the account's queue that may leave; the others wait, and say why.
 
-    Raises Conflict `lease-lost` when another process counts by now.
+    For one under a regulatory hold no money is kept together: it does not go. Raises Conflict
+    `lease-lost` when another process counts by now.
     """
     if not await purse_store.holds_fence(tx, purse.rail_account_id, purse.token):
         raise Conflict("lease-lost", "Another process lets payments out of this account.")
     waiting = await purse_store.waiting(tx, purse.rail_account_id, REASON, limit)
-    goes, stays = afford(waiting, purse.room, tx.now, purse.patience)
+    await checks.leave(tx, [one.id for one in waiting if one.held])
+    free = [one for one in waiting if not one.held]
+    goes, stays = afford(free, purse.room, tx.now, purse.patience)
     await purse_store.postpone(tx, stays, REASON, tx.now + LOOK_AGAIN)
     return await moves.take(tx, goes)

@@ -11,11 +11,12 @@ from paymaster.db.tx import CellTx
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A queued withdrawal: what would leave, in minor units."""
+    """A queued withdrawal: what would leave, in minor units; `held` by an authority's order."""
 
     id: int
     amount: int
     requested_at: datetime
+    held: bool = False
 
 
 async def holds_fence(tx: CellTx, rail_account_id: int, token: int) -> bool:
@@ -27,17 +28,15 @@ async def holds_fence(tx: CellTx, rail_account_id: int, token: int) -> bool:
 
 
 async def waiting(tx: CellTx, rail_account_id: int, reason: str, limit: int) -> list[Waiting]:
-    """Lock what waits for an account: what is due, and what waits for funds; oldest first.
-
-    What is under a regulatory hold does not go, so no money is kept together for it.
-    """
+    """Lock what waits for an account: what is due, and what waits for funds; oldest first."""
     return await tx.fetch(
         """
-        SELECT w.id, w.payout_amount AS amount, w.requested_at FROM withdrawal w
+        SELECT w.id, w.payout_amount AS amount, w.requested_at,
+            EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
+                AND h.subject_id IN (w.id, w.user_id, w.destination_id)) AS held
+        FROM withdrawal w
         WHERE w.state = 'queued' AND w.rail_account_id = %s
             AND (w.due_at <= %s OR starts_with(w.reason, %s))
-            AND NOT EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (w.id, w.user_id, w.destination_id))
         ORDER BY w.id LIMIT %s FOR UPDATE OF w SKIP LOCKED
         """,
         (rail_account_id, tx.now, reason, limit),

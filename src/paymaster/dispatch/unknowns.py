@@ -29,7 +29,7 @@ _ENCODER = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A payment without proof either way.
+    """A payment without proof either way; `state` is `sent` when its provider took it in.
 
     `asked` and `sent` count calls, about it and of its order; `asks_at` and `looks_at` are when
     either is looked at again by itself. `spoilt`: its order is never sent again.
@@ -40,6 +40,7 @@ class Unknown:
     transfer_id: int | None
     rail_account_id: int
     key: str
+    state: str
     amount: int
     asset: str
     code: str | None
@@ -65,19 +66,26 @@ class Unknown:
         return text_id("tr", cell, self.transfer_id or 0)
 
 
-async def listing(tx: CellRead, before: datetime, limit: int) -> list[Unknown]:
-    """Those ordered before a moment, oldest first."""
+async def listing(
+    tx: CellRead, before: datetime, silent_before: datetime, limit: int
+) -> list[Unknown]:
+    """Those ordered before a moment, oldest first.
+
+    And those that were taken in, ordered before another one, which nobody can be asked about.
+    """
     return await tx.fetch(
         """
-        SELECT a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.amount, a.asset,
-            a.code, a.created_at, a.alerted, a.tries AS asked, a.due_at AS asks_at,
+        SELECT a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.state, a.amount,
+            a.asset, a.code, a.created_at, a.alerted, a.tries AS asked, a.due_at AS asks_at,
             b.tries AS sent, b.sent_at, b.due_at AS looks_at, b.state AS order_state,
             EXISTS (SELECT FROM attempt o WHERE o.batch_id = b.id AND o.state = 'rejected')
                 AS spoilt
         FROM attempt a JOIN batch b ON b.id = a.batch_id
-        WHERE a.state = 'unknown' AND a.created_at <= %s ORDER BY a.created_at, a.id LIMIT %s
+        WHERE (a.state = 'unknown' AND a.created_at <= %s)
+            OR (a.state = 'sent' AND a.due_at IS NULL AND a.created_at <= %s)
+        ORDER BY a.created_at, a.id LIMIT %s
         """,
-        (before, limit),
+        (before, silent_before, limit),
         Unknown,
     )
 
@@ -125,6 +133,32 @@ async def warn(tx: CellTx, after: Sequence[timedelta], limit: int) -> int:
             "limit": limit,
         },
     )
+    return await _told(tx, rows, after)
+
+
+async def warn_silent(tx: CellTx, after: timedelta, limit: int) -> int:
+    """Warn, once, of orders that were taken in so long ago and of which nothing was heard since.
+
+    Only of those that nobody can be asked about: the others are asked about. How many.
+    """
+    rows = await tx.tuples(
+        """
+        WITH silent AS (
+            SELECT id FROM attempt
+            WHERE state = 'sent' AND due_at IS NULL AND alerted = 0 AND created_at <= %s
+            ORDER BY created_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+        )
+        UPDATE attempt a SET alerted = 1 FROM silent WHERE a.id = silent.id
+        RETURNING a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.created_at,
+            a.tries, 1
+        """,
+        (tx.now - after, limit),
+    )
+    return await _told(tx, rows, [after])
+
+
+async def _told(tx: CellTx, rows: Sequence[Any], after: Sequence[timedelta]) -> int:
+    """A line in the log and an event for each; the last value of a row is its place in `after`."""
     lines: list[Line] = []
     for attempt, withdrawal, transfer, account, key, since, asked, level in sorted(rows):
         number, prefix = (transfer, "tr") if withdrawal is None else (withdrawal, "wd")
@@ -173,6 +207,8 @@ def next_of(
     window = rail.caps.replay_window
     open_window = window is not None and now < one.created_at + window
     replays = open_window and account.active and not one.spoilt
+    if one.state == "sent":
+        return Next("report", "It was taken in: only a report or statement tells, or a person.")
     if one.order_state == "sending":
         return Next("wait", "Its order is on the wire at this moment.", one.looks_at)
     if isinstance(rail, Queries):

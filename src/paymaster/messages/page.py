@@ -9,7 +9,8 @@ _INTRO = """# Types of events
 <!-- Generated from src/paymaster/messages/catalogue.py; do not edit. -->
 
 What subscribers are told: how to subscribe and what arrives is in
-[Webhooks](../integrate/webhooks.md), or [from a message broker](../operate/broker.md). `GET /v1/webhook-event-types` answers the same as data.
+[Webhooks](../integrate/webhooks.md), or [from a message broker](../operate/broker.md).
+`GET /v1/webhook-event-types` answers the same as data.
 
 Payloads hold ids, states, amounts and times, nothing personal. Types and fields are added; none is
 taken away or changes its meaning. Ignore what you do not know.

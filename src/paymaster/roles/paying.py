@@ -46,10 +46,14 @@ def lanes(deps: Deps) -> list[Lane]:
 def _warning(deps: Deps, cell: CellDb) -> Callable[[], Awaitable[int]]:
     after = [timedelta(minutes=each) for each in deps.settings.payouts.unknown_alert_minutes]
 
+    silent = timedelta(hours=deps.settings.payouts.silent_alert_hours)
+
+    async def work(tx: CellTx) -> int:
+        warned = await unknowns.warn(tx, after, WARN_ITEMS)
+        return warned + await unknowns.warn_silent(tx, silent, WARN_ITEMS)
+
     async def step() -> int:
-        return await cell.run(
-            ACTOR, new_trace_id(), lambda tx: unknowns.warn(tx, after, WARN_ITEMS)
-        )
+        return await cell.run(ACTOR, new_trace_id(), work)
 
     return step
 

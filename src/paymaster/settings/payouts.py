@@ -31,6 +31,13 @@ class Payouts(Group):
         description="After how long a payment of which nobody knows whether it was made is warned "
         "about, once for each (in the environment variable separated by commas).",
     )
+    silent_alert_hours: int = Field(
+        default=96,
+        ge=1,
+        le=8760,
+        description="After how long a payment that its provider took in, and cannot be asked about, "
+        "is warned about when nothing was heard of it.",
+    )
     automatic_batch_items: int = Field(
         default=200, ge=1, le=1000, description="Most automatic payouts made in one transaction."
     )

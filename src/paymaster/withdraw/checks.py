@@ -30,6 +30,12 @@ async def held(tx: CellTx, withdrawal_ids: Sequence[int]) -> frozenset[int]:
     return frozenset(await holds.frozen(tx, rows.values()))
 
 
+async def leave(tx: CellTx, withdrawal_ids: Sequence[int]) -> None:
+    """Let no worker look at these locked, held ones for a while; lifting the hold wakes them."""
+    if withdrawal_ids:
+        await holds_store.postpone(tx, withdrawal_ids, tx.now + holds.LOOK_AGAIN)
+
+
 async def require_unmoved(tx: CellTx, withdrawal_id: int, version: int) -> None:
     """Raises Conflict `moved-meanwhile` when it is not of this version any more."""
     row = (await store.lock(tx, [withdrawal_id])).get(withdrawal_id)
