@@ -17,7 +17,7 @@ from paymaster.ledger.chart import Account
 from paymaster.ledger.entry import Entry, Posting
 from paymaster.ledger.hold import Reserve, Settle
 
-NEVER_BELOW_ZERO = frozenset({"available", "vesting", "held", "budget"})
+NEVER_BELOW_ZERO = frozenset({"available", "vesting", "held", "reserve", "budget"})
 NEVER_ABOVE_ZERO = frozenset({"debt"})
 MOST = 2**63 - 1
 

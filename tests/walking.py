@@ -253,7 +253,7 @@ def _planted(served: Served, number: int, user: str, account: int) -> dict[str, 
     plant(world, cell, "step_up", id=number, user_id=owner, state="open", purpose="factor")
     plant(
         world, cell, "write_off", id=number, user_id=owner, state="written_off", from_budget=0,
-        reason=MARK,
+        reason=MARK, entry_undo=owner,
     )  # fmt: skip
     prefixes = {
         "reward": "rw",

@@ -65,12 +65,12 @@ def legal_moves() -> list[tuple[str, str, str, str]]:
     return [row for machine in MACHINES for row in machine.rows()]
 
 
-_templates: dict[tuple[int, int, int], str] = {}
+_templates: dict[tuple[str, int, int], str] = {}
 
 
 def _template(postgres: PostgresServer, cells: int, legal: list[tuple[str, str, str, str]]) -> str:
     """A migrated database that worlds are copied from: four times as quick as migrating each."""
-    key = (id(postgres), cells, hash(tuple(sorted(legal))))
+    key = (postgres.owner_dsn("postgres"), cells, hash(tuple(sorted(legal))))
     if key in _templates:
         return _templates[key]
     database = f"tpl_{uuid.uuid4().hex[:12]}"

@@ -48,7 +48,7 @@ _PAUSES = (0.3, 3.0, 25.0)
 
 A process whose clock is behind finds nothing due where something is."""
 
-SEAL_EVERY = 12
+SEAL_EVERY = 25
 _GAPS = (2.0, 95.0, 900.0, 4 * 3600.0, 12 * 3600.0)
 """How long what falls due by itself is left to gather, the longer ago the last act was."""
 

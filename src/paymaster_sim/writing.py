@@ -71,7 +71,9 @@ class _Plain:
                 yield from self._wave(day, start, repeated, len(busy))
                 yield from self._office(start)
             if day in {0, self.days - 1} or self.random.random() < _CLOSED:
-                yield Act(start + DAY_SECONDS, "close", {"prove": self.random.random() < 0.2})
+                yield Act(
+                    start + DAY_SECONDS, "close", {"prove": day == 0 or self.random.random() < 0.2}
+                )
 
     def _earning(self, day: int, start: int) -> Iterator[Act]:
         random = self.random
@@ -216,12 +218,13 @@ def _stalls(trouble: _Trouble) -> list[Act]:
         for name in ("dispatch-1", "dispatch-2"):
             seconds = trouble.random.randint(100, 4000)
             found.append(trouble.act(at, "stall", process=name, seconds=seconds, before=before))
-        askers = () if before else sorted({*trouble.waves[at]})
+        askers = () if before else sorted({*trouble.waves[at]})[:_STALLED]
         found += [trouble.refusal(at, person) for person in askers]
         found.append(trouble.act(at, "knob", webhook_late=8, late_seconds=DAY_SECONDS // 2))
     return found
 
 
+_STALLED = 6
 RAILS = (cast.BANK, cast.WALLET, cast.WALLET)
 _WRITERS: dict[str, Callable[[_Trouble], list[Act]]] = {
     "answer-lost": lambda t: t.knob(7, "drop_answers", 2),

@@ -7,13 +7,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.gates import one_after_the_other
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
 from tests.scripted_rails import LAG, WINDOW, AskableRail, FileRail
 from tests.withdrawals import assert_proven, available
 from tests.world import ACTOR, PostgresServer, owner_rows
 
-from paymaster.dispatch import accounts, batch, failover, policy
+from paymaster.dispatch import accounts, batch, policy
 from paymaster.dispatch import proof as proofs
 from paymaster.dispatch.policy import PayoutPolicy
 from paymaster.dispatch.run import Dispatcher
@@ -383,29 +382,3 @@ async def test_a_replay_that_reaches_nobody_is_no_reason_for_another_account(
         assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
         assert other.orders == []
         await assert_paid_once(payouts)
-
-
-@pytest.mark.parametrize(
-    ("code", "alone"), [("insufficient_funds", False), ("invalid_request", True)]
-)
-async def test_what_another_process_sends_at_this_moment_is_not_followed_up(
-    payouts: Payouts, first: AskableRail, code: str, alone: bool
-) -> None:
-    """It would go to the other account, or fail and be given back, while its new order pays it."""
-    withdrawal = await one(payouts)
-    first.before = [no(code)]
-    await payouts.deliver(await payouts.claim())
-    if alone:
-        await pause(payouts, "second")
-        await payouts.reload()
-    payouts.world.clock.advance(timedelta(minutes=11))
-    desk, account = payouts.desk, payouts.accounts["first"]
-    orders, followed = await one_after_the_other(
-        payouts.world,
-        lambda: payouts.claim_queued("first"),
-        lambda: payouts.world.run(lambda tx: failover.follow_up(tx, desk, account, 10)),
-    )
-    assert (len(orders), followed) == (1, 1)
-    assert await payouts.states(withdrawal) == ("sending", ["rejected", "sending"])
-    await payouts.deliver(orders)
-    assert await payouts.states(withdrawal) == ("sent", ["rejected", "sent"])

@@ -290,3 +290,37 @@ async def test_plans_and_entered_rates_need_two_where_withdrawals_do(
         assert (rate["source"], rate["rate"]) == ("operator", "1.1")
         for one in desk.open:
             await one.aclose()
+
+
+async def test_nobody_walks_a_rate_away_alone_in_small_steps(served: Served):
+    """A person's entry takes two; what is said to come from outside moves so much in a day."""
+
+    async def post(base: str, counter: str, rate: str, source: str = "provider") -> str:
+        served.world.clock.advance(timedelta(seconds=1))
+        body = {"source": source, "rates": [{"base": base, "counter": counter, "rate": rate}]}
+        answer = await served.api.post("/v1/fx-rates", json=body)
+        return "" if answer.status_code < 300 else answer.json()["code"]
+
+    assert await post("GBP", "SEK", "13", "operator") == ""
+    assert await post("GBP", "SEK", "15") == ""
+    assert await post("GBP", "SEK", "17") == "rate-implausible", "17 is near 15, not near 13"
+    assert await post("GBP", "SEK", "11") == "rate-implausible"
+    assert await post("GBP", "SEK", "12.5") == ""
+    assert await post("GBP", "SEK", "17", "operator") == ""
+    assert await post("GBP", "SEK", "19") == ""
+    served.world.clock.advance(timedelta(days=1))
+    assert await post("GBP", "SEK", "22") == ""
+    # Of a pair that nobody has named before: 162.37 yen are 1.98 dollars.
+    assert await post("JPY", "USD", "0.9") == "rate-implausible"
+
+
+async def test_the_same_day_of_the_central_bank_is_no_way_to_walk_either(served: Served):
+    def lines(rate: str) -> bytes:
+        return CSV.replace(b"162.37", rate.encode())
+
+    csv = {"Content-Type": "text/csv"}
+    codes = [
+        (await served.api.post("/v1/fx-rates/ecb", content=lines(rate), headers=csv)).status_code
+        for rate in ("190.00", "225.00", "270.00")
+    ]
+    assert codes[1:] == [422, 422]

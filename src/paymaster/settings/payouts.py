@@ -35,8 +35,8 @@ class Payouts(Group):
         default=96,
         ge=1,
         le=8760,
-        description="After how long a payment that its provider took in, and cannot be asked about, "
-        "is warned about when nothing was heard of it.",
+        description="After how long a payment that its provider took in, and cannot be asked "
+        "about, is warned about when nothing was heard of it.",
     )
     automatic_batch_items: int = Field(
         default=200, ge=1, le=1000, description="Most automatic payouts made in one transaction."

@@ -116,3 +116,10 @@ def _of(
             value *= leg.value**power
             parts.append(leg)
     return value, parts
+
+
+def worked_out(rates: Sequence[Rate], given: str, wanted: str) -> Fraction | None:
+    """What the central bank's rates say of a pair, however old they are; None without them."""
+    known = {(rate.source, rate.base, rate.counter): rate for rate in rates}
+    found = _of(known, "ecb", given, wanted)
+    return None if found is None else found[0]

@@ -18,12 +18,14 @@ from paymaster.kernel.errors import Conflict, Problem, Unprocessable
 from paymaster.kernel.money import exponent
 from paymaster.settings import Fx
 from paymaster.withdraw import rates_store
-from paymaster.withdraw.rates import SOURCES, Found, Rate, pick
+from paymaster.withdraw.rates import SOURCES, Found, Rate, pick, worked_out
 
 MAX_RATES: Final = 200
 _MAX_SECONDS: Final = 31 * 86_400
 _AHEAD: Final = timedelta(minutes=5)
 """How much a provider's clock may be ahead of ours."""
+_DRIFT: Final = timedelta(days=1)
+"""In this time rates from outside change no more than a single one may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ async def record(
     `now` is the time in the environment, which a test's clock may have put forward.
 
     Raises Unprocessable `rate-invalid` with a problem for each fault, `rate-implausible` when one
-    that no person entered differs by more than `most_change_percent` from the one before it,
+    that no person entered differs by more than `most_change_percent` from what was known before,
     Conflict `rates-changed` when somebody has stored the same at this moment.
     """
     _check(max(tx.now, now), rates)
@@ -91,21 +93,34 @@ def _check(now: datetime, rates: Sequence[Rate]) -> None:
 async def _plausible(
     tx: ControlTx, environment_id: int, rates: Sequence[Rate], most_change_percent: int
 ) -> None:
-    pairs = [(rate.base, rate.counter) for rate in rates if rate.source != "operator"]
-    if not pairs:
+    """Neither far from the rate before it, nor from that of a day ago by many small steps.
+
+    Of a pair that has none yet, not far from what the central bank's rates say of it. A person's
+    entry is where the counting of steps begins anew.
+    """
+    asked = [rate for rate in rates if rate.source != "operator"]
+    if not asked:
         return
-    before = await rates_store.newest_rates(tx, environment_id, pairs)
-    for rate in rates:
+    pairs = [(rate.base, rate.counter) for rate in asked]
+    near = [pair for one in pairs for pair in rates_store.pairs_between(*one)]
+    before = await rates_store.newest_rates(tx, environment_id, near)
+    settled = await rates_store.settled_rates(tx, environment_id, pairs, tx.now - _DRIFT)
+    for rate in asked:
         mates = [one for one in before if (one.base, one.counter) == (rate.base, rate.counter)]
         newest = max(mates, key=lambda one: one.observed_at, default=None)
-        if rate.source == "operator" or newest is None:
-            continue
-        if abs(rate.value - newest.value) * 100 > newest.value * most_change_percent:
-            raise Unprocessable(
-                "rate-implausible",
-                f"{rate.base}/{rate.counter} at {rate.rate} is more than {most_change_percent}%"
-                f" from {newest.rate}; if it is right, have a person enter it (source operator).",
-            )
+        day_ago = [one for one in settled if (one.base, one.counter) == (rate.base, rate.counter)]
+        known = [one.value for one in (newest, *day_ago) if one is not None]
+        if not known:
+            derived = worked_out(before, rate.base, rate.counter)
+            known = [] if derived is None else [derived]
+        for value in known:
+            if abs(rate.value - value) * 100 > value * most_change_percent:
+                raise Unprocessable(
+                    "rate-implausible",
+                    f"{rate.base}/{rate.counter} at {rate.rate} is more than {most_change_percent}%"
+                    " from the one before it or of a day ago; if it is right, have a person enter it"
+                    " (source operator).",
+                )
 
 
 async def between(

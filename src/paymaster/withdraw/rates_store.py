@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from paymaster.db.tx import ControlRead, ControlTx, json
-from paymaster.withdraw.rates import PIVOT, Rate
+from paymaster.withdraw.rates import PIVOT, SOURCES, Rate
 
 
 async def newest_revision(tx: ControlRead, environment_id: int) -> int | None:
@@ -134,6 +135,48 @@ async def newest_rates(
         ORDER BY r.base, r.counter, r.source, r.observed_at DESC, r.id DESC
         """,
         ([base for base, _ in pairs], [counter for _, counter in pairs], environment_id),
+        Rate,
+    )
+
+
+async def settled_rates(
+    tx: ControlRead, environment_id: int, pairs: Sequence[tuple[str, str]], before: datetime
+) -> list[Rate]:
+    """For each of these pairs the newest rate that was known by then, or that a person entered.
+
+    Of several the one that was recorded last; of a pair that has none the first one there was.
+    """
+    return await tx.fetch(
+        """
+        SELECT a.source, a.base, a.counter, a.rate, a.observed_at, a.valid_seconds, a.reference
+        FROM (
+            SELECT DISTINCT base, counter
+            FROM unnest(%(bases)s::text[], %(counters)s::text[]) AS u (base, counter)
+        ) AS p CROSS JOIN LATERAL (
+            SELECT * FROM (
+                SELECT 0 AS rank, c.* FROM unnest(%(sources)s::text[]) AS s (source)
+                CROSS JOIN LATERAL (
+                    SELECT r.* FROM fx_rate r
+                    WHERE r.environment_id = %(environment)s AND r.base = p.base
+                        AND r.counter = p.counter AND r.source = s.source
+                        AND (r.source = 'operator' OR r.recorded_at <= %(before)s)
+                    ORDER BY r.observed_at DESC, r.id DESC LIMIT 1
+                ) AS c
+                UNION ALL
+                (SELECT 1, r.* FROM fx_rate r
+                WHERE r.environment_id = %(environment)s AND r.base = p.base
+                    AND r.counter = p.counter
+                ORDER BY r.observed_at, r.id LIMIT 1)
+            ) AS found ORDER BY rank, recorded_at DESC, id DESC LIMIT 1
+        ) AS a
+        """,
+        {
+            "bases": [base for base, _ in pairs],
+            "counters": [counter for _, counter in pairs],
+            "sources": list(SOURCES),
+            "environment": environment_id,
+            "before": before,
+        },
         Rate,
     )
 

@@ -223,11 +223,11 @@ async def test_a_payment_to_the_wallet_provider_tops_up_the_float(
 
 
 async def test_answers_can_be_late_or_lost(client: Client, sftp: Sftp) -> None:
-    await client.control("faults", bank_answer_seconds=3600)
+    await client.control("faults", bank_answer_seconds=5)
     await sftp.put("late", pain001("M1", GOOD))
     await eventually(lambda: _payments(client, 1))
     assert await sftp.names("pain002_late") == []
-    await client.control("clock", advance_seconds=3601)
+    await client.control("clock", advance_seconds=6)
     await sftp.answer("late")
     await client.control("faults", bank_answer_seconds=0, pain002_lose=1)
     await sftp.put("lost", pain001("M2", [Pay("E2", BOB, "1.00")]))
