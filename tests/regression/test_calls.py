@@ -71,6 +71,7 @@ async def test_formance_wallets_110_the_same_new_thing_from_many_at_once_is_one(
         calls = (served.api.request(method, path, json=body) for _ in range(8))
         answers = await asyncio.gather(*calls)
         assert {one.status_code for one in answers} <= {200, 201}, [a.text for a in answers]
+        assert [one.status_code for one in answers].count(201) == 1, path
         assert len({one.json().get("id", one.json().get("name")) for one in answers}) == 1, path
         assert owner_rows(served.world, f"SELECT {ROWS[path]}") == [(1,)], path
 
