@@ -70,10 +70,10 @@ class _Plain:
             if day in busy:
                 yield from self._wave(day, start, repeated, len(busy))
                 yield from self._office(start)
-            if day in {0, self.days - 1} or self.random.random() < _CLOSED:
-                yield Act(
-                    start + DAY_SECONDS, "close", {"prove": day == 0 or self.random.random() < 0.2}
-                )
+            edge = day in {0, self.days - 1}
+            if edge or self.random.random() < _CLOSED:
+                prove = edge or self.random.random() < 0.2
+                yield Act(start + DAY_SECONDS, "close", {"prove": prove})
 
     def _earning(self, day: int, start: int) -> Iterator[Act]:
         random = self.random

@@ -58,15 +58,12 @@ async def test_formance_wallets_110_the_same_new_thing_from_many_at_once_is_one(
 ) -> None:
     """Looked first, created then: two callers at once made two."""
     start = {"starts_at": "2026-01-01T00:00:00Z", "sponsor": "race", "currency": "EUR"}
-    bank = {"rail": "iso20022", "currency": "EUR", "settings": {
-        "iban": "DE89370400440532013000", "holder": "O", "transport": "directory",
-        "outgoing": "out", "incoming": "in"}}  # fmt: skip
     for method, path, body in (
         ("PUT", "/v1/users/race", {}),
         ("POST", "/v1/users/race/destinations", IBAN),
         ("PUT", "/v1/sponsors/race", {"name": "R"}),
         ("PUT", "/v1/campaigns/race", {"name": "R", **start}),
-        ("PUT", "/v1/rail-accounts/race", bank),
+        ("PUT", "/v1/rail-accounts/race", bank("O")),
     ):
         calls = (served.api.request(method, path, json=body) for _ in range(8))
         answers = await asyncio.gather(*calls)
@@ -74,6 +71,38 @@ async def test_formance_wallets_110_the_same_new_thing_from_many_at_once_is_one(
         assert [one.status_code for one in answers].count(201) == 1, path
         assert len({one.json().get("id", one.json().get("name")) for one in answers}) == 1, path
         assert owner_rows(served.world, f"SELECT {ROWS[path]}") == [(1,)], path
+
+
+async def test_formance_wallets_110_each_of_several_at_once_is_told_its_own(
+    served: Served,
+) -> None:
+    """Who came second was told that the thing is made, and got the settings of the first."""
+    holders = [f"Holder {number}" for number in range(8)]
+    address = "/v1/rail-accounts/other"
+    answers = await asyncio.gather(
+        *(served.api.put(address, json=bank(holder)) for holder in holders)
+    )
+    assert [one.json()["settings"]["holder"] for one in answers] == holders
+    assert sorted(one.status_code for one in answers) == [200] * 7 + [201]
+    assert sorted(one.json()["version"] for one in answers) == list(range(1, 9))
+    last = max(answers, key=lambda one: one.json()["version"]).json()
+    (found,) = (
+        one
+        for one in (await served.ok("GET", "/v1/rail-accounts"))["data"]
+        if one["name"] == "other"
+    )
+    assert found == last
+
+
+def bank(holder: str) -> dict[str, Any]:
+    settings = {
+        "iban": "DE89370400440532013000",
+        "holder": holder,
+        "transport": "directory",
+        "outgoing": "out",
+        "incoming": "in",
+    }
+    return {"rail": "iso20022", "currency": "EUR", "settings": settings}
 
 
 def in_cells(tables: str) -> str:
