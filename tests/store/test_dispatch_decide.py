@@ -91,11 +91,29 @@ async def test_an_order_with_a_refused_payment_is_not_sent_again(
     assert await states(payouts, withdrawals) == ["failed", "unknown", "unknown"]
 
 
+async def test_an_order_with_a_payment_that_a_person_saw_paid_is_not_sent_again(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    """It was paid at the bank's own desk, perhaps; the file would pay it once more."""
+    withdrawals = await unknown(payouts, bank, arrived=False)
+    bank.paid[await payouts.key_of(withdrawals[1])] = 1
+    await says(payouts, withdrawals[1], Finding.PAID, "paid at the desk, ticket 12")
+    sent = len(bank.orders)
+    dispatcher = payouts.dispatcher()
+    for _ in range(3):
+        payouts.world.clock.advance(timedelta(hours=7))
+        await payouts.run(dispatcher)
+    assert len(bank.orders) == sent
+    assert await states(payouts, withdrawals) == ["unknown", "paid", "unknown"]
+    await says(payouts, withdrawals[0], Finding.NOT_PAID)
+    assert await states(payouts, withdrawals) == ["failed", "paid", "failed"]
+
+
 async def test_there_is_nothing_to_decide_about_what_is_known_or_on_the_wire(
     payouts: Payouts, bank: FileRail
 ) -> None:
     withdrawals = await unknown(payouts, bank, arrived=True)
-    await says(payouts, withdrawals[1], Finding.PAID)
+    await payouts.hear("bank", Outcome(await payouts.key_of(withdrawals[1]), Verdict.PAID))
     with pytest.raises(Conflict, match="attempt-not-unknown"):
         await says(payouts, withdrawals[1], Finding.NOT_PAID)
     payouts.world.clock.advance(timedelta(hours=1))

@@ -73,6 +73,8 @@ async def test_tiers_clear_sooner_or_later(claw: Clawing):
 async def test_versions_follow_each_other_and_nothing_is_lost(claw: Clawing):
     with pytest.raises(NotFound, match="policy-unknown"):
         await claw.earning.control(lambda tx: policy.history(tx, ENVIRONMENT, "default"))
+    with pytest.raises(Conflict, match="newest version is 0"):
+        await claw.put(based_on=3, clearing_seconds=60)
     await claw.put(clearing_seconds=60)
     with pytest.raises(Conflict, match="policy-changed"):
         await claw.put(clearing_seconds=120)

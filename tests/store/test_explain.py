@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.withdrawals import BANK, bring
 from tests.world import PostgresServer
 
 from paymaster.db.tx import Actor
+from paymaster.dispatch import store as dispatch_store
 from paymaster.kernel.ids import new_trace_id, parse_text_id
 from paymaster.kernel.language import LANGUAGES
 from paymaster.people import destinations
@@ -67,6 +69,8 @@ async def test_every_state_is_explained_in_both_languages(served: Served, state:
     held = state not in {"paid", "failed", "returned", "denied", "cancelled"}
     assert (said["money"]["where"] in {"set-aside", "on-its-way"}) == held
     assert (said["next"]["who"] == "nobody") <= (not held)
+    over = said["expected"]["message"] == words.common("expected", "over").zh
+    assert over == (said["money"]["where"] in {"with-payee", "back"})
 
 
 async def test_the_words_are_exactly_those_of_the_machine() -> None:
@@ -229,6 +233,15 @@ async def test_a_payment_that_waits_for_our_money_says_whose_turn_it_is(served: 
     assert said["history"][-1]["message"] == words.common("then", "resent").en
     staff = await explained(served, text, **{"for": "staff"})
     assert staff["failure"]["fix"] == "top-up-float"
+
+
+@pytest.mark.parametrize("reason", ["no-route", "waiting-for-funds"])
+async def test_what_waits_for_an_account_or_for_money_is_ours(served: Served, reason: str) -> None:
+    _, text, number = await in_state(served, "approved")
+    assert (await explained(served, text))["next"]["who"] == "paymaster"
+    later = datetime(2030, 1, 1, tzinfo=UTC)
+    await served.world.run(lambda tx: dispatch_store.postpone_approved(tx, [number], later, reason))
+    assert (await explained(served, text))["next"]["who"] == "operator"
 
 
 async def test_a_review_because_of_his_own_destination_says_so(served: Served) -> None:

@@ -103,6 +103,8 @@ async def test_a_quote_is_what_is_charged(served: Served):
     assert (await served.ok("GET", f"/v1/quotes/{made['id']}"))["withdrawal"] == told["id"]
     story = await served.ok("GET", f"/v1/withdrawals/{told['id']}")
     assert (story["payout"], story["quote"]) == (told["payout"], made["id"])
+    explained = await served.ok("GET", f"/v1/withdrawals/{told['id']}/explain")
+    assert explained["receipt"]["rate"] == exchange["rate"], "a receipt is read by people"
 
 
 async def test_the_documented_route_and_the_short_one_charge_the_same(served: Served):
@@ -136,8 +138,11 @@ async def test_the_payout_side(served: Served):
     await served.refused(400, "quote-sides", "POST", "/v1/quotes", both)
     wrong = {**ask, "payout_amount": euro("20.00", "CHF")}
     await served.refused(422, "currency-mismatch", "POST", "/v1/quotes", wrong)
-    tiny = {**ask, "payout_amount": euro("0.00", "USD")}
-    assert (await served.api.post("/v1/quotes", json=tiny)).status_code == 422
+    for none in ("0.00", "-1.00"):
+        tiny = {**ask, "payout_amount": euro(none, "USD")}
+        await served.refused(422, "amount-not-positive", "POST", "/v1/quotes", tiny)
+    given = {"user": "payee", "destination": destination, "amount": euro("0.00")}
+    await served.refused(422, "amount-not-positive", "POST", "/v1/quotes", given)
 
 
 async def test_a_stale_rate_refuses_and_a_missing_one_too(served: Served):

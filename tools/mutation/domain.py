@@ -30,6 +30,7 @@ def edits(source: str) -> Iterator[Edit]:
     tree = ast.parse(source)
     at = _Offsets(source)
     members = _members(tree)
+    begun = _beginnings(tree)
     for node in ast.walk(tree):
         match node:
             case ast.Tuple(elts=[_, _, *_] as items):
@@ -38,7 +39,9 @@ def edits(source: str) -> Iterator[Edit]:
                 yield Edit(*at.span(recipe), "None", "recipe-removed")
             case ast.Call(func=ast.Name(id="Posting"), args=[source_account, target, _]):
                 yield _swapped(at, source, source_account, target)
-            case ast.Attribute(value=ast.Name(id=name), attr=member) if _is_value(name):
+            case ast.Attribute(value=ast.Name(id=name), attr=member) if (
+                _is_value(name) and node not in begun
+            ):
                 others = [one for one in members.get(name, ()) if one != member]
                 if others:
                     text = f"{name}.{others[hash_of(member) % len(others)]}"
@@ -51,6 +54,16 @@ def edits(source: str) -> Iterator[Edit]:
                 yield Edit(*at.span(value), "None", "nothing-returned")
             case _:
                 pass
+
+
+def _beginnings(tree: ast.Module) -> set[ast.AST]:
+    """Where moves begin and upon what: another one there is the same as a row that is missing."""
+    return {
+        argument
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Move"
+        for argument in node.args[:2]
+    }
 
 
 def hash_of(word: str) -> int:

@@ -74,7 +74,10 @@ def again_since(
     reason: Annotated[str | None, typer.Option(help="Why.")] = None,
 ) -> None:
     """Publish all events since a moment again, under their ids: for a stream that was lost."""
-    moment = parse_rfc3339(since)
+    try:
+        moment = parse_rfc3339(since)
+    except ValueError as error:
+        raise Refusal("time-malformed", f"{since!r} is not a moment: {error}.") from None
 
     async def work() -> int:
         async with open_deps() as deps:

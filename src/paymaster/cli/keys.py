@@ -44,7 +44,7 @@ def issue(
         list[str] | None,
         typer.Option(
             help=f"Repeat for more, of: {', '.join(credentials.SCOPES)}. "
-            "Default: all but audit and staff."
+            "Default: all but risk, audit and staff."
         ),
     ] = None,
     owner: Annotated[

@@ -62,8 +62,9 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
 class BatchRow:
     """An order as it was stored. `unresolved` counts payments without an answer.
 
-    `ended` counts the tries that have ended here, at the last `ended_at`: the others may be on
-    their way still, whatever became of their sender.
+    `spoilt` counts those for which it must never go again: their money was given back, or a person
+    has seen to them. `ended` counts the tries that have ended here, at the last `ended_at`: the
+    others may be on their way still, whatever became of their sender.
     """
 
     id: int
@@ -79,7 +80,7 @@ class BatchRow:
     ended_at: datetime | None
     keys: list[str]
     unresolved: int
-    rejected: int
+    spoilt: int
 
     def over_since(self, moment: datetime, lag: timedelta) -> bool:
         """Whether every try had ended so long before a moment."""
@@ -97,7 +98,7 @@ async def take_due(tx: CellTx, rail_account_id: int, state: str, limit: int) -> 
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
                 AND a.state IN ('sending', 'unknown')) AS unresolved,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
-                AND a.state = 'rejected') AS rejected
+                AND (a.state = 'rejected' OR a.code = 'decided-by-hand')) AS spoilt
         FROM batch b
         WHERE b.rail_account_id = %s AND b.state = %s AND b.due_at <= %s
         ORDER BY b.due_at, b.id LIMIT %s FOR UPDATE OF b SKIP LOCKED
@@ -117,7 +118,7 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
                 AND a.state IN ('sending', 'unknown')) AS unresolved,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
-                AND a.state = 'rejected') AS rejected
+                AND (a.state = 'rejected' OR a.code = 'decided-by-hand')) AS spoilt
         FROM batch b WHERE b.id = ANY(%s) AND b.state = 'unknown'
         ORDER BY b.id FOR UPDATE OF b SKIP LOCKED
         """,

@@ -129,9 +129,10 @@ async def _claim(
     for row in rows:
         if row.id in stopped:
             continue
-        if row.rejected:
-            # Its bytes still hold a payment whose money was given back: they never go again.
-            detail = "a payment of it was refused: it is not sent again"
+        if row.spoilt:
+            # Its bytes still hold a payment whose money was given back, or that a person says was
+            # made, perhaps in another way than by this order: they never go again.
+            detail = "a payment of it was refused or decided by hand: it is not sent again"
             broken.append(BatchChange(row.id, "unknown", tx.now + _WAIT_FOR_REPORT, detail))
             continue
         try:

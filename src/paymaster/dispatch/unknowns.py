@@ -78,8 +78,8 @@ async def listing(
         SELECT a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.state, a.amount,
             a.asset, a.code, a.created_at, a.alerted, a.tries AS asked, a.due_at AS asks_at,
             b.tries AS sent, b.sent_at, b.due_at AS looks_at, b.state AS order_state,
-            EXISTS (SELECT FROM attempt o WHERE o.batch_id = b.id AND o.state = 'rejected')
-                AS spoilt
+            EXISTS (SELECT FROM attempt o WHERE o.batch_id = b.id
+                AND (o.state = 'rejected' OR o.code = 'decided-by-hand')) AS spoilt
         FROM attempt a JOIN batch b ON b.id = a.batch_id
         WHERE (a.state = 'unknown' AND a.created_at <= %s)
             OR (a.state = 'sent' AND a.due_at IS NULL AND a.created_at <= %s)

@@ -86,10 +86,9 @@ async def put(tx: ControlTx, environment_id: int, command: PutPolicy) -> PolicyV
         tx.now,
     )
     if before != command.based_on or not await store.insert(tx, environment_id, row):
-        newest = max(before, command.based_on + 1)
         raise Conflict(
             "policy-changed",
-            f"Version {newest} is the newest by now; look at it first."
+            f"The newest version is {before} (0: there is none yet); look at it first."
             if before != command.based_on
             else "Another version came into force at the same moment; look at it first.",
         )

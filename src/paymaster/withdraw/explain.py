@@ -20,6 +20,7 @@ from paymaster.kernel.money import Money
 from paymaster.rails import failures
 from paymaster.rails.failures import Failure, Who
 from paymaster.withdraw import holds, view, view_store, words
+from paymaster.withdraw.fees import readable
 from paymaster.withdraw.machine import State
 from paymaster.withdraw.view import Summary
 from paymaster.withdraw.view_store import AttemptRow, MoveRow
@@ -27,6 +28,8 @@ from paymaster.withdraw.words import UNDER_REVIEW, StateWords
 
 _OVER: Final = frozenset({State.FAILED, State.RETURNED})
 _WITH_THE_RAIL: Final = frozenset({State.SENDING, State.UNKNOWN, State.SENT, State.AWAITING_PAYEE})
+_TO_BE_SENT: Final = frozenset({State.APPROVED, State.QUEUED})
+_SETTLED: Final = frozenset({"with-payee", "back"})
 _SAID_ONCE: Final = frozenset({"checking", "under-review"})
 """Stages of which the earner is told once, however often it goes to and fro inside."""
 
@@ -35,6 +38,9 @@ _PEOPLE: Final = ("person:", "key:", "cli")
 
 _HIS_DESTINATION: Final = frozenset({"destination-paused", "destination-closed"})
 """Reasons for a review that are the earner's own business."""
+
+_OURS: Final = frozenset({"no-route", "waiting-for-funds"})
+"""Reasons to wait that end when somebody of ours connects an account, or sends money there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,9 @@ class Expected:
         """Whether that time has passed."""
         return self.by is not None and self.by < self.now
 
-    def wire(self, language: Language) -> dict[str, Any]:
-        """For JSON."""
-        kind = "unknown" if self.by is None else "late" if self.late else "by"
+    def wire(self, language: Language, *, over: bool = False) -> dict[str, Any]:
+        """For JSON. `over`: it was paid, or the money is back."""
+        kind = "over" if over else "unknown" if self.by is None else "late" if self.late else "by"
         said = words.common("expected", kind).text(language)
         written = None if self.by is None else f"{self.by:%Y-%m-%d %H:%M} UTC"
         return {
@@ -113,6 +119,8 @@ class Explained:
             return "user" if failure is not None and failure.who == "user" else "nobody"
         if failure is not None and self.summary.row.state == State.QUEUED:
             return failure.who if failure.who != "user" else "paymaster"
+        if self.summary.row.state in _TO_BE_SENT and self.summary.row.reason in _OURS:
+            return "operator"
         return self.stands.next
 
     def wire(
@@ -132,7 +140,7 @@ class Explained:
                 "message": words.common("money", stands.money).text(language),
             },
             "next": {"who": who, "message": words.common("next", who).text(language)},
-            "expected": expected.wire(language),
+            "expected": expected.wire(language, over=stands.money in _SETTLED),
             "failure": None if failure is None else failure.wire(language, staff=staff),
             "history": [self._step(one, language, staff=staff) for one in self._steps(staff)],
             "receipt": self.receipt(),
@@ -212,7 +220,7 @@ class Explained:
             "fee_payer": summary.row.fee_payer,
             "total": _money(summary.amount + summary.fee),
             "payout": _money(summary.payout),
-            "rate": summary.row.rate,
+            "rate": None if summary.row.rate is None else readable(summary.row.rate),
             "requested_at": rfc3339(summary.row.requested_at),
             "sent_at": _time(self.sent_at),
             "paid_at": _time(when.get(State.PAID)),

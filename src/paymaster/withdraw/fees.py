@@ -247,6 +247,14 @@ def written(rate: Fraction) -> str:
     return f"{rate.numerator}/{rate.denominator}"
 
 
+def readable(rate: str, digits: int = 8) -> str:
+    """A stored rate as people read it: half to even at so many decimals."""
+    numerator, _, denominator = rate.partition("/")
+    scaled = half_even(int(numerator) * 10**digits, int(denominator))
+    whole = str(scaled).zfill(digits + 1)
+    return f"{whole[:-digits]}.{whole[-digits:]}"
+
+
 def exchange(plan: FeePlan, asked: Money, currency: str, mid: Fraction) -> Charge | Fault:
     """What a withdrawal of this amount takes when its payee gets another currency.
 

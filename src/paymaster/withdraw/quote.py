@@ -22,7 +22,7 @@ from paymaster.withdraw.fee_plans import Plans
 from paymaster.withdraw.fees import Charge, FeePlan, choose
 from paymaster.withdraw.quote_store import Quote
 from paymaster.withdraw.rates import Found
-from paymaster.withdraw.request_checks import Limits, fault_of_facts, limit_fault
+from paymaster.withdraw.request_checks import NOT_POSITIVE, Limits, fault_of_facts, limit_fault
 
 KEPT: Final = timedelta(days=30)
 """How long a quote that nobody used is shown after it expired. Used ones stay."""
@@ -84,7 +84,9 @@ def plan_for(plans: Plans, wanted: Wanted, destination: Destination) -> FeePlan 
 
 
 def figures(plan: FeePlan | None, wanted: Wanted, to: Destination, rate: Found | None) -> Charge:
-    """What is charged. Raises Unprocessable with the slugs of `fees`."""
+    """What is charged. Raises Unprocessable with the slugs of `fees`, `amount-not-positive`."""
+    if wanted.money.minor <= 0:
+        raise Unprocessable(*NOT_POSITIVE)
     by_amount = wanted.side == "amount"
     if plan is None or wanted.currency == to.currency:
         found = (fees.charge if by_amount else fees.charge_for)(plan, wanted.money)
@@ -166,17 +168,6 @@ async def forget(tx: CellTx, limit: int) -> int:
     return await quote_store.forget(tx, tx.now - KEPT, limit)
 
 
-def _decimal(text: str, digits: int) -> str:
-    """A rate of the form `n/d` as people read it, rounded to so many decimals."""
-    numerator, _, denominator = text.partition("/")
-    scaled = fees.half_even(int(numerator) * 10**digits, int(denominator))
-    whole = str(scaled).zfill(digits + 1)
-    return f"{whole[:-digits]}.{whole[-digits:]}"
-
-
-_DIGITS: Final = 8
-
-
 def shown(cell: int, quote: Quote) -> dict[str, Any]:
     """A quote for JSON. What counts is the amounts; `rate` is for reading, `exact_rate` for you."""
 
@@ -186,9 +177,9 @@ def shown(cell: int, quote: Quote) -> dict[str, Any]:
     exchange = None
     if quote.rate is not None and quote.mid_rate is not None:
         exchange = {
-            "rate": _decimal(quote.rate, _DIGITS),
+            "rate": fees.readable(quote.rate),
             "exact_rate": quote.rate,
-            "mid_rate": _decimal(quote.mid_rate, _DIGITS),
+            "mid_rate": fees.readable(quote.mid_rate),
             "markup_ppm": quote.markup_ppm,
             "source": quote.rate_source,
             "observed_at": quote.rate_observed_at and rfc3339(quote.rate_observed_at),

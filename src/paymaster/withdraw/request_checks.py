@@ -98,17 +98,18 @@ def _destination_fault(found: Facts, now: datetime) -> Fault | None:
 def amount_fault(command: RequestWithdrawal, limits: Limits | None) -> Fault | None:
     """What stands against the amount by itself."""
     if command.fee is not None and command.fee.minor < 0:
-        return _NOT_POSITIVE
+        return NOT_POSITIVE
     return limit_fault(command.amount, limits)
 
 
-_NOT_POSITIVE: Final = ("amount-not-positive", "Ask for an amount above zero.")
+NOT_POSITIVE: Final = ("amount-not-positive", "Ask for an amount above zero.")
+"""What stands against zero and less."""
 
 
 def limit_fault(amount: Money, limits: Limits | None) -> Fault | None:
     """An amount that is not above zero or not within limits."""
     if amount.minor <= 0:
-        return _NOT_POSITIVE
+        return NOT_POSITIVE
     if limits and limits.minimum is not None and amount < limits.minimum:
         return "amount-below-minimum", f"The smallest withdrawal is {limits.minimum}."
     if limits and limits.maximum is not None and amount > limits.maximum:
