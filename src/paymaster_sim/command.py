@@ -152,9 +152,16 @@ def _here(options: Options, total: Sum) -> None:
                     _shrunk(made, one, result.violation)
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal("file-unreadable", f"{file} cannot be read: {error}.") from None
+
+
 def _scripts(options: Options) -> Iterator[Script]:
     if options.script is not None:
-        yield script.load(options.script.read_text())
+        yield script.load(_text(options.script))
         return
     faults = chosen(options.faults)
     for seed in range(options.seed, options.seed + options.seeds):

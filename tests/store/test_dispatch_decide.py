@@ -17,6 +17,7 @@ from paymaster.kernel.errors import Conflict, NotFound, RailUnknown, Unprocessab
 from paymaster.observe import Metrics
 from paymaster.rails.base import Outcome, Verdict
 from paymaster.roles.gauges import measure
+from paymaster.withdraw import view
 
 
 @pytest.fixture
@@ -63,6 +64,19 @@ async def test_paid_concerns_one_payment(payouts: Payouts, bank: FileRail) -> No
         payouts.world, "SELECT actor, reason, detail FROM audit WHERE action = 'attempt.decide'"
     )
     assert rows == [("test", "the bank said so", {"finding": "paid", "state": "paid"})]
+
+
+async def test_the_story_tells_who_decided_and_with_which_words(
+    payouts: Payouts, bank: FileRail
+) -> None:
+    withdrawals = await unknown(payouts, bank, arrived=False)
+    proof = "asked at the bank by telephone: its ticket BN-4711, the file never came"
+    await says(payouts, withdrawals[0], Finding.NOT_PAID, proof)
+    for each in withdrawals:
+        told = (await payouts.world.read(lambda tx, n=each: view.story(tx, n))).wire()
+        decided = [act for act in told["acts"] if act["action"] == "attempt.decide"]
+        assert [(act["actor"], act["reason"]) for act in decided] == [("test", proof)]
+        assert told["attempts"][0]["detail"] is None, "a provider's words, not a person's"
 
 
 async def test_not_paid_concerns_the_whole_order_which_never_goes_again(

@@ -312,3 +312,25 @@ async def test_what_two_persons_know_of_an_order_is_done_to_no_later_one(
     assert code(late) == (409, "moved-meanwhile"), late.text
     assert await payouts.states(number) == ("unknown", ["rejected", "unknown"])
     await payouts.hear("bank", Outcome(await payouts.key_of(number, 2), Verdict.PAID))
+
+
+@pytest.mark.parametrize("act", ["retry", "fail"])
+async def test_what_was_said_of_a_dead_order_is_not_done_to_the_one_that_follows_it(
+    payouts: Payouts, bank: FileRail, bea: httpx.AsyncClient, anna: httpx.AsyncClient,
+    served: Served, act: str,
+) -> None:  # fmt: skip
+    """A client that got no answer asks once more; by then the next order is with the bank."""
+    for each in ("retry", "fail"):
+        await limit(served, f"withdrawal.{each}", "10000.00")
+    (number,) = await sent(payouts, bank, 1)
+    assert (await anna.post(path(number, "retry"), json=PROOF)).json()["state"] == "queued"
+    payouts.world.clock.advance(timedelta(hours=1))
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(number) == ("sent", ["rejected", "sent"])
+    again = await bea.post(path(number, act), json=PROOF)
+    assert code(again) == (409, "moved-meanwhile"), again.text
+    assert (again.json()["state"], again.json()["move"]) == ("sent", "accept")
+    assert await payouts.states(number) == ("sent", ["rejected", "sent"])
+    bank.paid[await payouts.key_of(number, 2)] = 0
+    seen = {**PROOF, "version": (await anna.get(path(number))).json()["version"]}
+    assert (await anna.post(path(number, "fail"), json=seen)).json()["state"] == "failed"

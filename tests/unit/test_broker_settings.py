@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from tests.served import make_settings
 
+from paymaster.cli.broker import again_since
 from paymaster.kernel.errors import Refusal
 from paymaster.messages.broker.letter import partition, wanted
 from paymaster.messages.broker.link import tls_context
@@ -84,6 +85,12 @@ def test_a_certificate_needs_an_authority(tmp_path: Path) -> None:
     assert plain is not None
     assert plain.check_hostname
     assert plain.minimum_version.name == "TLSv1_3"
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "2026-11-20T00:00:00"])
+def test_what_is_no_moment_is_refused_in_one_line(moment: str) -> None:
+    with pytest.raises(Refusal, match="time-malformed"):
+        again_since(moment, None)
 
 
 def test_without_a_broker_nothing_is_loaded() -> None:

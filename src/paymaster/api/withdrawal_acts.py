@@ -41,7 +41,8 @@ class _Seen(Body):
         Field(
             ge=1,
             description="The `version` that the operator has seen: when the withdrawal has moved "
-            "since, nothing is done and the answer says what happened.",
+            "since, nothing is done and the answer says what happened. What is said with a proof "
+            "of a further order than the first needs it.",
         ),
     ] = None
 
@@ -134,9 +135,14 @@ async def _reasoned(call: Call, act: Act, withdrawal: str, body: Decided) -> Res
 
 
 async def _proven(call: Call, act: Act, withdrawal: str, body: Proven) -> Response:
-    """The proof is about the order that there is now, and never about one that is made later."""
-    ref = call.ref("wd", withdrawal)
-    order = await call.cell(ref.cell).read(lambda tx: by_hand.order_of(tx, ref.id))
+    """The proof is about the order that there is now, and never about one that is made later.
+
+    Sent a second time it meets the order that followed the dead one, of which it says nothing.
+    """
+    ref, seen = call.ref("wd", withdrawal), body.version is not None
+    order = await call.write(
+        call.cell(ref.cell), lambda tx: by_hand.order_of(tx, ref.id, seen=seen)
+    )
     asked = {"reason": body.proof, "order": order, **_seen(body)}
     return await guarded.guarded(call, act, withdrawal, asked)
 

@@ -109,11 +109,11 @@ def _detail(act: Act, actor: Actor, *, shared: bool) -> dict[str, Any]:
     return {**act.detail, ENVIRONMENT: actor.environment_id}
 
 
-async def of_subject(tx: ReadTx, subject: str) -> list[Recorded]:
-    """All acts on one thing, oldest first."""
+async def of_subject(tx: ReadTx, *subjects: str) -> list[Recorded]:
+    """All acts on one thing, or on several, oldest first."""
     return await tx.fetch(
         "SELECT actor, action, subject, reason, detail, origin, trace_id, acted_at"
-        " FROM audit WHERE subject = %s ORDER BY commit_id, ordinal",
-        (subject,),
+        " FROM audit WHERE subject = ANY(%s) ORDER BY commit_id, ordinal",
+        (list(subjects),),
         Recorded,
     )

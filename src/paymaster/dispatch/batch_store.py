@@ -178,6 +178,16 @@ async def live_attempt(tx: CellRead, withdrawal_id: int) -> int | None:
     )
 
 
+async def has_dead_attempt(tx: CellRead, withdrawal_id: int) -> bool:
+    """Whether an order of a withdrawal has died."""
+    return bool(
+        await tx.value(
+            "SELECT EXISTS (SELECT FROM attempt WHERE withdrawal_id = %s AND state = 'rejected')",
+            (withdrawal_id,),
+        )
+    )
+
+
 async def lock_order_of(tx: CellTx, attempt_id: int) -> list[Ordered] | None:
     """Lock the order that an attempt is in, then its attempts in order of id."""
     batch_id = await tx.value(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from paymaster.db import audit
-from paymaster.db.tx import CellRead, CellTx
+from paymaster.db.tx import CellTx
 from paymaster.dispatch import batch_store, outcome
 from paymaster.dispatch.batch_store import Ordered
 from paymaster.dispatch.machine import AttemptState
@@ -57,7 +57,7 @@ async def decide(tx: CellTx, attempt_id: int, finding: Finding, proof: str) -> l
     applied = await outcome.apply(
         tx,
         this.rail_account_id,
-        [Outcome(each.key, verdict, code=code, detail=proof) for each in concerned],
+        [Outcome(each.key, verdict, code=code) for each in concerned],
         evidence=f"person:{tx.actor.name}",
     )
     await audit.record(
@@ -112,10 +112,18 @@ async def at_stake(tx: CellTx, withdrawal_id: int, finding: Finding) -> list[Mon
     return [Money(minor, asset) for asset, minor in sorted(sums.items())]
 
 
-async def order_of(tx: CellRead, withdrawal_id: int) -> str | None:
-    """The text id of the one order of a withdrawal that may still pay it; None without one."""
+async def order_of(tx: CellTx, withdrawal_id: int, *, seen: bool) -> str | None:
+    """The text id of the one order of a withdrawal that may still pay it; None without one.
+
+    Raises Conflict `moved-meanwhile` for a further order than the first when it was not `seen`:
+    what is said, perhaps for the second time, may be about the one before it.
+    """
     attempt_id = await batch_store.live_attempt(tx, withdrawal_id)
-    return None if attempt_id is None else text_id("at", tx.cell, attempt_id)
+    if attempt_id is None:
+        return None
+    if not seen and await batch_store.has_dead_attempt(tx, withdrawal_id):
+        raise await checks.too_late(tx, withdrawal_id, "moved-meanwhile")
+    return text_id("at", tx.cell, attempt_id)
 
 
 async def require_order(tx: CellTx, withdrawal_id: int, order: str) -> None:

@@ -220,11 +220,14 @@ async def story(tx: CellRead, withdrawal_id: int, *, user_id: int | None = None)
     Raises NotFound `not-found`.
     """
     summary = await one(tx, withdrawal_id, user_id=user_id)
-    acts = await audit.of_subject(tx, summary.id)
+    attempts = await view_store.attempts(tx, withdrawal_id)
+    # What a person decided by hand is recorded under the attempt that it was about.
+    about = [text_id("at", summary.ref.cell, row.id) for row in attempts]
+    acts = await audit.of_subject(tx, summary.id, *about)
     return Story(
         summary,
         await view_store.moves(tx, withdrawal_id),
-        await view_store.attempts(tx, withdrawal_id),
+        attempts,
         await view_store.verdicts(tx, withdrawal_id),
         await view_store.entries(tx, withdrawal_id),
         [Act(a.actor, a.action, a.reason, a.acted_at, a.trace_id) for a in acts],
