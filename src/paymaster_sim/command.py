@@ -152,7 +152,8 @@ def _here(options: Options, total: Sum) -> None:
                     _shrunk(made, one, result.violation)
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """What is in a file. Raises Refusal `file-unreadable`."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -161,7 +162,7 @@ def _text(file: Path) -> str:
 
 def _scripts(options: Options) -> Iterator[Script]:
     if options.script is not None:
-        yield script.load(_text(options.script))
+        yield script.load(text_of(options.script))
         return
     faults = chosen(options.faults)
     for seed in range(options.seed, options.seed + options.seeds):

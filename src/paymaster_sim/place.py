@@ -78,6 +78,13 @@ class Place:
                     (number, ENVIRONMENT, f"cell_{number}", number == CELLS[0], START),
                 )
 
+    def go_live(self) -> None:
+        """Runs are of a live environment: what is made in a test one are the accounts of rails that
+        pretend. A test one has a clock that every transaction asks.
+        """
+        with psycopg.connect(self.template_owner_dsn, autocommit=True) as connection:
+            connection.execute("UPDATE control.environment SET mode = 'live'")
+
     def stop(self) -> None:
         """Stop the server."""
         self._server.stop()

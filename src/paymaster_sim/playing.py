@@ -57,7 +57,7 @@ async def _close(world: World, _: Act, data: Data) -> None:
     await world.work()
     if data.get("prove"):
         await world.seal()
-        await world.roles["reconcile"].lanes(["runs:sim/test"])
+        await world.roles["reconcile"].lanes(["runs:sim/live"])
 
 
 def _office(kind: str) -> Callable[[World, Act, Data], Awaitable[None]]:

@@ -118,8 +118,7 @@ def _judged(sim: Simulation, world: World) -> Found | None:
 @contextmanager
 def stage(users: int) -> Generator[Stage]:
     """A place with a server, a cast of so many users; all of it is removed afterwards."""
-    _hush()
-    with place() as where:
+    with _hushed(), place() as where:
         made = site.make(where.root)
         with Simulation("cast", where.template_owner_dsn, start=START) as sim:
 
@@ -134,10 +133,18 @@ def stage(users: int) -> Generator[Stage]:
                     await process.call(dbs.close())
 
             people = sim.run(main())
+        where.go_live()
         yield Stage(where, made, people)
 
 
-def _hush() -> None:
+@contextmanager
+def _hushed() -> Generator[None]:
     """What the code says about faults that were made on purpose is of no use to anybody."""
     configure_logs("error", "json")
-    logging.getLogger("paymaster").setLevel(logging.CRITICAL + 1)
+    ours = logging.getLogger("paymaster")
+    before = ours.level
+    ours.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        ours.setLevel(before)

@@ -33,7 +33,7 @@ from paymaster_sim.site import Site
 from paymaster_sim.staff import Staff
 from paymaster_sim.striking import Strikes
 
-NAME = "sim/test"
+NAME = "sim/live"
 KINDS = {
     "api": None, "hooks": None, "intake": "intake", "screen": "screen", "dispatch-1": "dispatch",
     "dispatch-2": "dispatch", "settle": "settle", "reconcile": "reconcile", "relay": "relay",

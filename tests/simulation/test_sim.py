@@ -20,7 +20,7 @@ from paymaster.screen import decide
 from paymaster_sim import checks, mutants, writing
 from paymaster_sim.checks import Violation
 from paymaster_sim.clients import Clients, Wish
-from paymaster_sim.command import chosen
+from paymaster_sim.command import chosen, text_of
 from paymaster_sim.eye import Eye, Order, Seen
 from paymaster_sim.outside import Paid
 from paymaster_sim.place import CELLS
@@ -253,6 +253,8 @@ def test_a_script_survives_being_written_down() -> None:
     for text in ("", "{}", '{"version": 99}', '{"version": 1, "seed": 1, "acts": [{}]}'):
         with pytest.raises(Refusal, match="no script"):
             load(text)
+    with pytest.raises(Refusal, match="file-unreadable"):
+        text_of(PROJECT / "no-such-script.json")
 
 
 def test_names_that_nobody_knows_are_refused() -> None:

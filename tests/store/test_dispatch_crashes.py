@@ -10,10 +10,13 @@ import pytest
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
 from tests.scripted_rails import LAG, AskableRail
 from tests.withdrawals import assert_proven
-from tests.world import PostgresServer, owner_rows
+from tests.world import ACTOR, PostgresServer, owner_rows
 
+from paymaster.db.tx import ControlTx
+from paymaster.dispatch import accounts
 from paymaster.dispatch.send import Answer
 from paymaster.kernel.errors import NeverSent, RailRefused, RailUnknown
+from paymaster.kernel.ids import new_trace_id
 from paymaster.rails.base import Outcome, Verdict
 
 
@@ -184,6 +187,31 @@ async def test_a_question_that_comes_back_past_its_lease_changes_nothing(
     assert await payouts.states(withdrawal) == ("paid", ["paid"])
     told = "SELECT count(*) FROM outbox WHERE topic = 'attempt.contradicted'"
     assert await payouts.value(told) == 0
+
+
+async def test_after_the_account_was_pointed_elsewhere_not_found_proves_nothing(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    """Another merchant knows nothing of the payment, and must not get its bytes either."""
+    withdrawal = await one(payouts)
+    rail.before = [silence()]
+    await payouts.deliver(await payouts.claim())
+    later(payouts, timedelta(seconds=1))
+    new = accounts.NewAccount("wallet", "wallet", "EUR", {"merchant": "another"}, {})
+
+    async def point_elsewhere(tx: ControlTx) -> None:
+        changed, _ = await accounts.put(tx, 1, 1, new, payouts.rails)
+        again, _ = await accounts.put(tx, 1, 1, new, payouts.rails)
+        assert changed.settings_at == again.settings_at == tx.now
+
+    await payouts.world.dbs.control.run(ACTOR, new_trace_id(), point_elsewhere)
+    dispatcher = payouts.dispatcher()
+    for _ in range(3):
+        later(payouts, 2 * LAG)
+        await payouts.run(dispatcher)
+    assert rail.questions
+    assert len(rail.orders) == 1
+    assert await payouts.states(withdrawal) == ("unknown", ["unknown"])
 
 
 async def test_an_order_that_was_altered_in_the_database_is_not_sent(

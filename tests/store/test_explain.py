@@ -17,6 +17,7 @@ from tests.withdrawals import BANK, bring
 from tests.world import PostgresServer
 
 from paymaster.db.tx import Actor
+from paymaster.dispatch import purse
 from paymaster.dispatch import store as dispatch_store
 from paymaster.kernel.ids import new_trace_id, parse_text_id
 from paymaster.kernel.language import LANGUAGES
@@ -235,13 +236,22 @@ async def test_a_payment_that_waits_for_our_money_says_whose_turn_it_is(served: 
     assert staff["failure"]["fix"] == "top-up-float"
 
 
-@pytest.mark.parametrize("reason", ["no-route", "waiting-for-funds"])
-async def test_what_waits_for_an_account_or_for_money_is_ours(served: Served, reason: str) -> None:
+async def test_what_waits_for_an_account_or_for_money_is_ours(served: Served) -> None:
     _, text, number = await in_state(served, "approved")
     assert (await explained(served, text))["next"]["who"] == "paymaster"
     later = datetime(2030, 1, 1, tzinfo=UTC)
-    await served.world.run(lambda tx: dispatch_store.postpone_approved(tx, [number], later, reason))
-    assert (await explained(served, text))["next"]["who"] == "operator"
+    await served.world.run(
+        lambda tx: dispatch_store.postpone_approved(tx, [number], later, "no-route")
+    )
+    said = await explained(served, text)
+    assert (said["next"]["who"], said["expected"]["by"]) == ("operator", None)
+    short = f"{purse.REASON}; bank: the only account that can pay it"
+    await served.world.run(
+        lambda tx: move(tx, [Step(number, Event.QUEUE, reason=short, rail_account_id=BANK)])
+    )
+    said = await explained(served, text)
+    assert (said["stage"], said["next"]["who"]) == ("preparing", "operator")
+    assert said["expected"]["by"] is None
 
 
 async def test_a_review_because_of_his_own_destination_says_so(served: Served) -> None:

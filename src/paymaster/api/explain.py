@@ -78,10 +78,11 @@ class Accounts:
     def expected(self, one: Explained) -> Expected:
         """When it should arrive."""
         row, now = one.summary.row, self._call.clock.now()
+        ours = one.stands.money == "set-aside" and one.next(None) == "operator"
         by = expected_by(
             self._found,
             self._call.deps.rails,
-            row.state if one.stands.money != "set-aside" or one.order is None else "",
+            "" if ours else row.state,
             kind=row.destination_kind,
             currency=row.payout_asset,
             account_id=row.rail_account_id,

@@ -144,7 +144,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     ),
     "gold": ("answer",),
     "rail_account": (
-        "settings", "secrets", "time_zone", "payout_window", "state", "version",
+        "settings", "secrets", "time_zone", "payout_window", "state", "version", "settings_at",
     ),
 }  # fmt: skip
 """Columns that the application may change; all other columns stay as they were inserted."""

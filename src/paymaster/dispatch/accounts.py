@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from paymaster.db import audit
 from paymaster.db.cells import Databases
@@ -24,6 +25,8 @@ class PayoutAccount:
     """A rail account with what dispatch must know of it.
 
     `payout_window` is `always`, `manual` or times of day in `time_zone` (IANA name): see `window`.
+    `settings_at` is when the rail's settings were changed last: from then on it may be another
+    merchant who is asked.
     """
 
     rail: RailAccount
@@ -32,6 +35,11 @@ class PayoutAccount:
     payout_window: str
     state: str
     version: int
+    settings_at: datetime | None = None
+
+    def knows(self, since: datetime) -> bool:
+        """Whether an order of that time was made for the provider who would be asked now."""
+        return self.settings_at is None or since > self.settings_at
 
     @property
     def id(self) -> int:
@@ -80,6 +88,7 @@ class _Row:
     payout_window: str
     state: str
     version: int
+    settings_at: datetime | None
 
 
 def _account(row: _Row) -> PayoutAccount:
@@ -90,6 +99,7 @@ def _account(row: _Row) -> PayoutAccount:
         row.payout_window,
         row.state,
         row.version,
+        row.settings_at,
     )
 
 
@@ -100,7 +110,7 @@ async def load(dbs: Databases, environment_id: int) -> dict[int, PayoutAccount]:
         return await tx.fetch(
             """
             SELECT id, environment_id, name, rail, currency, time_zone, settings, secrets,
-                payout_window, state, version
+                payout_window, state, version, settings_at
             FROM rail_account WHERE environment_id = %s ORDER BY name
             """,
             (environment_id,),
@@ -205,7 +215,7 @@ async def put(
     await tx.execute(
         """
         UPDATE rail_account SET settings = %s, secrets = %s, time_zone = %s, payout_window = %s,
-            version = version + 1
+            settings_at = %s, version = version + 1
         WHERE id = %s
         """,
         (
@@ -213,6 +223,7 @@ async def put(
             json(dict(new.secrets)),
             new.time_zone,
             new.payout_window,
+            found.settings_at if dict(found.rail.settings) == dict(new.settings) else tx.now,
             found.id,
         ),
     )
@@ -266,7 +277,7 @@ async def _locked(tx: ControlTx, environment_id: int, name: str) -> PayoutAccoun
     row = await tx.maybe(
         """
         SELECT id, environment_id, name, rail, currency, time_zone, settings, secrets,
-            payout_window, state, version
+            payout_window, state, version, settings_at
         FROM rail_account WHERE environment_id = %s AND name = %s FOR UPDATE
         """,
         (environment_id, name),

@@ -80,7 +80,8 @@ async def claim_replays(tx: CellTx, desk: Desk, account: PayoutAccount, room: in
     ready: list[BatchRow] = []
     waiting: list[BatchChange] = []
     for row in rows:
-        replays = not asks and account.active and _may_replay(rail.caps, row, desk.pace, tx.now)
+        may = _may_replay(account, rail.caps, row, desk.pace, tx.now)
+        replays = not asks and account.active and may
         if row.unresolved and replays:
             ready.append(row)
         elif row.unresolved:
@@ -102,15 +103,19 @@ async def claim_proven(
     rows = [
         row
         for row in await batch_store.take_unknown(tx, list(absent))
-        if row.unresolved and _may_replay(rail.caps, row, desk.pace, tx.now)
+        if row.unresolved and _may_replay(account, rail.caps, row, desk.pace, tx.now)
     ]
     return await _claim(tx, desk, account, rows, replay=True, absent=absent)
 
 
-def _may_replay(caps: RailCaps, row: BatchRow, pace: Pace, now: datetime) -> bool:
+def _may_replay(
+    account: PayoutAccount, caps: RailCaps, row: BatchRow, pace: Pace, now: datetime
+) -> bool:
     """Whether the provider still knows the key, and will for as long as the replay may take."""
     window = caps.replay_window
-    return window is not None and now + pace.lease < row.created_at + window
+    if window is None or not account.knows(row.created_at):
+        return False
+    return now + pace.lease < row.created_at + window
 
 
 async def _claim(
@@ -244,14 +249,14 @@ async def conclude(
     rail = desk.rail(account)
     caps = rail.caps if rail is not None else None
     later = [
-        (each.asked.id, _ask_next(caps, each, desk.pace, tx.now, random))
+        (each.asked.id, _ask_next(account, caps, each, desk.pace, tx.now, random))
         for each in mine
         if each.asked.key not in moved
     ]
     await batch_store.ask_later(tx, later)
     if rail is None:
         return {}
-    gone = [each for each in mine if _proves_absence(rail.caps, each, desk.pace)]
+    gone = [each for each in mine if _proves_absence(account, rail.caps, each, desk.pace)]
     absent: dict[int, frozenset[str]] = {}
     for each in gone:
         known = absent.get(each.asked.batch_id, frozenset())
@@ -282,39 +287,45 @@ async def _bury(
         row.id: absent[row.id]
         for row in await batch_store.take_unknown(tx, list(absent))
         if row.over_since(asked_at[row.id], lag)
-        and not (account.active and _may_replay(caps, row, desk.pace, tx.now))
+        and not (account.active and _may_replay(account, caps, row, desk.pace, tx.now))
     }
     return await failover.bury_absent(tx, desk, account, stuck)
 
 
 def _ask_next(
-    caps: RailCaps | None, told: Told, pace: Pace, now: datetime, random: Random
+    account: PayoutAccount,
+    caps: RailCaps | None,
+    told: Told,
+    pace: Pace,
+    now: datetime,
+    random: Random,
 ) -> datetime:
     """In growing intervals, but no later than when another "not found" would be proof."""
     asked = told.asked
     backoff = pace.ask_again if asked.state == AttemptState.UNKNOWN else pace.poll_again
     again = now + backoff.delay(asked.tries, random)
-    proof_at = _proof_at(caps, told, pace) if caps is not None else None
+    proof_at = _proof_at(account, caps, told, pace) if caps is not None else None
     return min(again, proof_at) if proof_at is not None and proof_at > now else again
 
 
-def _proof_at(caps: RailCaps, told: Told, pace: Pace) -> datetime | None:
+def _proof_at(account: PayoutAccount, caps: RailCaps, told: Told, pace: Pace) -> datetime | None:
     """From when on "not found" proves that the payment is not there; None if it never does.
 
     The provider's lag counts from when the last try was over. A sender that went silent may have
     begun as late as its lease ran out, and have been on the wire for as long as a call may take.
+    Settings that were changed since may name another merchant, who knows nothing of it.
     """
     lag, asked = caps.not_found_is_proof_after, told.asked
     if told.outcome.verdict is not Verdict.NOT_FOUND or asked.state != AttemptState.UNKNOWN:
         return None
-    if lag is None or asked.sent_at is None:
+    if lag is None or asked.sent_at is None or not account.knows(asked.sent_at):
         return None
     if asked.over and asked.ended_at is not None:
         return asked.ended_at + lag
     return asked.sent_at + pace.lease + pace.call + lag
 
 
-def _proves_absence(caps: RailCaps, told: Told, pace: Pace) -> bool:
+def _proves_absence(account: PayoutAccount, caps: RailCaps, told: Told, pace: Pace) -> bool:
     """Not found, asked long enough after the last try that the provider would know it by now."""
-    proof_at = _proof_at(caps, told, pace)
+    proof_at = _proof_at(account, caps, told, pace)
     return proof_at is not None and told.asked_at >= proof_at

@@ -119,7 +119,8 @@ class Explained:
             return "user" if failure is not None and failure.who == "user" else "nobody"
         if failure is not None and self.summary.row.state == State.QUEUED:
             return failure.who if failure.who != "user" else "paymaster"
-        if self.summary.row.state in _TO_BE_SENT and self.summary.row.reason in _OURS:
+        row = self.summary.row
+        if row.state in _TO_BE_SENT and (row.reason or "").partition(";")[0] in _OURS:
             return "operator"
         return self.stands.next
 

@@ -118,8 +118,8 @@ async def _plausible(
                 raise Unprocessable(
                     "rate-implausible",
                     f"{rate.base}/{rate.counter} at {rate.rate} is more than {most_change_percent}%"
-                    " from the one before it or of a day ago; if it is right, have a person enter it"
-                    " (source operator).",
+                    " from the one before it or of a day ago; if it is right, have a person enter"
+                    " it (source operator).",
                 )
 
 

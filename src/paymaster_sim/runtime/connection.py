@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import psycopg
 from psycopg import AsyncCursor, errors, pq, waiting
+from psycopg._preparing import PrepareManager
 from psycopg.conninfo import make_conninfo
 from psycopg.copy import AsyncLibpqWriter
 from psycopg.generators import copy_end, copy_to
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _POOL_SECONDS = 5.0
 _CONNECT_SECONDS = 30.0
 _AGAIN_SECONDS = 0.5
+_READ_ONLY = " READ ONLY;"
 _NO_LIMITS = " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
 """What would happen at a moment of the machine's time."""
 
@@ -114,8 +116,29 @@ class _SimCursor(AsyncCursor[Any]):
     """Says what it executes; a COPY sends all its lines at once."""
 
     async def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Self:
+        if isinstance(query, str) and self._at_edge(query):
+            return self
         self._note(query)
         return await super().execute(query, params, **kwargs)
+
+    def _at_edge(self, query: str) -> bool:
+        """Whether it begins or ends a transaction without anybody else's noticing.
+
+        A transaction sees and holds nothing before its first statement, so it is begun together
+        with that; and how one ends that has only read makes no difference to others.
+        """
+        connection = self.connection
+        if not isinstance(connection, SimConnection):
+            return False
+        if query.startswith("BEGIN") and query.count(";") == 1:
+            connection.begin(query)
+            return True
+        if query == "COMMIT" and connection.has_only_read:
+            ended = connection.pgconn.exec_(b"COMMIT")
+            if ended.status == pq.ExecStatus.COMMAND_OK:
+                self._statusmessage = ended.command_status
+                return True
+        return False
 
     def copy(  # pyright: ignore[reportIncompatibleMethodOverride] - the same, from outside
         self, statement: Any, params: Any = None, **kwargs: Any
@@ -167,6 +190,21 @@ def _copied(
     return (yield from copy_end(pgconn, reason))
 
 
+class _Prepared(PrepareManager):
+    """What a connection keeps prepared for one schema, under names of its own."""
+
+    prepare_threshold = 1
+    prepared_max = 1000
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self._prepared_idx = place * 1_000_000
+
+    def clear(self) -> bool:
+        """Nothing is forgotten at a rollback: no table is made in a transaction here."""
+        return False
+
+
 class SimConnection(Connection):
     """A connection of a simulated process."""
 
@@ -176,6 +214,9 @@ class SimConnection(Connection):
         self.owner: Process | None = None
         self.texts: list[str] = []
         self.asked_by: AsyncCursor[Any] | None = None
+        self.beginning: str | None = None
+        self._reads = False
+        self._managers: dict[str, PrepareManager] = {}
         self.server_pid = pgconn.backend_pid
 
     @cached_property
@@ -211,6 +252,31 @@ class SimConnection(Connection):
         texts, self.texts = self.texts, []
         asked_by, self.asked_by = self.asked_by, None
         return await self.process.turnstile.statement(self, gen, texts, asked_by)
+
+    def begin(self, begin: str) -> None:
+        """Begin a transaction with the next statement.
+
+        What is prepared is kept apart for each search path: the server plans a statement anew when
+        the path is another one than at its last use, and processes go from cell to cell.
+        """
+        self.beginning = begin
+        self._reads = _READ_ONLY in begin
+        path = begin.partition(";")[2]
+        if path not in self._managers:
+            self._managers[path] = _Prepared(len(self._managers))
+        self._prepared = self._managers[path]
+
+    def begun(self) -> None:
+        """The turn of the first statement has come: what begins the transaction is sent."""
+        begin, self.beginning = self.beginning, None
+        if begin is not None and self.pgconn.status == pq.ConnStatus.OK:
+            self.pgconn.exec_(begin.encode())
+
+    @property
+    def has_only_read(self) -> bool:
+        """Whether a transaction is open that can have written nothing."""
+        open_ = self.pgconn.transaction_status == pq.TransactionStatus.INTRANS
+        return self._reads and open_ and self.process.alive
 
     def pipeline(self) -> AbstractAsyncContextManager[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One by one: what is sent without waiting would be carried out before its turn."""
@@ -288,7 +354,7 @@ class SimPool:
         until = self._owner.turnstile.seconds + _POOL_SECONDS
         while True:
             if self._free:
-                return self._free.popleft()
+                return self._free.pop()
             if self._made < self._most:
                 self._made += 1
                 try:
@@ -331,7 +397,7 @@ class SimPool:
         return made
 
     def _give_back(self, connection: SimConnection) -> None:
-        if connection.closed or connection.is_busy:
+        if connection.closed or connection.is_busy or connection.beginning is not None:
             if self._owner.alive:
                 self._owner.turnstile.drop([connection])
             self._owner.connections.pop(connection, None)

@@ -105,6 +105,8 @@ class Passage:
         if gen is None or connection is None:
             raise SimulationError("A passage without a statement.")
         try:
+            if not self._wants:
+                connection.begun()
             wants = self._wants or next(gen)
             while True:
                 ready = _ready(connection.pgconn.socket, wants, is_blocked)
