@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -304,9 +305,10 @@ def test_the_command_ends_with_one_line_of_json() -> None:
 
 
 @pytest.mark.long
-def test_thirty_seeds_hold() -> None:
+def test_some_seeds_hold() -> None:
+    """All of them are `make sim`."""
     with stage(50) as made:
-        for seed in range(1001, 1031):
+        for seed in range(1001, 1001 + int(os.environ.get("PAYMASTER_SEEDS", "12"))):
             result = made.play(writing.write(seed, 30, 50, tuple(FAULTS)))
             assert result.violation is None, result.violation
             assert result.withdrawals >= 80
