@@ -20,7 +20,7 @@ DAYS = 14
 """Within so many days after the last fault everything must have come to an end."""
 
 _BOOKED_AFTER_DAYS = 2
-_BLOCKS = 6
+_BLOCKS = 4
 _FLOAT_MINOR = 400_000
 
 

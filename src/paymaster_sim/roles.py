@@ -50,6 +50,11 @@ class Role:
         return self._process is not None and self._process.alive
 
     @property
+    def busy(self) -> bool:
+        """Whether its last step is still under way."""
+        return self._busy is not None and not self._busy.done()
+
+    @property
     def deps(self) -> Deps:
         """What it works with."""
         if self._deps is None:

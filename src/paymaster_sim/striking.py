@@ -50,6 +50,10 @@ class Strikes:
         """
         self._pauses[process] = _Pause(seconds, before)
 
+    def awaits(self, process: str) -> bool:
+        """Whether a fault waits for this process."""
+        return process in self._pauses or bool(self._armed.get(process))
+
     def calm(self) -> None:
         """Nothing strikes any more."""
         self._armed.clear()

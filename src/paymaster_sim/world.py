@@ -48,7 +48,11 @@ _PAUSES = (0.3, 3.0, 25.0)
 
 A process whose clock is behind finds nothing due where something is."""
 
-SEAL_EVERY = 25
+DISPATCH = ("dispatch-1", "dispatch-2")
+_BOTH = 0.2
+"""How often both copies of dispatch look for work in the same moment without a reason."""
+
+SEAL_EVERY = 40
 _GAPS = (2.0, 95.0, 900.0, 4 * 3600.0, 12 * 3600.0)
 """How long what falls due by itself is left to gather, the longer ago the last act was."""
 
@@ -153,7 +157,7 @@ class World:
         for _ in range(ROUNDS):
             rung = await self.outside.turn(self.bell)
             due = self.eye.due(self.ground.clock.now())
-            due += self._letters()
+            due = self._worth_waking(due + self._letters(), before)
             again = again + 1 if due == before else 0
             if (not due and not rung) or again == len(_PAUSES):
                 break
@@ -167,6 +171,24 @@ class World:
         """What was committed goes into the chain, one block of each schema."""
         await self.roles["relay"].lanes([f"seal:cell:{n}" for n in CELLS] + ["seal:control"])
 
+    def _worth_waking(self, due: Sequence[Due], before: Sequence[Due]) -> list[Due]:
+        """Without what is busy; and relay waits until the others have nothing new for it."""
+        able = [one for one in due if any(not role.busy for role in self._copies(one.role))]
+        others = [one for one in able if one.role != "relay"]
+        return able if others in ([], before) else others
+
+    def _copies(self, role: str) -> list[Role]:
+        names = DISPATCH if role == "dispatch" else (role,)
+        return [self.roles[name] for name in names]
+
+    def _chosen(self, role: str) -> list[Role]:
+        """Who of the copies of a role is woken: both where one of them is about to be struck."""
+        free = [one for one in self._copies(role) if not one.busy]
+        struck = any(self.strikes.awaits(one.name) for one in free)
+        if len(free) < 2 or struck or self._random.random() < _BOTH:  # noqa: PLR2004 - two copies
+            return free
+        return [self._random.choice(free)]
+
     def _letters(self) -> list[Due]:
         """Something new lies at a provider for us."""
         files, settlements = self.outside.files(), self.outside.settlements()
@@ -178,13 +200,10 @@ class World:
     async def _wake(self, due: Sequence[Due]) -> None:
         """All of them at the same time."""
         lanes: dict[str, list[str]] = {}
+        chosen = {one.role: self._chosen(one.role) for one in due}
         for role, lane, cell in due:
-            name = f"{lane}:{cell or NAME}"
-            if role == "dispatch":
-                for copy in self._random.choice((("1",), ("2",), ("1", "2"))):
-                    lanes.setdefault(f"dispatch-{copy}", []).append(name)
-            else:
-                lanes.setdefault(role, []).append(name)
+            for copy in chosen[role]:
+                lanes.setdefault(copy.name, []).append(f"{lane}:{cell or NAME}")
         if "relay" in lanes or "reconcile" in lanes:
             for cell in self.eye.awaiting():
                 lanes.setdefault("intake", []).append(f"awaiting:{cell}")

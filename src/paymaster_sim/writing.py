@@ -17,7 +17,7 @@ PROCESSES = (
 )  # fmt: skip
 """The processes that can be struck."""
 
-WITHDRAWALS_PER_USER = 2.9
+WITHDRAWALS_PER_USER = 2.3
 _BUSY, _LEAST_BUSY, _CLOSED = 0.17, 5, 0.1
 """On which part of the days people come, and after which part of them providers report: what has
 gathered is then done together, as on a bank's Monday."""
