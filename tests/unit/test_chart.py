@@ -52,3 +52,27 @@ def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
     lines = str(recipes.__doc__).partition("\n\n")[2].splitlines()
     named = {line.split()[0] for line in lines if line.strip()}
     assert named == set(made)
+
+
+def test_what_we_have_and_what_others_owe_us_is_shown_negated() -> None:
+    negated = {name for name, kind in KINDS.items() if kind.shown == -1}
+    assert negated == {"debt", "cash", "transit", "rail_fees", "loss"}
+    assert {kind.shown for kind in KINDS.values()} == {1, -1}
+    floored = {name for name, kind in KINDS.items() if kind.floor is not None}
+    assert floored == {"available", "vesting", "reserve", "held", "budget"}
+    assert {KINDS[name].floor for name in floored} == {0}
+    assert {name: kind.ceiling for name, kind in KINDS.items() if kind.ceiling is not None} == {
+        "debt": 0
+    }
+
+
+def test_who_owns_which_account() -> None:
+    owners = {kind.owner for kind in KINDS.values()}
+    owned = {owner: {n for n, kind in KINDS.items() if kind.owner == owner} for owner in owners}
+    assert owned == {
+        "user": {"available", "vesting", "reserve", "held", "debt"},
+        "campaign": {"budget"},
+        "house": {"commission", "fee_revenue", "fx", "transit", "equity", "loss"},
+        "rail account": {"clearing", "cash", "rail_fees", "suspense"},
+        "cell": {"intercell"},
+    }

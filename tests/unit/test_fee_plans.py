@@ -123,3 +123,30 @@ def test_what_is_set_aside_and_what_was_asked_for() -> None:
     deducted = Charge(93, 7, "EUR", 93, "EUR", "receiver")
     assert (on_top.total.minor, on_top.asked, on_top.fee_back) == (107, 100, False)
     assert (deducted.total.minor, deducted.asked) == (100, 100)
+
+
+def test_the_lines_of_a_fee() -> None:
+    plan = fees.FeePlan("p", 1, "EUR", "sender", flat=10, ppm=10_000, minimum=15, maximum=50)
+    assert fees.fee_lines(plan, 100) == (
+        ("flat", 10, None), ("percent", 1, 10_000), ("minimum", 4, None),
+    )  # fmt: skip
+    assert fees.fee_lines(plan, 500) == (("flat", 10, None), ("percent", 5, 10_000))
+    assert fees.fee_lines(plan, 4000) == (("flat", 10, None), ("percent", 40, 10_000))
+    assert fees.fee_lines(plan, 4100) == (
+        ("flat", 10, None), ("percent", 41, 10_000), ("maximum", -1, None),
+    )  # fmt: skip
+    free = fees.FeePlan("p", 1, "EUR", "sender")
+    assert fees.fee_lines(free, 100) == ()
+    assert fees.exchange_for(free, fees.Money(100, "USD"), fees.Fraction(2)) == Charge(
+        50, 0, "EUR", 100, "USD", "sender", "p/1", rate="2/1"
+    )
+
+
+def test_which_tier_holds() -> None:
+    tiers = (Tier(100, 2, 0), Tier(200, 3, 0))
+    plan = fees.FeePlan("p", 1, "EUR", "receiver", flat=1, tiers=tiers)
+    assert [fees.fee(plan, base) for base in (1, 99, 100, 199, 200, 10_000)] == [1, 1, 2, 2, 3, 3]
+    assert fees.charge(plan, fees.Money(1, "EUR")) == (
+        "amount-below-fee", "The fee leaves nothing of this amount.",
+    )  # fmt: skip
+    assert fees.charge_for(plan, fees.Money(1, "EUR")) == fees.charge(plan, fees.Money(2, "EUR"))

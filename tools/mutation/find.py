@@ -85,13 +85,15 @@ def mutated(root: Path, mutant: Mutant) -> str:
 
 
 def _unread(source: str) -> set[int]:
-    """Rows that only tools read: annotations, docstrings, imports for types."""
+    """Rows that only tools read, or that make no difference: annotations, decorators of classes."""
     rows: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 if node.body:
                     rows.update(range(node.lineno, node.body[0].lineno))
+            case ast.ClassDef():
+                rows.update(one.lineno for one in node.decorator_list)
             case ast.AnnAssign(value=None):
                 rows.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
             case ast.If(test=ast.Name(id="TYPE_CHECKING")):
