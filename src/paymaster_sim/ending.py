@@ -20,13 +20,14 @@ DAYS = 14
 """Within so many days after the last fault everything must have come to an end."""
 
 _BOOKED_AFTER_DAYS = 2
-_BLOCKS = 4
+_BLOCKS = 2
 _FLOAT_MINOR = 400_000
 
 
 async def finish(world: World) -> None:
     """Let it end, and check all that can be checked then. Raises Violation."""
     _calm(world)
+    await world.seal()
     quiet = 0
     for day in range(DAYS + _BOOKED_AFTER_DAYS):
         await _day(world)

@@ -94,6 +94,7 @@ class Eye:
     def __init__(self, dsn: str, bank: int) -> None:
         self._connection: psycopg.Connection[Any] = psycopg.connect(dsn, autocommit=True)
         self._connection.execute("SET default_transaction_read_only TO on")
+        self._connection.execute("SET plan_cache_mode TO force_generic_plan")
         self._bank = bank
         first = f"cell_{CELLS[0]}"
         self._due = _everywhere(_DUE) + _DUE_TREASURY.format(s=first)

@@ -42,6 +42,11 @@ _SETTINGS = {
     "checkpoint_timeout": "1h",
     "log_min_messages": "fatal",
     "wal_compression": "off",
+    "io_method": "sync",
+    "bgwriter_lru_maxpages": "0",
+    "track_counts": "off",
+    "track_activities": "off",
+    "update_process_title": "off",
 }
 
 
@@ -79,8 +84,10 @@ class Place:
                 )
 
     def go_live(self) -> None:
-        """Runs are of a live environment: what is made in a test one are the accounts of rails that
-        pretend. A test one has a clock that every transaction asks.
+        """Make the environment a live one, as it is in all runs.
+
+        Accounts of rails that pretend can be made in a test one only, whose clock is asked for by
+        every transaction.
         """
         with psycopg.connect(self.template_owner_dsn, autocommit=True) as connection:
             connection.execute("UPDATE control.environment SET mode = 'live'")

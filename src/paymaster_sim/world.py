@@ -52,7 +52,7 @@ DISPATCH = ("dispatch-1", "dispatch-2")
 _BOTH = 0.2
 """How often both copies of dispatch look for work in the same moment without a reason."""
 
-SEAL_EVERY = 40
+SEAL_EVERY = 60
 _GAPS = (2.0, 95.0, 900.0, 4 * 3600.0, 12 * 3600.0)
 """How long what falls due by itself is left to gather, the longer ago the last act was."""
 
@@ -185,7 +185,7 @@ class World:
         """Who of the copies of a role is woken: both where one of them is about to be struck."""
         free = [one for one in self._copies(role) if not one.busy]
         struck = any(self.strikes.awaits(one.name) for one in free)
-        if len(free) < 2 or struck or self._random.random() < _BOTH:  # noqa: PLR2004 - two copies
+        if len(free) < 2 or struck or self._random.random() < _BOTH:
             return free
         return [self._random.choice(free)]
 

@@ -17,10 +17,13 @@ PROCESSES = (
 )  # fmt: skip
 """The processes that can be struck."""
 
-WITHDRAWALS_PER_USER = 2.3
+WITHDRAWALS_PER_USER = 2.2
 _BUSY, _LEAST_BUSY, _CLOSED = 0.17, 5, 0.1
 """On which part of the days people come, and after which part of them providers report: what has
 gathered is then done together, as on a bank's Monday."""
+
+_PROVED = 0.15
+"""After which part of the closed days we seal what there is, and prove our books."""
 
 _FLOAT, _SHORT_FLOAT = 2_000_000, 60_000
 _CODES = ("wallet_blocked", "wallet_limit_exceeded", "recipient_unverified")
@@ -70,9 +73,8 @@ class _Plain:
             if day in busy:
                 yield from self._wave(day, start, repeated, len(busy))
                 yield from self._office(start)
-            edge = day in {0, self.days - 1}
-            if edge or self.random.random() < _CLOSED:
-                prove = edge or self.random.random() < 0.2
+            if day in {0, self.days - 1} or self.random.random() < _CLOSED:
+                prove = self.random.random() < _PROVED
                 yield Act(start + DAY_SECONDS, "close", {"prove": prove})
 
     def _earning(self, day: int, start: int) -> Iterator[Act]:

@@ -305,6 +305,7 @@ def test_the_command_ends_with_one_line_of_json() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_some_seeds_hold() -> None:
     """All of them are `make sim`."""
     with stage(50) as made:
@@ -316,6 +317,7 @@ def test_some_seeds_hold() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", list(mutants.MUTANTS))
 def test_every_mutant_is_caught(name: str) -> None:
     with mutants.applied(name), stage(30) as made:
@@ -326,6 +328,7 @@ def test_every_mutant_is_caught(name: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_failing_seed_gets_shorter_and_still_fails() -> None:
     with mutants.applied("unknown-state"), stage(USERS) as made:
         script = small_script(1, "answer-lost", "late", "crash")

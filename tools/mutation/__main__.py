@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -22,9 +23,13 @@ def main() -> int:
     parser.add_argument("--score", type=float, default=80.0, help="per cent that must be killed")
     parser.add_argument("--json", type=Path, help="write score and survivors there")
     parser.add_argument("--measured", type=Path, help="keep what runs which line there")
+    parser.add_argument("--again", type=Path, help="only what survived in the report of this file")
     parser.add_argument("--list", action="store_true", help="only list the mutants")
     options = parser.parse_args()
     work = drawn(options.sample, options.seed, options.only)
+    if options.again:
+        survived = {one["key"] for one in json.loads(options.again.read_text())["survivors"]}
+        work = [one for one in work if one[1].key in survived]
     if options.list:
         for _, mutant in work:
             print(f"{mutant.module}:{mutant.row} {mutant.fault}: {mutant.line}")

@@ -174,7 +174,7 @@ def _try(copies: Copies, group: Group, mutant: Mutant, covering: Covering) -> Re
     try:
         file.write_text(mutated(PROJECT, mutant), encoding="utf-8")
         outcome, seconds = "passed", 0.0
-        for some in _in_stages(tests or group.tests):
+        for some in _in_stages(tests, group.tests):
             outcome, took = tests_of(folder, some, most_seconds)
             seconds += took
             if outcome != "passed":
@@ -186,10 +186,16 @@ def _try(copies: Copies, group: Group, mutant: Mutant, covering: Covering) -> Re
     return Result(mutant, group.name, said, seconds)
 
 
-def _in_stages(tests: Sequence[str]) -> list[Sequence[str]]:
-    """The quickest first and alone: they kill most, and need not wait until all are collected."""
-    first = 1 if all("::" not in test for test in tests) else FIRST_TESTS
-    return [some for some in (tests[:first], tests[first:]) if some]
+def _in_stages(reaching: Sequence[str], whole: Sequence[str]) -> list[Sequence[str]]:
+    """The quickest first: they kill most, and need not wait until all are collected.
+
+    What survives the tests that reach its line is shown to all of its group.
+    """
+    return [
+        some
+        for some in (reaching[:FIRST_TESTS], reaching[FIRST_TESTS:], whole[:1], whole[1:])
+        if some
+    ]
 
 
 def known_survivors() -> dict[str, str]:

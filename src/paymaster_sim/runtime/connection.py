@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import psycopg
@@ -21,6 +21,7 @@ from psycopg_pool import PoolTimeout
 from paymaster.db import arrays
 from paymaster.db.connections import Connection
 from paymaster.db.sending import Failing, Params, Reply, Seen, Sending
+from paymaster_sim.runtime.deferred import Deferred
 from paymaster_sim.runtime.errors import SimulationError
 
 if TYPE_CHECKING:
@@ -45,50 +46,13 @@ def _text(query: object) -> str:
     return _short(query if isinstance(query, str) else str(query))
 
 
-class _Deferred:
-    """The line to the server of a pipeline: keeps what is to be sent until it may be.
-
-    The library sends by itself whenever 8 kB have come together.
-    """
-
-    def __init__(self, pgconn: pq.abc.PGconn) -> None:
-        self._pgconn = pgconn
-        self._kept: list[Callable[[], None]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pgconn, name)
-
-    def send_prepare(self, *args: Any, **named: Any) -> None:
-        self._kept.append(partial(self._pgconn.send_prepare, *args, **named))
-
-    def send_query_params(self, *args: Any, **named: Any) -> None:
-        self._kept.append(partial(self._pgconn.send_query_params, *args, **named))
-
-    def send_query_prepared(self, *args: Any, **named: Any) -> None:
-        self._kept.append(partial(self._pgconn.send_query_prepared, *args, **named))
-
-    def send_flush_request(self) -> None:
-        self._kept.append(self._pgconn.send_flush_request)
-
-    def opened(self) -> pq.abc.PGconn:
-        """The turn has come: what was kept is sent."""
-        kept, self._kept = self._kept, []
-        for one in kept:
-            one()
-        return self._pgconn
-
-    def forget(self) -> None:
-        """What was kept is not sent any more."""
-        self._kept.clear()
-
-
 class _SimSending(Sending):
     """Says what it sends, and lets nothing go before its turn has come."""
 
     def __init__(self, connection: SimConnection) -> None:
         super().__init__(connection)
         self._to = connection
-        self._deferred = _Deferred(self._pgconn)
+        self._deferred = Deferred(self._pgconn)
         self._pgconn = cast("pq.abc.PGconn", self._deferred)
 
     def begin(self) -> None:
@@ -116,19 +80,19 @@ class _SimCursor(AsyncCursor[Any]):
     """Says what it executes; a COPY sends all its lines at once."""
 
     async def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Self:
-        if isinstance(query, str) and self._at_edge(query):
+        if self._at_edge(query):
             return self
         self._note(query)
         return await super().execute(query, params, **kwargs)
 
-    def _at_edge(self, query: str) -> bool:
+    def _at_edge(self, query: object) -> bool:
         """Whether it begins or ends a transaction without anybody else's noticing.
 
         A transaction sees and holds nothing before its first statement, so it is begun together
         with that; and how one ends that has only read makes no difference to others.
         """
         connection = self.connection
-        if not isinstance(connection, SimConnection):
+        if not isinstance(connection, SimConnection) or not isinstance(query, str):
             return False
         if query.startswith("BEGIN") and query.count(";") == 1:
             connection.begin(query)
