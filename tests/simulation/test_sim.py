@@ -312,8 +312,8 @@ def test_some_seeds_hold() -> None:
         for seed in range(1001, 1001 + int(os.environ.get("PAYMASTER_SEEDS", "12"))):
             result = made.play(writing.write(seed, 30, 50, tuple(FAULTS)))
             assert result.violation is None, result.violation
-            assert result.withdrawals >= 80
-            assert result.states["paid"] > 40
+            assert result.withdrawals >= 50
+            assert result.states["paid"] > 25
 
 
 @pytest.mark.long
