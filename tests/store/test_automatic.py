@@ -9,7 +9,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.withdrawals import Earner, assert_proven, available, insert_destination, new_earner
+from tests.withdrawals import (
+    Earner,
+    assert_proven,
+    available,
+    bring,
+    insert_destination,
+    new_earner,
+    requested,
+)
 from tests.world import PostgresServer, World, make_world, owner_rows
 
 from paymaster.kernel.errors import Unprocessable
@@ -197,6 +205,21 @@ async def test_a_debt_is_paid_back_first(world: World) -> None:
     await world.run(owe)
     assert await run(world) == 1
     assert await note(world, one) == "debt-open"
+
+
+async def test_a_destination_that_sends_everything_back_gets_no_third(world: World) -> None:
+    one = await new_earner(world, "42.00")
+    for _ in range(2):
+        await bring(world, await requested(world, one, "12.00"), "returned")
+    await chosen(world, one, REACHED)
+    assert await run(world) == 1
+    assert await note(world, one) == "automatic-came-back"
+    assert await available(world, one) == ("42.00", "0.00")
+    await bring(world, await requested(world, one, "12.00"), "paid")
+    await next_day(world)
+    assert await run(world) == 1
+    assert await note(world, one) is None
+    assert await available(world, one) == ("0.00", "30.00")
 
 
 async def test_a_reason_that_changes_is_told_again(world: World) -> None:

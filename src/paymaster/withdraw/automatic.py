@@ -40,6 +40,7 @@ LOOKED_AT: Final = 5000
 _SMALL: Final = "automatic-below-minimum"
 _NOWHERE: Final = "automatic-no-destination"
 _UNPROVEN: Final = "automatic-unproven"
+_CAME_BACK: Final = "automatic-came-back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,8 @@ def _command(one: Due, rules: Rules) -> RequestWithdrawal | tuple[str, str]:
         return _SMALL, f"{balance} are available, and the minimum is {minimum}."
     if one.destination_id is None or one.destinations != 1:
         return _NOWHERE, "There is not exactly one destination to which it could go: choose one."
+    if one.came_back:
+        return _CAME_BACK, "The last two payments to this destination came back: choose another."
     within = rules.limits.get(one.asset, Limits())
     own_most = None if one.at_most is None else Money(one.at_most, one.asset)
     at_most = min((each for each in (own_most, within.maximum) if each), default=None)

@@ -81,7 +81,10 @@ async def put(tx: CellTx, one: Wanted) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A locked row with what its payout needs. `destinations` are those that could be meant."""
+    """A locked row with what its payout needs. `destinations` are those that could be meant.
+
+    `came_back`: the last two payments to the destination did.
+    """
 
     user_id: int
     asset: str
@@ -97,13 +100,18 @@ class Due:
     destination_id: int | None
     kind: str | None
     destinations: int
+    came_back: bool
 
 
 _DUE: LiteralString = """
     SELECT p.user_id, p.asset, p.mode, p.minimum, p.at_most, p.every, p.on_day, p.proven, p.due_at,
         p.last_slug, coalesce(a.balance, 0) AS balance,
         coalesce(p.destination_id, d.id) AS destination_id, coalesce(k.kind, d.kind) AS kind,
-        CASE WHEN p.destination_id IS NULL THEN coalesce(d.there, 0) ELSE 1 END AS destinations
+        CASE WHEN p.destination_id IS NULL THEN coalesce(d.there, 0) ELSE 1 END AS destinations,
+        (SELECT count(*) = 2 FROM (SELECT w.state FROM withdrawal w
+                WHERE w.destination_id = coalesce(p.destination_id, d.id)
+                    AND w.state IN ('paid', 'returned') ORDER BY w.id DESC LIMIT 2) AS l
+            WHERE l.state = 'returned') AS came_back
     FROM automatic_payout p
         LEFT JOIN account a
             ON a.kind = 'available' AND a.owner_id = p.user_id AND a.asset = p.asset
