@@ -203,6 +203,8 @@ async def test_after_the_account_was_pointed_elsewhere_not_found_proves_nothing(
         changed, _ = await accounts.put(tx, 1, 1, new, payouts.rails)
         again, _ = await accounts.put(tx, 1, 1, new, payouts.rails)
         assert changed.settings_at == again.settings_at == tx.now
+        assert not changed.knows(tx.now + timedelta(seconds=2)), "sent by what was read before"
+        assert changed.knows(tx.now + timedelta(minutes=2))
 
     await payouts.world.dbs.control.run(ACTOR, new_trace_id(), point_elsewhere)
     dispatcher = payouts.dispatcher()

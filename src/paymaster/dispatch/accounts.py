@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from paymaster.db import audit
 from paymaster.db.cells import Databases
@@ -18,6 +18,10 @@ from paymaster.rails.base import ChecksAccounts, Rail, RailAccount
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}\Z", re.ASCII)
 _PERCENT = re.compile(r"[0-9]{1,2}(\.[0-9]{1,4})?\Z", re.ASCII)
+
+
+SETTLED_AFTER = timedelta(minutes=1)
+"""After which every dispatcher has read the settings of an account again, by far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,11 @@ class PayoutAccount:
     settings_at: datetime | None = None
 
     def knows(self, since: datetime) -> bool:
-        """Whether an order of that time was made for the provider who would be asked now."""
-        return self.settings_at is None or since > self.settings_at
+        """Whether an order of that time was made for the provider who would be asked now.
+
+        For a little while after a change others may still send by the settings from before.
+        """
+        return self.settings_at is None or since > self.settings_at + SETTLED_AFTER
 
     @property
     def id(self) -> int:
