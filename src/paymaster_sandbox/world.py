@@ -21,6 +21,7 @@ from paymaster_sandbox.bank import folders, intake, reports, sftp
 from paymaster_sandbox.chassis import base, keys, notify, schedule
 from paymaster_sandbox.chassis.base import Chassis
 from paymaster_sandbox.chassis.clock import Clock, machine_microseconds
+from paymaster_sandbox.chassis.ports import Ports
 from paymaster_sandbox.chassis.seed import Seed
 from paymaster_sandbox.chassis.store import Store
 from paymaster_sandbox.control import Control
@@ -57,7 +58,8 @@ _SCHEMAS = (
 class WorldConfig:
     """How to set a world up. `seed` and `date` count on the first start of `data` only.
 
-    Ports: 0 takes a free one, None leaves that server out (the ASGI application works without).
+    Ports: 0 takes the one that it had before, or a free one; None leaves that server out (the ASGI
+    application works without).
     `machine` is the source of real time in microseconds; a simulation may bring its own.
     """
 
@@ -150,10 +152,7 @@ class World:
         """Open the servers and continue where the books stopped."""
         try:
             self._folders.write_ready()
-            if self._config.sftp_port is not None:
-                await self._listen_sftp(self._config.sftp_port)
-            if self._config.http_port is not None:
-                await self._listen_http(self._config.http_port)
+            await self._listen()
             self._start("jobs", self._schedule.run())
             self._start("webhooks", self._webhooks.courier.run())
             self._start("intake", self._intake.run(self._config.scan_seconds))
@@ -257,16 +256,42 @@ class World:
                 return task.exception()
         return None
 
-    async def _listen_sftp(self, port: int) -> None:
+    async def _listen(self) -> None:
+        """Open the servers, where they were before if nobody has taken that port meanwhile.
+
+        A customer whose provider answers at another address after every restart would have to take
+        it for another provider.
+        """
+        ports = Ports(self._config.data)
+        for name, wanted, listen in (
+            ("sftp", self._config.sftp_port, self._listen_sftp),
+            ("http", self._config.http_port, self._listen_http),
+        ):
+            if wanted is None:
+                continue
+            try:
+                got = await listen(wanted or ports.before(name))
+            except OSError:
+                if wanted or not ports.before(name):
+                    raise
+                got = await listen(0)
+            ports.keep(name, got)
+
+    async def _listen_sftp(self, port: int) -> int:
         counter = sftp.Counter(self._folders.root, self.chassis, self._intake.wake)
         self._sftp = await sftp.listen(counter, self._keys, port)
         self.sftp_address = f"127.0.0.1:{self._sftp.get_port()}"
+        return self._sftp.get_port()
 
-    async def _listen_http(self, port: int) -> None:
+    async def _listen_http(self, port: int) -> int:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen(1024)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(1024)
+        except OSError:
+            listener.close()
+            raise
         config = uvicorn.Config(
             self.app, http=CuttableProtocol, ws="none", lifespan="off", log_config=None,
             access_log=False, timeout_graceful_shutdown=2, timeout_keep_alive=65,
@@ -278,7 +303,9 @@ class World:
             failure = self._failure()
             if failure is not None:
                 raise failure
-        self.http_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        got = int(listener.getsockname()[1])
+        self.http_url = f"http://127.0.0.1:{got}"
+        return got
 
     async def _stop(self) -> None:
         """Stop servers, then loops, then close the books."""

@@ -24,6 +24,7 @@ class Follower:
         self.last_id: str | None = None
         self.told: list[str] = []
         self.connected = 0
+        self.listens = asyncio.Event()
 
     async def follow(self, until: int) -> None:
         """Until so many events were told."""
@@ -40,6 +41,7 @@ class Follower:
                             found = await reader.next()
                             assert found.type not in ("reset", "end"), found
                             self.last_id = found.last_id
+                            self.listens.set()
                             if found.type != "balances":
                                 self.told.append(found.data["id"])
                 await asyncio.sleep(0.02)
@@ -56,6 +58,7 @@ async def test_a_stream_goes_on_over_kills_of_its_process(tmp_path: Path) -> Non
             token = (await api.post(f"/v1/users/{who.name}/tokens")).json()["token"]
             follower = Follower(made, token)
             following = asyncio.create_task(follower.follow(REQUESTS))
+            await follower.listens.wait()  # a stream tells what comes after its beginning
 
             async def ask(number: int) -> None:
                 """Until it was taken; the key keeps it from being made twice."""

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -171,6 +172,17 @@ async def test_a_crash_between_the_steps_pays_once_and_answers_the_same(
         assert books["references"] == {"E1": 1}
         assert books["bank"][OURS]["balance_minor"] == 99_000
         assert not list((tmp_path / "claimed").iterdir())
+
+
+async def test_it_comes_back_where_it_was_unless_the_port_is_taken(tmp_path: Path) -> None:
+    async with World(WorldConfig(data=tmp_path)) as world:
+        before = (world.http_url, world.sftp_address)
+    async with World(WorldConfig(data=tmp_path)) as world:
+        assert (world.http_url, world.sftp_address) == before
+    with socket.create_server(("127.0.0.1", int(before[0].rpartition(":")[2]))):
+        async with World(WorldConfig(data=tmp_path)) as world:
+            assert world.http_url != before[0]
+            assert world.sftp_address == before[1]
 
 
 async def test_one_directory_one_process(tmp_path: Path, processes: list[Process]) -> None:
