@@ -87,6 +87,9 @@ def configure(data: Path, cells: int) -> None:
         "ROLES__LEASE_SECONDS": "10",
         "DATABASE__EMBEDDED_SERVERS": SECOND_SERVER if cells > 1 else "",
         "LIMITS__DESTINATION_COOLING_SECONDS": "0",
+        # Its float is on a statement only after the payouts, by the end of the story.
+        "FUNDING__MODE": "alert",
+        "FUNDING__MODES": "{}",
         "LOG__LEVEL": os.environ.get("PAYMASTER__LOG__LEVEL", "warning"),
     }
     os.environ.update({f"PAYMASTER__{name}": value for name, value in values.items()})
