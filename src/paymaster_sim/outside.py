@@ -242,7 +242,8 @@ class Outside:
 
         Each gets the time of the run: our side reads files in the order of their times.
         """
-        names = sorted(path.name for path in self._out.iterdir() if path.is_file())
+        with os.scandir(self._out) as found:
+            names = sorted(entry.name for entry in found if entry.is_file())
         moment = self._ground.clock.now().timestamp()
         for name in sorted(set(names) - self._dated):
             os.utime(self._out / name, (moment, moment))

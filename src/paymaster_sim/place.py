@@ -44,6 +44,8 @@ _SETTINGS = {
     "wal_compression": "off",
     "io_method": "sync",
     "bgwriter_lru_maxpages": "0",
+    "bgwriter_delay": "10s",
+    "wal_writer_delay": "10s",
     "track_counts": "off",
     "track_activities": "off",
     "update_process_title": "off",

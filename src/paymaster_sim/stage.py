@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -74,7 +75,7 @@ class Stage:
         meddle: Callable[[World], None] | None = None,
     ) -> Result:
         """Play a script to its end, or to its first violation. With `keep` the trace is kept."""
-        with self.place.database() as database:
+        with _no_collection(), self.place.database() as database:
             strikes = Strikes()
             owner = self.place.owner_dsn(database)
             with Simulation(script.seed, owner, start=START, faults=strikes, keep=keep) as sim:
@@ -98,6 +99,17 @@ class Stage:
                     world.counts + sim.counts + strikes.struck,
                     tuple(sim.trace.lines),
                 )
+
+
+@contextmanager
+def _no_collection() -> Generator[None]:
+    """Garbage in cycles is looked for between runs: within one it costs more than it frees."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.enable()
 
 
 def _judged(sim: Simulation, world: World) -> Found | None:
@@ -134,7 +146,12 @@ def stage(users: int) -> Generator[Stage]:
 
             people = sim.run(main())
         where.go_live()
-        yield Stage(where, made, people)
+        gc.collect()
+        gc.freeze()
+        try:
+            yield Stage(where, made, people)
+        finally:
+            gc.unfreeze()
 
 
 @contextmanager

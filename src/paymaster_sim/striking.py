@@ -32,7 +32,7 @@ class Strikes:
     def __init__(self) -> None:
         self.struck: Counter[str] = Counter()
         self._armed: dict[str, list[_Armed]] = defaultdict(list)
-        self._pauses: dict[str, _Pause] = {}
+        self._pauses: dict[str, list[_Pause]] = defaultdict(list)
         self._stall_seconds = 0.0
 
     def arm(self, process: str, after: int, *, committed: bool, ends: bool) -> None:
@@ -45,14 +45,14 @@ class Strikes:
     def pause(self, process: str, seconds: float, *, before: bool) -> None:
         """At its next call to a provider a process stands still, as if it were swapped out.
 
-        With `before` the call reaches the provider when that is over; otherwise its answer lies
-        there all the time.
+        Several of these follow each other, one at each call. With `before` the call reaches the
+        provider when that is over; otherwise its answer lies there all the time.
         """
-        self._pauses[process] = _Pause(seconds, before)
+        self._pauses[process].append(_Pause(seconds, before))
 
     def awaits(self, process: str) -> bool:
         """Whether a fault waits for this process."""
-        return process in self._pauses or bool(self._armed.get(process))
+        return bool(self._pauses.get(process) or self._armed.get(process))
 
     def calm(self) -> None:
         """Nothing strikes any more."""
@@ -61,10 +61,11 @@ class Strikes:
 
     def at(self, step: Step) -> Fault | None:
         """The fault at this passage, if there is one."""
-        pause = self._pauses.get(step.process)
+        pauses = self._pauses.get(step.process)
+        pause = pauses[0] if pauses else None
         calls = step.outside and step.text.startswith(_CALLS)
-        if pause is not None and (pause.called or (pause.before and calls)):
-            del self._pauses[step.process]
+        if pauses and pause is not None and (pause.called or (pause.before and calls)):
+            pauses.pop(0)
             self._stall_seconds = pause.seconds
             self.struck["stall"] += 1
             return Fault.STALL

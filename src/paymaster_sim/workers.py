@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from paymaster.kernel.errors import Broken
 
-SEEDS_AT_ONCE = 50
+SEEDS_AT_ONCE = 125
 """After so many a process ends and a fresh one goes on."""
 
 

@@ -211,13 +211,14 @@ class _Trouble:
 def _stalls(trouble: _Trouble) -> list[Act]:
     """Whoever calls a provider stands still until another has the order, too.
 
+    Twice: at the first time both often have orders of their own, and at the second the other's.
     Either before its call gets there, or when it was refused what the other one is then granted;
     what the other one hears comes late, so that the first is back before it.
     """
     found: list[Act] = []
-    for at in trouble.before_waves(8):
+    for at in trouble.before_waves(3):
         before = trouble.random.random() < 0.3
-        for name in ("dispatch-1", "dispatch-2"):
+        for name in ("dispatch-1", "dispatch-2") * 2:
             seconds = trouble.random.randint(100, 4000)
             found.append(trouble.act(at, "stall", process=name, seconds=seconds, before=before))
         askers = () if before else sorted({*trouble.waves[at]})[:_STALLED]

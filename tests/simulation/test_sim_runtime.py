@@ -190,6 +190,41 @@ def test_a_process_may_have_a_clock_of_its_own(sim_server: SimPostgres) -> None:
     simulate(sim_server, 1, main)
 
 
+def test_what_reads_from_a_snapshot_that_was_taken_is_no_step(sim_server: SimPostgres) -> None:
+    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path TO public"
+
+    async def main(sim: Simulation, database: str) -> tuple[list[int], list[int], bool]:
+        reader, writer = (Sql(sim, sim_server, database, name) for name in ("reader", "writer"))
+        died = []
+
+        async def reads(*, dies: bool = False) -> list[int]:
+            async with reader._pool.connection() as connection:
+                await connection.execute(begin)
+                found: list[int] = []
+                for number in range(1, 10):
+                    rows = await connection.execute(
+                        "SELECT value, 'read' FROM row WHERE number = %s", (number,)
+                    )
+                    found.append((await rows.fetchall())[0][0])
+                    if number == 4:
+                        await writer.process.call(writer.add(*range(1, 10)))
+                        if dies:
+                            reader.process.crash()
+                            died.append(True)
+                await connection.execute("COMMIT")
+                return found
+
+        first = await reader.process.call(reads())
+        second = await reader.process.call(reads())
+        with pytest.raises(ProcessDied):
+            await reader.process.call(reads(dies=True))
+        return first, second, died == [True]
+
+    run = simulate(sim_server, 1, main, setup=ROWS)
+    assert run.result == ([0] * 9, [1] * 9, True)
+    assert len([line for line in run.lines if "SELECT value, 'read'" in line]) == 3
+
+
 def test_nothing_left_to_do_is_an_error_and_no_hang(sim_server: SimPostgres) -> None:
     async def main(sim: Simulation, database: str) -> None:
         await asyncio.Event().wait()

@@ -139,7 +139,7 @@ def test_a_copy_sends_everything_when_its_turn_has_come(sim_server: SimPostgres)
 
     run = simulate(sim_server, 1, main, setup=ROWS)
     assert run.result == 5000
-    assert len([line for line in run.lines if "COPY data" in line]) == 2
+    assert len([line for line in run.lines if "COPY row" in line]) == 2
 
 
 def test_who_is_cancelled_while_it_waits_for_a_lock_lets_go(sim_server: SimPostgres) -> None:

@@ -199,6 +199,29 @@ async def test_two_processes_never_make_the_same_id_even_past_a_lost_lease(world
     assert len(seen) == len(set(seen))
 
 
+async def test_processes_that_lease_at_once_get_numbers_of_their_own_while_there_are_any(
+    world: World,
+) -> None:
+    one = world.cell
+
+    def process() -> CellDb:
+        return CellDb(one.server, one.name, world.clock, one.number, one.time_zone)
+
+    async def worker(db: CellDb) -> int:
+        return (await db.workers.maker())(1)[0] >> 16 & 63
+
+    holders = [process() for _ in range(63)]
+    numbers = await asyncio.gather(*(worker(db) for db in (one, *holders)))
+    assert sorted(numbers) == list(range(64))
+    with pytest.raises(Busy, match="workers-exhausted"):
+        await process().workers.maker()
+    world.clock.advance(timedelta(seconds=30))
+    assert await worker(one) == numbers[0]
+    world.clock.advance(timedelta(seconds=45))
+    assert await worker(one) == numbers[0]
+    assert await worker(process()) in numbers[1:]
+
+
 async def test_no_transaction_inside_another_and_no_network_inside_one(world: World) -> None:
     async def nested(tx):
         await world.read(lambda inner: inner.value("SELECT 1"))

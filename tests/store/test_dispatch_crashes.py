@@ -161,6 +161,22 @@ async def test_a_holder_past_its_lease_does_not_even_send(
     assert rail.orders == []
 
 
+async def test_an_order_that_was_too_late_to_be_sent_goes_once_its_holder_goes_on(
+    payouts: Payouts, rail: AskableRail
+) -> None:
+    """The holder stood still until its lease had run out, and nobody else has looked since."""
+    withdrawal = await one(payouts)
+    (order,) = await payouts.claim()
+    later(payouts, payouts.pace.lease)
+    await payouts.deliver([order])
+    assert rail.orders == []
+    assert await payouts.states(withdrawal) == ("sending", ["sending"])
+    later(payouts, timedelta(minutes=1))
+    await payouts.run(payouts.dispatcher())
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+    assert sum(rail.paid.values()) == 1
+
+
 async def test_a_question_that_comes_back_past_its_lease_changes_nothing(
     payouts: Payouts, rail: AskableRail
 ) -> None:

@@ -18,6 +18,7 @@ VERB = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|COPY)\b")
 COPY_OUT = re.compile(r"\s*COPY\s*\((.*)\)\s*TO STDOUT.*", re.DOTALL)
 
 PARTS: dict[str, tuple[str, ...]] = {
+    "db/worker.py": ("_LEASE",),
     "db/seal_strays.py": ("_EVENT", "_LEG"),
     "ledger/proof_sql.py": ("_ACCOUNT_STEPS", "_POSTING_STEPS", "_LATE_STEPS"),
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString, TypeVar, cast
 
@@ -121,6 +121,13 @@ class Server:
                 check_committed((await connection.execute("COMMIT")).statusmessage)
             finally:
                 TRANSACTION_OPEN.reset(token)
+
+    async def alone(self, sql: LiteralString, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows of one statement, which names its schema and is a transaction by itself."""
+        if TRANSACTION_OPEN.get():
+            raise Broken("transaction-nested", "A transaction was opened inside another one.")
+        async with self._pool.connection() as connection:
+            return await (await connection.execute(sql, params)).fetchall()
 
 
 class _ClockMovedError(Exception):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, LiteralString, cast
 
 from paymaster.kernel.clock import Clock, milliseconds
 from paymaster.kernel.errors import Broken, Busy
@@ -22,7 +22,25 @@ if TYPE_CHECKING:
 
 _AHEAD = timedelta(seconds=60)
 _RENEW = timedelta(seconds=20)
-_WRITE: LiteralString = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_LEASE: LiteralString = """
+    WITH own AS (
+        UPDATE "{schema}".worker SET last_ms = greatest(last_ms, %(limit)s), expires_at = %(until)s
+        WHERE number = %(number)s AND token = %(token)s AND expires_at > %(now)s
+        RETURNING number, token, last_ms AS issued, last_ms
+    ), free AS (
+        SELECT number, last_ms AS issued FROM "{schema}".worker
+        WHERE expires_at <= %(now)s AND NOT EXISTS (SELECT FROM own)
+        ORDER BY last_ms, number LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        UPDATE "{schema}".worker w SET holder = %(holder)s, token = w.token + 1,
+            last_ms = greatest(w.last_ms, %(limit)s), expires_at = %(until)s
+        FROM free WHERE w.number = free.number
+        RETURNING w.number, w.token, free.issued, w.last_ms
+    )
+    SELECT * FROM own UNION ALL SELECT * FROM taken
+"""
+"""Our own number once more, or of the free ones the one used least recently: its ids start nearest
+to now."""
 
 
 def holder() -> str:
@@ -58,46 +76,23 @@ class WorkerIds:
         limit = milliseconds(until)
         if self._maker is not None:
             limit = max(limit, self._maker.last_ms + 1000)
-        async with self._server.transaction(self._schema, _WRITE) as connection:
-            cursor = await connection.execute(
-                """
-                UPDATE worker SET last_ms = greatest(last_ms, %(limit)s), expires_at = %(until)s
-                WHERE number = %(number)s AND token = %(token)s AND expires_at > %(now)s
-                RETURNING last_ms
-                """,
-                {
-                    "limit": limit,
-                    "until": until,
-                    "number": self._number,
-                    "token": self._token,
-                    "now": now,
-                },
-            )
-            renewed = await cursor.fetchone() if self._maker is not None else None
-            if renewed is None:
-                # Of the free numbers the one used least recently: its ids start nearest to now.
-                cursor = await connection.execute(
-                    """
-                    WITH free AS (
-                        SELECT number, last_ms AS issued FROM worker WHERE expires_at <= %(now)s
-                        ORDER BY last_ms, number LIMIT 1 FOR UPDATE SKIP LOCKED
-                    )
-                    UPDATE worker w SET holder = %(holder)s, token = w.token + 1,
-                        last_ms = greatest(w.last_ms, %(limit)s), expires_at = %(until)s
-                    FROM free WHERE w.number = free.number
-                    RETURNING w.number, w.token, free.issued, w.last_ms
-                    """,
-                    {"now": now, "holder": holder(), "limit": limit, "until": until},
-                )
-                taken = await cursor.fetchone()
-                if taken is None:
-                    raise Busy("workers-exhausted", "All 64 worker numbers of the cell are in use.")
-                self._number, self._token, issued, granted = taken
-                maker = IdMaker(self._number, issued, lambda: milliseconds(self._clock.now()))
-                granted = max(granted, maker.last_ms + 1000)
-                self._maker = maker
-            else:
-                granted = renewed[0]
-        if self._maker is not None:
-            self._maker.limit_ms = granted
+        rows = await self._server.alone(
+            cast("LiteralString", _LEASE.format(schema=self._schema)),
+            {
+                "limit": limit,
+                "until": until,
+                "number": self._number,
+                "token": self._token,
+                "now": now,
+                "holder": holder(),
+            },
+        )
+        if not rows:
+            raise Busy("workers-exhausted", "All 64 worker numbers of the cell are in use.")
+        [(number, token, issued, granted)] = rows
+        if self._maker is None or (number, token) != (self._number, self._token):
+            self._number, self._token = number, token
+            self._maker = IdMaker(number, issued, lambda: milliseconds(self._clock.now()))
+            granted = max(granted, self._maker.last_ms + 1000)
+        self._maker.limit_ms = granted
         self._renew_at = now + _RENEW

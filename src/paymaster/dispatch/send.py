@@ -43,7 +43,7 @@ class Answer(StrEnum):
     REFUSED = "refused"
     UNKNOWN = "unknown"
     LATE = "late"
-    """The lease had run out before anything was sent: somebody else has the order now."""
+    """The lease had run out before anything was sent: somebody else may have the order now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,8 @@ def _change(
         and (not order.replay or order.absent >= set(order.prepared.keys))
     ):
         state, due_at = "refused", None
-    elif sent.answer is Answer.NEVER and not order.replay:
+    elif sent.answer in {Answer.NEVER, Answer.LATE} and not order.replay:
+        # Still ours, and nothing has ever left: it is as it was before it was claimed.
         state, due_at = "prepared", again
     else:
         state, due_at = "unknown", again

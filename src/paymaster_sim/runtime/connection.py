@@ -23,6 +23,8 @@ from paymaster.db.connections import Connection
 from paymaster.db.sending import Failing, Params, Reply, Seen, Sending
 from paymaster_sim.runtime.deferred import Deferred
 from paymaster_sim.runtime.errors import SimulationError
+from paymaster_sim.runtime.passage import at_once
+from paymaster_sim.runtime.prepared import Prepared
 
 if TYPE_CHECKING:
     from paymaster_sim.runtime.process import Process
@@ -107,8 +109,9 @@ class _SimCursor(AsyncCursor[Any]):
     def copy(  # pyright: ignore[reportIncompatibleMethodOverride] - the same, from outside
         self, statement: Any, params: Any = None, **kwargs: Any
     ) -> AbstractAsyncContextManager[Any]:
-        self._note(statement)
-        kwargs.setdefault("writer", _AtOnce(self))
+        if isinstance(self.connection, SimConnection):
+            self.connection.opens_copy = True
+        kwargs.setdefault("writer", _AtOnce(self, statement))
         return super().copy(statement, params, **kwargs)
 
     def copied(self, result: Any) -> None:
@@ -118,6 +121,7 @@ class _SimCursor(AsyncCursor[Any]):
     def _note(self, query: object) -> None:
         connection = self.connection
         if isinstance(connection, SimConnection):
+            connection.alone()
             connection.texts.append(_text(query))
             connection.asked_by = self
 
@@ -125,9 +129,10 @@ class _SimCursor(AsyncCursor[Any]):
 class _AtOnce(AsyncLibpqWriter):
     """Keeps the lines until the end, so that the server works on none before their turn."""
 
-    def __init__(self, cursor: _SimCursor) -> None:
+    def __init__(self, cursor: _SimCursor, statement: object) -> None:
         super().__init__(cursor)
         self._from = cursor
+        self._statement = statement
         self._pieces: list[bytes] = []
 
     async def write(self, data: Any) -> None:
@@ -136,7 +141,7 @@ class _AtOnce(AsyncLibpqWriter):
     async def finish(self, exc: BaseException | None = None) -> None:
         reason = None if exc is None else b"ended by the program"
         if isinstance(self.connection, SimConnection):
-            self.connection.texts.append("COPY data")
+            self.connection.texts.append(_text(self._statement))
         try:
             result = await self.connection.wait(_copied(self._pgconn, self._pieces, reason))
         except errors.QueryCanceled:
@@ -154,21 +159,6 @@ def _copied(
     return (yield from copy_end(pgconn, reason))
 
 
-class _Prepared(PrepareManager):
-    """What a connection keeps prepared for one schema, under names of its own."""
-
-    prepare_threshold = 1
-    prepared_max = 1000
-
-    def __init__(self, place: int) -> None:
-        super().__init__()
-        self._prepared_idx = place * 1_000_000
-
-    def clear(self) -> bool:
-        """Nothing is forgotten at a rollback: no table is made in a transaction here."""
-        return False
-
-
 class SimConnection(Connection):
     """A connection of a simulated process."""
 
@@ -179,6 +169,7 @@ class SimConnection(Connection):
         self.texts: list[str] = []
         self.asked_by: AsyncCursor[Any] | None = None
         self.beginning: str | None = None
+        self.opens_copy = False
         self._reads = False
         self._managers: dict[str, PrepareManager] = {}
         self.server_pid = pgconn.backend_pid
@@ -215,7 +206,22 @@ class SimConnection(Connection):
         _ = interval, timeout
         texts, self.texts = self.texts, []
         asked_by, self.asked_by = self.asked_by, None
+        opens_copy, self.opens_copy = self.opens_copy, False
+        if (opens_copy or self.has_only_read) and self._is_inside():
+            return at_once(self, gen)
         return await self.process.turnstile.statement(self, gen, texts, asked_by)
+
+    def _is_inside(self) -> bool:
+        """Whether it is in a transaction that has begun, of a process that can go on.
+
+        Then what reads from the snapshot that was taken is no step: nobody can notice it, nor can
+        it notice anybody. Nor is the beginning of a COPY one, whose rows all come with its end.
+        """
+        return (
+            self.beginning is None
+            and self.pgconn.transaction_status == pq.TransactionStatus.INTRANS
+            and self.process.goes_on
+        )
 
     def begin(self, begin: str) -> None:
         """Begin a transaction with the next statement.
@@ -225,10 +231,19 @@ class SimConnection(Connection):
         """
         self.beginning = begin
         self._reads = _READ_ONLY in begin
-        path = begin.partition(";")[2]
+        self._prepare_for(begin.partition(";")[2])
+
+    def _prepare_for(self, path: str) -> None:
         if path not in self._managers:
-            self._managers[path] = _Prepared(len(self._managers))
+            self._managers[path] = Prepared(len(self._managers))
         self._prepared = self._managers[path]
+
+    def alone(self) -> None:
+        """A statement is about to be executed: perhaps in no transaction but its own."""
+        idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        if idle and self.beginning is None:
+            self._reads = False
+            self._prepare_for("")
 
     def begun(self) -> None:
         """The turn of the first statement has come: what begins the transaction is sent."""

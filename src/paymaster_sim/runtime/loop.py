@@ -44,6 +44,7 @@ class SimTask(asyncio.Task[Any]):
     ) -> None:
         self.number = number
         self.process = process
+        self._title = ""
         super().__init__(coroutine, loop=loop, context=context)
 
     def __hash__(self) -> int:
@@ -52,8 +53,10 @@ class SimTask(asyncio.Task[Any]):
     @property
     def title(self) -> str:
         """Its name, if it was given one: the others count all tasks of the interpreter."""
-        name = self.get_name()
-        return str(self.number) if name.startswith("Task-") else name
+        if not self._title:
+            name = self.get_name()
+            self._title = str(self.number) if name.startswith("Task-") else name
+        return self._title
 
 
 class _Selector(selectors.BaseSelector):

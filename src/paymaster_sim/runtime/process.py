@@ -98,6 +98,11 @@ class Process:
         self._tasks: dict[SimTask, None] = {}
         self._callers: dict[asyncio.Future[Any], None] = {}
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it lives, and does not stand still."""
+        return self.alive and not self.turnstile.over and self.stalled_until <= self._loop.time()
+
     def databases(self, servers: Mapping[str, str], *, connections: int = 4) -> Databases:
         """Its way to the databases. To be opened in the process: `await p.call(dbs.open())`."""
         return Databases(servers, self.clock, connections=connections, make_pool=self.pool)
