@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+from tests.planted import new_iban
 from tests.served import Served, client, earner
 from tests.withdrawals import BANK, bring
 
@@ -18,7 +19,7 @@ _numbers = iter(range(1, 1000))
 async def asked(served: Served, amount: str = "12.50", *, balance: str = "20.00") -> Any:
     """A new earner's withdrawal: `(name, text id, number)`."""
     name = f"earner-{next(_numbers)}"
-    place = await earner(served, name, balance)
+    place = await earner(served, name, balance, new_iban())
     body = {"user": name, "destination": place["id"]}
     made = await served.ok(
         "POST", "/v1/withdrawals", {**body, "amount": {"amount": amount, "currency": "EUR"}},

@@ -26,7 +26,7 @@ from paymaster.ledger.entry import Entry
 from paymaster.ledger.post import post
 from paymaster.observe import Metrics
 from paymaster.people import credentials
-from paymaster.people.credentials import SCOPES
+from paymaster.people.scopes import SCOPES
 from paymaster.rails.base import Rail
 from paymaster.rails.deps import RailDeps
 from paymaster.rails.registry import Registry
@@ -132,11 +132,15 @@ async def add_environment(
     return environment_id
 
 
-async def earner(served: Served, name: str = "anna", amount: str = "20.00") -> dict[str, Any]:
+async def earner(
+    served: Served, name: str = "anna", amount: str = "20.00", iban: str | None = None
+) -> dict[str, Any]:
     """A user who has earned `amount` EUR and has an IBAN to be paid to; the destination."""
     user = await served.ok("PUT", f"/v1/users/{name}", {})
     await credit(served, user["id"], amount)
-    return await served.ok("POST", f"/v1/users/{name}/destinations", IBAN)
+    own = {"iban": iban, "holder": "A. Example"}
+    body = IBAN if iban is None else {**IBAN, "details": own}
+    return await served.ok("POST", f"/v1/users/{name}/destinations", body)
 
 
 async def credit(served: Served, user_id: str, amount: str) -> None:

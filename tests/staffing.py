@@ -21,6 +21,7 @@ from tests.world import ACTOR
 
 from paymaster.db.tx import ControlTx
 from paymaster.people import credentials, sessions, staff, staff_providers
+from paymaster.people.scopes import SCOPES
 from paymaster.people.sessions import Lifetimes
 from paymaster.people.staff_oidc import StaffOidc
 from paymaster.people.staff_roles import Role
@@ -71,9 +72,7 @@ async def owned_key(served: Served, person_id: int | None) -> str:
     """A key with every scope that belongs to a person, or to nobody."""
 
     async def work(tx: ControlTx) -> str:
-        made = await credentials.issue(
-            tx, 1, "test", tuple(credentials.SCOPES), person_id=person_id
-        )
+        made = await credentials.issue(tx, 1, "test", tuple(SCOPES), person_id=person_id)
         return made.key
 
     return await served.world.dbs.control.run(ACTOR, "", work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
+from itertools import combinations
 
 import pytest
 from hypothesis import assume, given, settings
@@ -229,6 +230,118 @@ def test_the_closest_plan_is_chosen_then_the_first_by_name():
     assert fees.choose(every, "iban", "EUR", "JPY") is None
     assert fees.choose(every, "iban", "USD", "USD") is None
     assert fees.choose([wide, FeePlan("a", 1, "EUR", "receiver")], "x", "EUR", "EUR") != wide
+
+
+def some(names: str) -> st.SearchStrategy[frozenset[str] | None]:
+    """A field of a plan: None for everything, or some names."""
+    return st.none() | st.frozensets(st.sampled_from(names.split()), min_size=1)
+
+
+@st.composite
+def matching(draw: st.DrawFn) -> list[FeePlan]:
+    """Plans that are for whatever; each has a fee of its own."""
+    return [
+        FeePlan(
+            draw(st.sampled_from("abcdef")) + str(place),
+            1,
+            draw(st.sampled_from(("EUR", "USD"))),
+            draw(st.sampled_from(("sender", "receiver"))),
+            kinds=draw(some("iban wallet")),
+            payouts=draw(some("EUR USD JPY")),
+            flat=place,
+            exchange=draw(st.none() | st.just(Exchange(0, ("ecb",)))),
+            retired=draw(st.integers(0, 9)) == 0,
+            rails=draw(some("file instant wallet")),
+        )
+        for place in range(draw(st.integers(1, 8)))
+    ]
+
+
+PLACES = st.tuples(
+    st.sampled_from(("iban", "wallet")),
+    st.sampled_from(("EUR", "USD")),
+    st.sampled_from(("EUR", "USD", "JPY")),
+    st.frozensets(st.sampled_from(("file", "instant", "wallet"))),
+)
+
+
+@settings(max_examples=500)
+@given(made=matching(), place=PLACES, minor=AMOUNTS)
+def test_of_plans_that_do_not_tie_one_is_the_closest_whatever_it_is_called(
+    made: list[FeePlan], place: tuple[str, str, str, frozenset[str]], minor: int
+):
+    kept: list[FeePlan] = []
+    for plan in made:
+        if not any(plan.ties(other) for other in kept):
+            kept.append(plan)
+    fitting = [plan for plan in kept if plan.fits(*place)]
+    found = fees.choose(kept, *place)
+    assert found is fees.choose(kept[::-1], *place)
+    if found is None:
+        assert not fitting
+        return
+    assert found in fitting
+    least = [plan for plan in fitting if plan.open_fields <= found.open_fields]
+    assert least == [found], "never two that fit as closely"
+    charge = fees.charge(found, Money(minor, place[1]))
+    if isinstance(charge, Charge):
+        assert charge.total.minor == charge.amount + charge.fee
+        assert charge.asked == minor
+        assert charge.plan == found.label
+
+
+@settings(max_examples=500)
+@given(made=matching(), place=PLACES)
+def test_two_that_fit_as_closely_tie(
+    made: list[FeePlan], place: tuple[str, str, str, frozenset[str]]
+):
+    """So that what is refused when a plan is entered is all that must be."""
+    fitting = [plan for plan in made if plan.fits(*place)]
+    for one in fitting:
+        for other in fitting:
+            tie = one.open_fields == other.open_fields
+            assert one.ties(other) == other.ties(one) == tie
+
+
+RAILS = ("file", "instant", "wallet")
+EVERY_PLACE = [
+    (kind, currency, payout, frozenset(rails))
+    for kind in ("iban", "wallet")
+    for currency in ("EUR", "USD")
+    for payout in ("EUR", "USD", "JPY")
+    for number in range(4)
+    for rails in combinations(RAILS, number)
+]
+
+
+@given(made=matching())
+def test_what_ties_fits_some_withdrawal_together(made: list[FeePlan]):
+    """So that nothing is refused that never could be a choice between two."""
+    for one in made:
+        for other in made:
+            if one.ties(other):
+                assert any(one.fits(*place) and other.fits(*place) for place in EVERY_PLACE)
+
+
+def test_a_plan_for_certain_rails_is_for_payments_that_no_other_one_could_make():
+    wide = FeePlan("wide", 1, "EUR", "sender")
+    file = FeePlan("file", 1, "EUR", "sender", rails=frozenset({"file"}))
+    either = FeePlan("either", 1, "EUR", "sender", rails=frozenset({"file", "instant"}))
+    bank = FeePlan("bank", 1, "EUR", "sender", kinds=frozenset({"iban"}), rails=file.rails)
+    rails = frozenset
+
+    def found(*plans: FeePlan, by: str = "") -> FeePlan | None:
+        return fees.choose(plans, "iban", "EUR", "EUR", rails(by.split()))
+
+    assert found(wide, file, by="file") is file
+    assert found(wide, file, by="file instant") is wide, "it may go by the other one"
+    assert found(wide, either, by="file instant") is either
+    assert found(wide, file, by="") is wide, "no account could pay it now"
+    assert found(wide, file, bank, by="file") is bank
+    assert file.ties(either)
+    assert not file.ties(bank)
+    assert not file.ties(FeePlan("x", 1, "EUR", "sender", rails=rails({"instant"})))
+    assert not file.ties(FeePlan("x", 1, "USD", "sender", rails=file.rails))
 
 
 @pytest.mark.parametrize(

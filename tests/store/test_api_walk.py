@@ -16,7 +16,7 @@ from paymaster.api.door import scope_of
 from paymaster.api.openapi import api_routes
 from paymaster.db.tx import ControlTx
 from paymaster.people import credentials
-from paymaster.people.credentials import SCOPES
+from paymaster.people.scopes import SCOPES
 
 ROUTES = [
     (method, route.path, scope_of(route))

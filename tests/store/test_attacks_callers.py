@@ -15,7 +15,7 @@ from tests.withdrawals import state_of
 from tests.world import PostgresServer
 
 from paymaster.api.guesses import OF_ADDRESS
-from paymaster.people.credentials import SCOPES
+from paymaster.people.scopes import SCOPES
 from paymaster.people.staff import person_text
 from paymaster.people.staff_roles import Role
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from paymaster.cli.main import app
 from paymaster.db import audit
 from paymaster.kernel.errors import PaymasterError
-from paymaster.people.credentials import DEFAULT_SCOPES
+from paymaster.people.scopes import DEFAULT_SCOPES
 
 Run = Callable[..., Awaitable[Result]]
 URL = "https://login.example.com"

@@ -65,6 +65,7 @@ async def test_answered_by_the_earner_and_judged_anew(served: Served) -> None:
     async with client(served.app, await token(served, person)) as own:
         done = await own.post(f"{path}/challenge", json={"step_up": step_up})
         assert (done.status_code, done.json()["state"]) == (200, "challenged"), done.text
+        assert done.json()["challenge"] == "answered"
         again = await own.post(f"{path}/challenge", json={"step_up": step_up})
         assert again.status_code == 200, "twice is harmless, while it waits to be judged"
     assert (await screened(served, number)).state == "approved"
@@ -79,6 +80,48 @@ async def test_answered_by_the_earner_and_judged_anew(served: Served) -> None:
         path.rpartition("/")[2],
     )
     assert ("withdrawal.prove", True) in acts
+
+
+async def test_it_is_told_whether_the_proof_was_given(served: Served) -> None:
+    person, path, number = await challenged(served)
+
+    async def told(caller: Any) -> list[Any]:
+        one = (await caller.get(path)).json()
+        [listed] = (await caller.get("/v1/withdrawals", params={"user": person.name})).json()[
+            "data"
+        ]
+        said = (await caller.get(f"{path}/explain")).json()
+        found = [one["state"], one["challenge"], listed["challenge"]]
+        return [*found, said["challenge"], said["stage"], said["next"]["who"]]
+
+    async def both() -> list[Any]:
+        async with client(served.app, await token(served, person)) as own:
+            mine = await told(own)
+        assert await told(served.api) == mine
+        return mine
+
+    asked = ["challenged", "asked", "asked", "asked", "proof-needed", "user"]
+    assert await both() == asked
+    body = {"step_up": await person.proven()}
+    assert (await served.api.post(f"{path}/challenge", json=body)).status_code == 200
+    given = ["challenged", "answered", "answered", "answered", "checking", "paymaster"]
+    assert await both() == given
+    money = await served.ok("GET", f"{person.path()}/money")
+    [held] = money["data"][0]["held"]["items"]
+    assert (held["stage"], held["next"]) == ("checking", "paymaster")
+    staff = await served.ok("GET", f"{path}/explain", params={"for": "staff"})
+    assert staff["staff"]["message"].startswith("The earner has given the proof")
+
+    hold = await served.ok(
+        "POST", "/v1/holds",
+        {"subject": path.rpartition("/")[2], "reference": "7 Gs 7", "reason": "served"},
+    )  # fmt: skip
+    async with client(served.app, await token(served, person)) as own:
+        assert await told(own) == ["in_review", None, None, None, "under-review", "operator"]
+    await _lifted(served, hold["id"])
+    assert await both() == given
+    assert (await screened(served, number)).state == "approved"
+    assert (await served.ok("GET", path))["challenge"] is None
 
 
 async def test_the_app_passes_it_on_too(served: Served) -> None:

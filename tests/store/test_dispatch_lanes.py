@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
 from tests.scripted_rails import AskableRail
 from tests.withdrawals import assert_proven
 from tests.world import ACTOR, PostgresServer
 
-from paymaster.kernel.errors import NeverSent, RailRefused
+from paymaster.dispatch import batch
+from paymaster.kernel.errors import LEASE_LOST, Conflict, NeverSent, RailRefused
 from paymaster.kernel.ids import new_trace_id
 
 
@@ -123,6 +125,22 @@ async def test_a_fault_in_one_accounts_work_leaves_the_others_alone(
     await payouts.run(payouts.dispatcher())
     assert [(await payouts.states(each))[0] for each in through] == ["sent", "sent"]
     assert [(await payouts.states(each))[0] for each in stuck] == ["queued", "queued"]
+
+
+async def test_work_that_went_to_another_process_is_said_in_one_line(
+    payouts: Payouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: object) -> list[object]:
+        raise Conflict(LEASE_LOST, "Another process lets payments out of this account.")
+
+    monkeypatch.setattr(batch, "claim_approved", lost)
+    await some(payouts, "iban", range(1))
+    with capture_logs() as said:
+        await payouts.run(payouts.dispatcher())
+    found = [line for line in said if line["event"] == "dispatch_failed"]
+    assert found
+    assert all(line["log_level"] == "warning" and "exc_info" not in line for line in found)
+    assert {line["slug"] for line in found} == {LEASE_LOST}
 
 
 async def test_a_rate_limit_spreads_calls(payouts: Payouts, bank: AskableRail) -> None:

@@ -75,9 +75,9 @@ async def test_every_state_is_explained_in_both_languages(served: Served, state:
 
 
 async def test_the_words_are_exactly_those_of_the_machine() -> None:
-    assert words.states().keys() == WITHDRAWAL.states()
+    assert words.states().keys() == {*WITHDRAWAL.states(), words.ANSWERED}
     here = {state for state, entry in words.states().items() if entry.money == "set-aside"}
-    assert here == set(WAITING)
+    assert here == {*WAITING, words.ANSWERED}
     for entry in words.states().values():
         for said in (entry.now, entry.then, entry.staff):
             assert all(said.text(language) for language in LANGUAGES)

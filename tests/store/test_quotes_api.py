@@ -297,6 +297,47 @@ async def test_plans_and_entered_rates_need_two_where_withdrawals_do(
             await one.aclose()
 
 
+async def test_the_first_rate_of_a_pair_needs_two_whoever_sends_it(
+    postgres: PostgresServer, tmp_path: Path
+):
+    async with serve(postgres, tmp_path) as served:
+        served.world.clock.advance(timedelta(hours=8))
+        desk = Desk(served)
+
+        def rate(base: str, counter: str, value: str) -> dict[str, Any]:
+            one = {"base": base, "counter": counter, "rate": value, "reference": "q-1"}
+            return {"source": "provider", "rates": [one]}
+
+        await served.ok("POST", "/v1/fx-rates", rate("GBP", "SEK", "13"))
+        await limit(served, "withdrawal.approve", "5.00")
+        assert await served.ok("POST", "/v1/fx-rates", rate("GBP", "SEK", "13.1")) == {
+            "new": 1,
+            "known": 0,
+        }, "of a pair that is known the feed goes on by itself"
+        first = rate("USD", "JPY", "100")
+        await served.refused(403, "person-needed", "POST", "/v1/fx-rates", first)
+        faulty = rate("USD", "USD", "x")
+        await served.refused(422, "rate-invalid", "POST", "/v1/fx-rates", faulty)
+
+        anna, bea = await desk.session("anna"), await desk.session("bea")
+        waiting = await anna.post("/v1/fx-rates", json=first)
+        assert waiting.status_code == 202, waiting.text
+        file = await anna.post("/v1/fx-rates/ecb", content=XML, headers=FILE)
+        assert file.status_code == 202, "and so of the central bank's first file"
+        known = (await served.ok("GET", "/v1/fx-rates"))["data"]
+        assert {(one["base"], one["counter"]) for one in known} == {("GBP", "SEK")}
+        for answer, new in ((waiting, 1), (file, 2)):
+            path = f"/v1/approvals/{answer.json()['approval']}/approve"
+            done = await bea.post(path, json={"reason": "seen"})
+            assert done.status_code == 200, done.text
+            assert done.json()["result"] == {"new": new, "known": 0}
+        again = await served.api.post("/v1/fx-rates/ecb", content=XML, headers=FILE)
+        assert again.json() == {"new": 0, "known": 2}
+        assert await served.ok("POST", "/v1/fx-rates", rate("USD", "JPY", "101"))
+        for one in desk.open:
+            await one.aclose()
+
+
 async def test_nobody_walks_a_rate_away_alone_in_small_steps(served: Served):
     """A person's entry takes two; what is said to come from outside moves so much in a day."""
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from tests.desk import REASON, Desk, code
+from tests.holding import ORDER, ask, case, lift, place
 from tests.screening import rule_set
 from tests.served import Served, client, credit, serve
-from tests.served import earner as enrolled
-from tests.withdrawals import BANK, Earner, assert_proven, available, bring, state_of
+from tests.withdrawals import BANK, assert_proven, available, state_of
 from tests.world import ACTOR, PostgresServer, owner_rows
 
 from paymaster.kernel.errors import Conflict
-from paymaster.kernel.ids import parse_text_id, text_id
+from paymaster.kernel.ids import text_id
 from paymaster.people.staff_roles import Role
 from paymaster.removal import inventory
 from paymaster.screen import decide as screening
@@ -27,7 +25,6 @@ from paymaster.withdraw.machine import Event, State
 from paymaster.withdraw.moves import Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-ORDER = "AG 12 Gs 345/26"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -56,60 +53,6 @@ async def risk(desk: Desk) -> httpx.AsyncClient:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def other(desk: Desk) -> httpx.AsyncClient:
     return await desk.session("olga", Role.ADMIN)
-
-
-@dataclass
-class Case:
-    """A user with 20.00 EUR, of which 5.00 are asked for."""
-
-    served: Served
-    name: str
-    user: str
-    destination: str
-    withdrawal: str
-    number: int
-    earner: Earner
-
-    @property
-    def path(self) -> str:
-        return f"/v1/withdrawals/{self.withdrawal}"
-
-    async def ask(self, key: str) -> httpx.Response:
-        return await ask(self.served, self.name, self.user, self.destination, key)
-
-
-async def ask(served: Served, name: str, user: str, destination: str, key: str) -> httpx.Response:
-    amount = {"amount": "5.00", "currency": "EUR"}
-    body = {"user": user, "destination": destination, "amount": amount}
-    headers = {"Idempotency-Key": f"{name}-{key}"}
-    return await served.api.post("/v1/withdrawals", json=body, headers=headers)
-
-
-async def case(served: Served, name: str, state: str = "in_review") -> Case:
-    destination = await enrolled(served, name)
-    user = destination["user"]
-    made = (await ask(served, name, user, destination["id"], "first")).json()["id"]
-    number = parse_text_id("wd", made).id
-    await bring(served.world, number, state)
-    ids = parse_text_id("us", user).id, parse_text_id("de", destination["id"]).id
-    return Case(served, name, user, destination["id"], made, number, Earner(*ids))
-
-
-async def place(risk: httpx.AsyncClient, subject: str, reference: str = ORDER) -> str:
-    body = {"subject": subject, "reference": reference, "reason": "served today"}
-    answer = await risk.post("/v1/holds", json=body)
-    assert answer.status_code == 201, answer.text
-    return answer.json()["id"]
-
-
-async def lift(risk: httpx.AsyncClient, other: httpx.AsyncClient, hold: str) -> Any:
-    """By two persons."""
-    asked = await risk.post(f"/v1/holds/{hold}/lift", json=REASON)
-    assert asked.status_code == 202, asked.text
-    path = f"/v1/approvals/{asked.json()['approval']}/approve"
-    done = await other.post(path, json=REASON)
-    assert done.is_success, done.text
-    return done.json()["result"]
 
 
 async def test_who_may_and_what_is_written_down(
@@ -186,7 +129,9 @@ async def test_the_earner_is_not_tipped_off(served: Served, risk: httpx.AsyncCli
         before = (await own.get(this.path)).json()
         await place(risk, this.user)
         after = (await own.get(this.path)).json()
-        assert after == {**before, "state": "in_review"}, "as any review looks"
+        assert before["challenge"] == "asked"
+        review = {**before, "state": "in_review", "challenge": None}
+        assert after == review, "as any review looks"
         answers = [
             await own.post(f"{this.path}/cancel", json={}),
             await own.delete(f"/v1/destinations/{this.destination}"),

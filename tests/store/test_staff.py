@@ -43,9 +43,9 @@ async def control(served: Served, work):
 def test_roles_may_do_what_is_documented() -> None:
     assert {role.value: sorted(SCOPES_OF[role]) for role in Role if role != Role.ADMIN} == {
         "support": ["read", "users"],
-        "finance": ["operate", "read", "withdrawals"],
-        "risk": ["operate", "read", "risk"],
-        "auditor": ["audit", "read"],
+        "finance": ["holds:read", "operate", "read", "withdrawals"],
+        "risk": ["holds:read", "operate", "read", "risk"],
+        "auditor": ["audit", "holds:read", "read"],
     }
     scopes = {scope_of(route) for route in api_routes(ROUTERS)}
     assert {scope for scope in scopes if scope} <= SCOPES_OF[Role.ADMIN]

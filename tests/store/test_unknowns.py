@@ -22,7 +22,7 @@ from paymaster.dispatch.decide import Finding, decide
 from paymaster.kernel.errors import RailUnknown
 from paymaster.observe import Metrics
 from paymaster.people import credentials
-from paymaster.people.credentials import SCOPES
+from paymaster.people.scopes import SCOPES
 from paymaster.roles.gauges import measure
 
 AFTER = [timedelta(minutes=30), timedelta(hours=4), timedelta(days=1)]

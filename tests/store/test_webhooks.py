@@ -13,12 +13,20 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from structlog.testing import capture_logs
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
 from tests.scripted_rails import AskableRail, ScriptedRail
 from tests.withdrawals import Earner, assert_proven, available
 from tests.world import PostgresServer, owner_rows
 
-from paymaster.kernel.errors import NotFound, RailUnknown, Refusal, Unauthenticated
+from paymaster.db import inbox
+from paymaster.kernel.errors import (
+    LEASE_LOST,
+    NotFound,
+    RailUnknown,
+    Refusal,
+    Unauthenticated,
+)
 from paymaster.kernel.ids import new_trace_id, reference
 from paymaster.rails.base import Verdict
 from paymaster.settle import unmatched
@@ -94,6 +102,24 @@ async def test_a_webhook_is_kept_and_then_applied(payouts: Payouts, hooks: Hooks
     assert await payouts.states(withdrawal) == ("paid", ["paid"])
     assert await available(payouts.world, earner) == ("70.00", "0.00")
     assert await hooks.apply() == Applying(0, 0, 0)
+
+
+async def test_a_message_that_went_to_another_process_is_left_to_it(
+    payouts: Payouts, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, withdrawal, key = await sent(payouts)
+    await hooks.tell(key, Verdict.PAID, "ev_1")
+
+    async def claimed_by_another(*_: object) -> bool:
+        return False
+
+    with monkeypatch.context() as patched, capture_logs() as said:
+        patched.setattr(inbox, "done", claimed_by_another)
+        assert await hooks.apply() == Applying(1, 0, 0)
+    [line] = [line for line in said if line["event"] == "notice_failed"]
+    assert (line["log_level"], line["slug"], "exc_info" in line) == ("warning", LEASE_LOST, False)
+    assert (await payouts.states(withdrawal))[0] == "sent"
+    assert await hooks.apply() == Applying(0, 0, 0), "it is claimed as long as the lease lasts"
 
 
 async def test_the_same_webhook_again_changes_nothing(payouts: Payouts, hooks: Hooks) -> None:

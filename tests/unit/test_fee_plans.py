@@ -12,7 +12,7 @@ from paymaster.withdraw.fees import PPM, Charge, Exchange, Tier
 
 WHOLE: dict[str, Any] = {
     "currency": "EUR", "payer": "receiver", "destination_kinds": ["iban"],
-    "payout_currencies": ["EUR", "USD"], "flat": "0.25", "percent_ppm": PPM,
+    "payout_currencies": ["EUR", "USD"], "rails": ["iso20022"], "flat": "0.25", "percent_ppm": PPM,
     "tiers": [
         {"from": "0.01", "flat": "0"}, {"from": "1000.00", "flat": "1.00", "percent_ppm": 5000},
     ],
@@ -32,6 +32,7 @@ def test_everything_that_a_plan_may_say() -> None:
     plan = fee_plans.read("p" * 40, 3, WHOLE)
     assert (plan.name, plan.version, plan.currency, plan.payer) == ("p" * 40, 3, "EUR", "receiver")
     assert (plan.kinds, plan.payouts) == (frozenset({"iban"}), frozenset({"EUR", "USD"}))
+    assert plan.rails == frozenset({"iso20022"})
     assert (plan.flat, plan.ppm, plan.minimum, plan.maximum) == (25, PPM, 50, 50)
     assert plan.tiers == (Tier(1, 0, 0), Tier(100_000, 100, 5000))
     assert plan.exchange == Exchange(PPM // 2, ("ecb",))

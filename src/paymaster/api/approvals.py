@@ -32,7 +32,7 @@ from paymaster.api.shapes import Page
 from paymaster.api.shapes_staff import WAITING, ApprovalOut, DecidedOut, LimitsOut
 from paymaster.db.tx import CellRead, CellTx, ControlTx, ReadTx, Writes
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Problem, Unprocessable
+from paymaster.kernel.errors import NotFound, Problem, Unprocessable
 from paymaster.kernel.ids import Ref, parse_text_id
 from paymaster.kernel.money import exponent
 from paymaster.people import four_eyes
@@ -153,8 +153,13 @@ async def list_approvals(
         : page.limit
     ]
     last = rows[-1][:2] if len(rows) == page.limit else None
-    data = [four_eyes.shown(cell, row) for _, cell, row in rows]
+    data = [four_eyes.shown(cell, row) for _, cell, row in rows if _may_know(call, row)]
     return listing(data, next_cursor(call, LIST, filters, last))
+
+
+def _may_know(call: Call, row: Approval) -> bool:
+    """Whether an approval is for the caller: one that lifts a hold tells that there is one."""
+    return call.principal.reads_holds or row.act != holds.LIFT.name
 
 
 @router.get("/v1/approvals/{approval}", response_model=ApprovalOut)
@@ -166,6 +171,8 @@ async def get_approval(call: Reads, approval: ApprovalPath) -> Reply:
         return await four_eyes.get(tx, call.environment.id, ref.id)
 
     found = await (call.look(work) if ref.cell == DIRECTORY else call.cell(ref.cell).read(work))
+    if not _may_know(call, found):
+        raise NotFound("not-found", "There is no such approval.")
     return Reply(four_eyes.shown(ref.cell, found))
 
 

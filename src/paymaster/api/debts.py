@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Path
@@ -33,6 +34,7 @@ from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.people.four_eyes import Waiting
+from paymaster.withdraw import holds
 
 router = APIRouter(route_class=Door, tags=["earnings"])
 DEBTS, EARLY = "/v1/debts", "/v1/reversals/early"
@@ -55,7 +57,8 @@ class TakeBack(Body):
 async def take_back(call: Operates, body: TakeBack) -> Reply:
     """Take back what an event brought, also before the event comes: then it earns nothing.
 
-    Safe to repeat: the same claw-back takes nothing twice.
+    Safe to repeat: the same claw-back takes nothing twice. It is kept too while the user is under a
+    regulatory hold: nothing is taken until that is lifted.
     """
     ref = await call.user(call.name(body.user))
     cell = call.cell(ref.cell)
@@ -66,18 +69,28 @@ async def take_back(call: Operates, body: TakeBack) -> Reply:
         return Reply({"state": Fate.KEPT.value, "reward": None})
     reward = text_id("rw", ref.cell, number)
     asked = reverse_body(body.reason, amount, body.reference)
-    ready, limits = await REVERSE.make(call, reward, asked), await guarded.limits_of(call)
+    made, limits = await REVERSE.make(call, reward, asked), await guarded.limits_of(call)
+
+    async def run(tx: CellTx) -> Mapping[str, Any]:
+        if await holds.held_users(tx, [ref.id]):
+            await clawback.hold_back(tx, command)
+            return {}
+        return await made.run(tx)
+
+    ready = replace(made, run=run)
     done = await call.write(
         cell, lambda tx: guarded.perform(call, tx, limits, REVERSE, ready, reward, asked)
     )
     if isinstance(done, Waiting):
         return Reply(done.wire(), guarded.WAITS)
+    if not done:
+        return Reply({"state": Fate.KEPT.value, "reward": None})
     return Reply({"state": Fate.REVERSED.value, "reward": done})
 
 
 @router.get(EARLY, response_model=Page[EarlyReversalOut])
 async def list_early(call: Reads, page: Paged) -> Reply:
-    """Claw-backs whose event or reward never came, over all cells."""
+    """Claw-backs that wait for their event or reward, or that cannot be taken now, in all cells."""
     position = page.after(call, EARLY, {})
     cell, *rest = position or (-1,)
     after = cast("tuple[str, str, str]", tuple(rest)) if rest else None
@@ -169,6 +182,9 @@ async def _reopen(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
         return None if found.undone else found.amount
 
     async def run(tx: CellTx) -> Mapping[str, Any]:
+        found = await debt.get(tx, ref.id)
+        if not found.undone:
+            await holds.require_free_user(tx, found.rows[0].user_id)
         return (await debt.undo(tx, ref.id, body["reason"])).wire(tx.cell)
 
     return Ready(call.cell(ref.cell), amount, run)

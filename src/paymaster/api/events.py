@@ -33,6 +33,7 @@ from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
+from paymaster.withdraw import holds
 
 router = APIRouter(route_class=Door, tags=["events"])
 DEAD_LETTERS, REWARDS = "/v1/dead-letters", "/v1/users/{user}/rewards"
@@ -258,6 +259,7 @@ async def _reversal(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
         return part or found.amount - found.taken_back
 
     async def run(tx: CellTx) -> Mapping[str, Any]:
+        await holds.require_free_user(tx, (await reversal.get(tx, ref.id)).user_id)
         view = await reversal.reverse_one(tx, ref.id, body["reason"], part, reference)
         detail = {"amount": said, "reference": reference}
         await audit.record(tx, [audit.Act("reward.reverse", view.id, body["reason"], detail)])
@@ -290,7 +292,8 @@ def reverse_body(reason: str, amount: Money | None, reference: str | None) -> di
 async def reverse_reward(call: Operates, reward: RewardPath, body: ReverseReward) -> Response:
     """Take a reward or part of it back, also after it was withdrawn: then the user owes it.
 
-    Under the same reference nothing is taken twice.
+    Under the same reference nothing is taken twice. Nothing is taken while the user is under a
+    regulatory hold.
     """
     amount = body.amount.money() if body.amount is not None else None
     asked = reverse_body(body.reason, amount, body.reference)

@@ -21,6 +21,7 @@ from paymaster.kernel.language import TAGS, Language, language_of, preferred
 from paymaster.people import users
 from paymaster.withdraw import explain, receipt
 from paymaster.withdraw.explain import Expected, Explained
+from paymaster.withdraw.machine import State
 
 router = APIRouter(route_class=Door, tags=["withdrawals"])
 WithdrawalPath = Annotated[str, Path(max_length=40, description="`wd_...`")]
@@ -87,6 +88,21 @@ class Accounts:
             currency=row.payout_asset,
             account_id=row.rail_account_id,
             sent_at=one.sent_at,
+            now=now,
+        )
+        return Expected(by, now)
+
+    def expected_now(self, kind: str, currency: str) -> Expected:
+        """When it would arrive if it were asked for now, and nobody had to look at it."""
+        now = self._call.clock.now()
+        by = expected_by(
+            self._found,
+            self._call.deps.rails,
+            State.REQUESTED,
+            kind=kind,
+            currency=currency,
+            account_id=None,
+            sent_at=None,
             now=now,
         )
         return Expected(by, now)

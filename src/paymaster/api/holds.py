@@ -1,4 +1,7 @@
-"""Regulatory holds: placed, shown, lifted, by staff with the scope `risk`. Earners see none."""
+"""Regulatory holds: placed and lifted by staff with the scope `risk`. Earners see none.
+
+Reading them has a scope of its own: whatever may read everything else is often a screen of the app.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import Field, StringConstraints
 from starlette.responses import Response
 
-from paymaster.api.context import Call, Reads, Risk
+from paymaster.api.context import Call, Holds, Risk
 from paymaster.api.door import Door
 from paymaster.api.guarded import Act, Ready, answer_of, limits_of, perform
 from paymaster.api.models import Body, Reason, Reasoned, Reply, Text, listing
@@ -22,7 +25,6 @@ from paymaster.kernel.ids import Ref, parse_reference
 from paymaster.kernel.money import Money
 from paymaster.people.four_eyes import LIFT_ACT, Limits
 from paymaster.withdraw import holds
-from paymaster.withdraw.holds_store import HoldRow
 
 router = APIRouter(route_class=Door, tags=["holds"])
 LIST = "/v1/holds"
@@ -38,11 +40,16 @@ Subject = Annotated[
 
 
 class HoldOut(Shape):
-    """An order of an authority, and what is frozen under it."""
+    """An order of an authority, and what is frozen under it.
+
+    `covers` are other destinations of the same account details, of whomever, as far as they are in
+    the cell of the subject; the first 100 of them.
+    """
 
     id: str
     subject: str
     subject_kind: str
+    covers: list[str]
     user: str
     reference: str
     reason: str
@@ -86,21 +93,23 @@ async def place_hold(call: Risk, body: PlaceHold) -> Reply:
     What is under way at the rail goes on, as the provider says. The user is told nothing.
     """
     kind, ref = _subject(call, body.subject)
-    row = await call.write(
-        call.cell(ref.cell),
-        lambda tx: holds.place(tx, kind, ref.id, body.reference, body.reason),
-    )
-    return Reply(holds.shown(ref.cell, row), 201)
+
+    async def work(tx: CellTx) -> dict[str, Any]:
+        return await holds.wire(
+            tx, await holds.place(tx, kind, ref.id, body.reference, body.reason)
+        )
+
+    return Reply(await call.write(call.cell(ref.cell), work), 201)
 
 
 @router.get(LIST, response_model=Page[HoldOut])
 async def list_holds(
-    call: Reads,
+    call: Holds,
     page: Paged,
     state: Annotated[Literal["open", "lifted"] | None, Query()] = None,
     subject: Annotated[Text | None, Query(max_length=40)] = None,
 ) -> Reply:
-    """Holds, newest first: open ones, lifted ones or all; of one subject or of all."""
+    """Regulatory holds, newest first: open ones, lifted ones or all; of one subject or of all."""
     filters = {"state": state, "subject": subject}
     position = page.after(call, LIST, filters)
     last = cast("int", position[0]) if position else None
@@ -108,7 +117,7 @@ async def list_holds(
     is_open = None if state is None else state == "open"
     wanted = None if subject is None else _subject(call, subject)[1]
 
-    async def work(tx: CellRead) -> list[tuple[int, int, HoldRow]]:
+    async def work(tx: CellRead) -> list[tuple[int, int, dict[str, Any]]]:
         if wanted is not None and wanted.cell != tx.cell:
             return []
         # The list is ordered by (id, cell): an equal id in a lower cell comes after it.
@@ -116,22 +125,25 @@ async def list_holds(
         found = await holds.listing(
             tx, is_open, subject_id=wanted and wanted.id, below=below, limit=page.limit
         )
-        return [(row.id, tx.cell, row) for row in found]
+        told = await holds.wires(tx, found)
+        return [(row.id, tx.cell, one) for row, one in zip(found, told, strict=True)]
 
     parts = await call.everywhere(work)
     rows = sorted((row for part in parts for row in part), key=lambda row: row[:2], reverse=True)
     rows = rows[: page.limit]
     end = rows[-1][:2] if len(rows) == page.limit else None
-    data = [holds.shown(cell, row) for _, cell, row in rows]
-    return listing(data, next_cursor(call, LIST, filters, end))
+    return listing([one for *_, one in rows], next_cursor(call, LIST, filters, end))
 
 
 @router.get("/v1/holds/{hold}", response_model=HoldOut)
-async def get_hold(call: Reads, hold: HoldPath) -> Reply:
+async def get_hold(call: Holds, hold: HoldPath) -> Reply:
     """One of them."""
     ref = call.ref("lh", hold)
-    row = await call.cell(ref.cell).read(lambda tx: holds.get(tx, ref.id))
-    return Reply(holds.shown(ref.cell, row))
+
+    async def work(tx: CellRead) -> dict[str, Any]:
+        return await holds.wire(tx, await holds.get(tx, ref.id))
+
+    return Reply(await call.cell(ref.cell).read(work))
 
 
 async def _making(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
@@ -145,7 +157,7 @@ async def _making(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
         return None
 
     async def run(tx: CellTx) -> Mapping[str, Any]:
-        return holds.shown(ref.cell, await holds.lift(tx, ref.id, body["reason"]))
+        return await holds.wire(tx, await holds.lift(tx, ref.id, body["reason"]))
 
     return Ready(call.cell(ref.cell), amount, run)
 

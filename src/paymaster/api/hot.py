@@ -20,6 +20,7 @@ from paymaster.db.idempotency import Answer
 from paymaster.db.idempotency import Key as StoredKey
 from paymaster.db.inbox import Incoming
 from paymaster.db.tx import Actor, ControlRead, ControlTx
+from paymaster.dispatch import choosing
 from paymaster.kernel.errors import Unauthenticated
 from paymaster.kernel.ids import Ref
 from paymaster.observe import trace_id_of
@@ -160,12 +161,15 @@ class Hot:
         return known[1]
 
     async def plans(self, tx: ControlRead, environment_id: int) -> Plans:
-        """What withdrawals cost. A version of a plan never changes, so that it is read once."""
+        """What withdrawals cost. A version of a plan never changes, so that it is read once.
+
+        Which rails could pay changes at any time, and is read where a plan depends on it.
+        """
         revision = await fee_plans.revision(tx, environment_id)
         known = self._plans.get(environment_id, NO_PLANS)
         if known.revision != revision:
             known = self._plans[environment_id] = await fee_plans.current(tx, environment_id)
-        return known
+        return await choosing.with_routes(tx, environment_id, known, self._deps.rails)
 
     async def _look(self, asked: Sequence[Look]) -> list[Seen | Failed]:
         named: dict[str, set[str]] = {}
@@ -215,7 +219,7 @@ class Hot:
         """The plans of the revision that is in force where a caller asks."""
         environment_id = caller.credential.environment_id
         known = self._plans.get(environment_id, NO_PLANS)
-        if known.revision == caller.plans_revision:
+        if known.revision == caller.plans_revision and not known.by_rail:
             return known
         return await self._deps.dbs.control.read(lambda tx: self.plans(tx, environment_id))
 

@@ -16,6 +16,7 @@ from paymaster.api.shapes_callers import IssuedKeyOut, KeyOut
 from paymaster.db.tx import ControlTx
 from paymaster.people import credentials
 from paymaster.people.credentials import Issued
+from paymaster.people.scopes import SCOPES
 
 router = APIRouter(route_class=Door, tags=["keys"])
 PrefixPath = Annotated[
@@ -52,7 +53,7 @@ async def list_keys(call: Reads) -> Reply:
 async def issue_key(call: Staff, body: IssueKey) -> Reply:
     """Make a key; it is shown this once. It belongs to the person who asks, if one does."""
     for scope in body.scopes:
-        if scope in credentials.SCOPES:
+        if scope in SCOPES:
             call.principal.require(scope)
     issued = await call.control(
         lambda tx: credentials.issue(

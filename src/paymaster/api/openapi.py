@@ -14,7 +14,7 @@ from paymaster.api.problems import MEDIA_TYPE
 from paymaster.api.shapes import ProblemOut
 from paymaster.api.staff_session import COOKIE
 from paymaster.api.tokens import TOKEN
-from paymaster.people.credentials import SCOPES
+from paymaster.people.scopes import SCOPES
 
 _METHODS = frozenset({"get", "put", "post", "delete"})
 _PROBLEM = "#/components/schemas/ProblemOut"

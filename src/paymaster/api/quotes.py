@@ -11,16 +11,19 @@ from pydantic import Field
 
 from paymaster.api.context import Call, OwnReads, OwnWithdrawals
 from paymaster.api.door import Door
+from paymaster.api.explain import Accepted, Accounts, in_language, language_for
 from paymaster.api.models import Amount, Body, ExternalId, Reply, Text
 from paymaster.api.shapes_quotes import QuoteOut
-from paymaster.db.tx import ControlRead
+from paymaster.db.tx import CellRead, ControlRead
 from paymaster.kernel.errors import NotFound, Refusal, Unprocessable
 from paymaster.kernel.ids import Ref, parse_text_id
 from paymaster.kernel.money import Money
+from paymaster.people import destinations
 from paymaster.withdraw import quote as quotes
 from paymaster.withdraw import rates_record
 from paymaster.withdraw.fee_plans import Plans
 from paymaster.withdraw.quote import Destination, Terms, Wanted
+from paymaster.withdraw.quote_store import Quote
 from paymaster.withdraw.request import Limits
 
 router = APIRouter(route_class=Door, tags=["quotes"])
@@ -43,8 +46,12 @@ class AskQuote(Body):
 
 
 @router.post("/v1/quotes", status_code=201, response_model=QuoteOut)
-async def make_quote(call: OwnWithdrawals, body: AskQuote) -> Reply:
-    """What a withdrawal would cost now. Its figures hold until it expires, for one withdrawal."""
+async def make_quote(call: OwnWithdrawals, body: AskQuote, language: Accepted = None) -> Reply:
+    """What a withdrawal would cost now. Its figures hold until it expires, for one withdrawal.
+
+    When it would arrive is told, and not promised, in the language of `Accept-Language` or of the
+    user's profile.
+    """
     ref = await call.user(body.user)
     cell = call.cell(ref.cell)
     wanted = _wanted(ref, body)
@@ -57,7 +64,9 @@ async def make_quote(call: OwnWithdrawals, body: AskQuote) -> Reply:
     limits, plans = await call.look(rules)
     terms = await _terms(call, wanted, to, limits, plans)
     made = await call.write(cell, lambda tx: quotes.make(tx, wanted, terms))
-    return Reply(quotes.shown(ref.cell, made), 201)
+    reply = await _told(call, ref.cell, made, to.kind, language)
+    reply.status_code = 201
+    return reply
 
 
 def _wanted(ref: Ref, body: AskQuote) -> Wanted:
@@ -86,7 +95,7 @@ async def _terms(
     fx = call.deps.settings.fx
     lasts = timedelta(seconds=fx.quote_seconds)
     if plan is None or plan.exchange is None or wanted.currency == to.currency:
-        return Terms(plan, None, limits, lasts)
+        return Terms(plan, None, limits, lasts, fx.open_quotes_per_user)
     sources, now = plan.exchange.sources, await call.now()
     found = await call.look(
         lambda tx: rates_record.between(
@@ -95,7 +104,7 @@ async def _terms(
     )
     if isinstance(found, str):
         raise Unprocessable(found, _SAYS[found])
-    return Terms(plan, found, limits, lasts)
+    return Terms(plan, found, limits, lasts, fx.open_quotes_per_user)
 
 
 _SAYS = {
@@ -105,11 +114,25 @@ _SAYS = {
 
 
 @router.get("/v1/quotes/{quote}", response_model=QuoteOut)
-async def get_quote(call: OwnReads, quote: QuotePath) -> Reply:
-    """A quote, and what used it."""
+async def get_quote(call: OwnReads, quote: QuotePath, language: Accepted = None) -> Reply:
+    """A quote, what used it, and when it would arrive if it were used now."""
     ref = call.ref("qt", quote)
     own = call.principal.user
     if own is not None and own.cell != ref.cell:
         raise NotFound("not-found", "There is no such quote.")
-    found = await call.cell(ref.cell).read(lambda tx: quotes.get(tx, ref.id, user_id=call.mine))
-    return Reply(quotes.shown(ref.cell, found))
+
+    async def work(tx: CellRead) -> tuple[Quote, str]:
+        found = await quotes.get(tx, ref.id, user_id=call.mine)
+        return found, (await destinations.get(tx, found.destination_id)).kind
+
+    found, kind = await call.cell(ref.cell).read(work)
+    return await _told(call, ref.cell, found, kind, language)
+
+
+async def _told(call: Call, cell: int, found: Quote, kind: str, header: str | None) -> Reply:
+    """A quote with when it would arrive, in the words of the explanation of a withdrawal."""
+    tongue, expected = await language_for(call, Ref(cell, found.user_id), header), None
+    if quotes.is_open(found, await call.now()):
+        known = await Accounts.load(call)
+        expected = known.expected_now(kind, found.payout_asset).wire(tongue)
+    return in_language(tongue, {**quotes.shown(cell, found), "expected": expected})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request
@@ -52,6 +53,13 @@ class PutPlan(Body):
     payer: Literal["sender", "receiver"] = "sender"
     destination_kinds: list[Text] | None = None
     payout_currencies: list[Text] | None = None
+    rails: Annotated[
+        list[Text] | None,
+        Field(
+            description="For payments that no other rail could make, as the active accounts are.",
+            examples=[["iso20022"]],
+        ),
+    ] = None
     flat: _Decimal | None = None
     percent_ppm: _Ppm = 0
     tiers: Annotated[
@@ -91,15 +99,18 @@ async def list_versions(call: Reads, plan: PlanPath) -> Reply:
 async def put_plan(call: Operates, plan: PlanPath, body: PutPlan) -> Reply:
     """Put a new version in force, for requests and quotes from now on. Quotes keep their figures.
 
-    Where withdrawals are approved by two persons, this needs two as well.
+    Where withdrawals are approved by two persons, this needs two as well. One that would fit as
+    closely as another plan is refused.
     """
     limits, name = await limits_of(call), call.name(plan)
     document = body.model_dump(mode="json", by_alias=True, exclude={"based_on"})
-    written = fee_plans.data(fee_plans.read(name, body.based_on + 1, document))
+    wanted = fee_plans.read(name, body.based_on + 1, document, call.deps.rails)
+    written = fee_plans.data(wanted)
     asked = {"based_on": body.based_on, "plan": written}
     proposal = Proposal(FEE_PLAN_ACT, name, None, asked, call.reason or "")
 
     async def work(tx: ControlTx) -> Waiting | Mapping[str, Any]:
+        fee_plans.refuse_tie(wanted, await fee_plans.current(tx, call.environment.id))
         waiting = await four_eyes.guard(tx, call.principal, limits, proposal, lasting(call))
         return waiting or await put_in_force(tx, call.environment.id, name, asked)
 
@@ -145,7 +156,8 @@ async def list_rates(call: Reads) -> Reply:
 async def add_rates(call: Operates, body: PutRates) -> Reply:
     """Take rates down. Those that are known already change nothing.
 
-    A person's entry needs two persons where withdrawals are approved by two.
+    A person's entry needs two persons where withdrawals are approved by two, and so does the first
+    rate of a pair that nothing is known of.
     """
     fx, now = call.deps.settings.fx, await call.now()
     valid = int(rates_record.ages(fx)[body.source].total_seconds())
@@ -160,13 +172,23 @@ async def add_rates(call: Operates, body: PutRates) -> Reply:
             for one in body.rates
         ],
     }
-    limits = await limits_of(call) if body.source == "operator" else None
-    subject = ", ".join(f"{one.base}/{one.counter}" for one in body.rates)[:200]
-    reason = body.reason or call.reason or ""
+    return await _taken(call, asked, body.reason or call.reason or "", now)
+
+
+async def _taken(call: Call, asked: Mapping[str, Any], reason: str, now: datetime) -> Reply:
+    """Take rates down, or let them wait for a second person where a person's word is all there is.
+
+    That is so of an entry by hand, and of the first rate of a pair that nothing is known of.
+    """
+    limits, rates = await limits_of(call), _rates(asked)
+    subject = ", ".join(f"{rate.base}/{rate.counter}" for rate in rates)[:200]
     proposal = Proposal(RATE_ACT, subject, None, asked, reason)
 
     async def work(tx: ControlTx) -> Waiting | Mapping[str, Any]:
-        if limits is not None:
+        rates_record.check(max(tx.now, now), rates)
+        if asked["source"] == "operator" or await rates_record.unheard_of(
+            tx, call.environment.id, rates
+        ):
             waiting = await four_eyes.guard(tx, call.principal, limits, proposal, lasting(call))
             if waiting is not None:
                 return waiting
@@ -178,7 +200,14 @@ async def add_rates(call: Operates, body: PutRates) -> Reply:
 
 async def enter(call: Call, tx: ControlTx, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """Carry out what was asked for, at once or once it was approved."""
-    rates = [
+    most = call.deps.settings.fx.most_change_percent
+    rates, now = _rates(asked), call.clock.now()
+    done = await rates_record.record(tx, call.environment.id, rates, most, now)
+    return {"new": done.new, "known": done.known}
+
+
+def _rates(asked: Mapping[str, Any]) -> list[Rate]:
+    return [
         Rate(
             asked["source"],
             one["base"],
@@ -190,7 +219,6 @@ async def enter(call: Call, tx: ControlTx, asked: Mapping[str, Any]) -> Mapping[
         )
         for one in asked["rates"]
     ]
-    return await _record(call, tx, rates)
 
 
 _FILE: dict[str, Any] = {
@@ -204,15 +232,23 @@ _FILE: dict[str, Any] = {
 }
 
 
-@router.post("/v1/fx-rates/ecb", response_model=RecordedOut, openapi_extra=_FILE)
+@router.post("/v1/fx-rates/ecb", response_model=RecordedOut, openapi_extra=_FILE, responses=WAITING)
 async def import_ecb(call: Operates, request: Request) -> Reply:
-    """Take down the newest day of the European Central Bank's file of reference rates."""
+    """Take down the newest day of the European Central Bank's file of reference rates.
+
+    A currency that no rate is known of needs two persons where withdrawals are approved by two.
+    """
     hours = call.deps.settings.fx.ecb_age_hours
-    rates = rates_ecb.read(await request.body(), hours * 3600)
-    return Reply(await call.control(lambda tx: _record(call, tx, rates)))
-
-
-async def _record(call: Call, tx: ControlTx, rates: Sequence[Rate]) -> Mapping[str, Any]:
-    most = call.deps.settings.fx.most_change_percent
-    done = await rates_record.record(tx, call.environment.id, rates, most, call.clock.now())
-    return {"new": done.new, "known": done.known}
+    found = rates_ecb.read(await request.body(), hours * 3600)
+    rows = [
+        {
+            "base": rate.base,
+            "counter": rate.counter,
+            "rate": rate.rate,
+            "observed_at": rfc3339(rate.observed_at),
+            "valid_seconds": rate.valid_seconds,
+            "reference": rate.reference,
+        }
+        for rate in found
+    ]
+    return await _taken(call, {"source": "ecb", "rates": rows}, call.reason or "", await call.now())

@@ -7,7 +7,7 @@ know: answers grow.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -344,7 +344,10 @@ class RequestedOut(Shape):
 
 
 class WithdrawalOut(Shape):
-    """A withdrawal as a line of a list."""
+    """A withdrawal as a line of a list.
+
+    `challenge` is `asked` while a proof is waited for, `answered` while what was given is judged.
+    """
 
     id: str
     user: str
@@ -359,6 +362,7 @@ class WithdrawalOut(Shape):
     rate: str | None
     quote: str | None
     state: str
+    challenge: Literal["asked", "answered"] | None
     reason: str | None
     requested_at: Time
     trace_id: str

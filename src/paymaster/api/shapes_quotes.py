@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from paymaster.api.shapes import MoneyOut, Shape, Time
+from paymaster.api.shapes_status import ExpectedOut
 
 
 class FeeLineOut(Shape):
@@ -30,8 +31,12 @@ class ExchangeOut(Shape):
 
 
 class QuoteOut(Shape):
-    """What a withdrawal would take and give. `amount` is what the request must name."""
+    """What a withdrawal would take and give. `amount` is what the request must name.
 
+    `expected` is when it would arrive if it were asked for now; null when used or expired.
+    """
+
+    language: str
     id: str
     user: str
     destination: str
@@ -43,6 +48,7 @@ class QuoteOut(Shape):
     fee_plan: str | None
     payout: MoneyOut
     exchange: ExchangeOut | None
+    expected: ExpectedOut | None
     created_at: Time
     expires_at: Time
     withdrawal: str | None
@@ -57,6 +63,7 @@ class FeePlanOut(Shape):
     payer: Literal["sender", "receiver"]
     destination_kinds: list[str] | None
     payout_currencies: list[str] | None
+    rails: list[str] | None
     flat: str
     percent_ppm: int
     tiers: list[dict[str, Any]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from paymaster.api.shapes import DayText, MoneyOut, Shape, Time
 
@@ -77,6 +77,7 @@ class ExplainedOut(Shape):
     destination: str
     stage: str
     message: str
+    challenge: Literal["asked", "answered"] | None
     money: WhereOut
     next: NextOut
     expected: ExpectedOut

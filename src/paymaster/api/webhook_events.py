@@ -25,8 +25,10 @@ from paymaster.api.shapes_webhooks import (
 )
 from paymaster.api.webhooks import Webhooks, endpoint_of
 from paymaster.kernel.clock import monotonic_seconds
+from paymaster.kernel.errors import NotFound
 from paymaster.messages import catalogue, endpoints, listing, replay
-from paymaster.messages.place import places_of
+from paymaster.messages.event import PublicEvent
+from paymaster.messages.place import Place, places_of
 
 router = APIRouter(route_class=Door, tags=["webhooks"])
 LIST = "/v1/webhook-events"
@@ -72,12 +74,15 @@ async def list_event_types(_: Reads) -> Reply:
 
 @router.get(LIST, response_model=Page[EventOut])
 async def list_events(call: Reads, page: Positions, types: Types = None) -> Reply:
-    """The events, newest first. A page may hold fewer than asked for, and still not be the last."""
+    """The events, newest first. A page may hold fewer than asked for, and still not be the last.
+
+    Those of regulatory holds are for callers with the scope `holds:read`.
+    """
     kept = timedelta(days=call.deps.settings.webhooks.retention_days)
     found, after = await listing.backwards(
         call.deps.dbs,
         call.environment.id,
-        _topics(types),
+        _topics(call, types),
         positions(call, page),
         page.limit,
         kept,
@@ -85,9 +90,22 @@ async def list_events(call: Reads, page: Positions, types: Types = None) -> Repl
     return listed([one.wire() for one in found], next_position(after))
 
 
-def _topics(types: str | None) -> list[str]:
+def _topics(call: Call, types: str | None) -> list[str]:
     names = [name.strip() for name in (types or "").split(",") if name.strip()]
-    return listing.topics_of(names)
+    return [topic for topic in listing.topics_of(names) if _may_know(call, topic)]
+
+
+def _may_know(call: Call, topic: str) -> bool:
+    """Whether events of a type are for the caller: those of holds tell what nobody may pass on."""
+    return call.principal.reads_holds or not topic.startswith("hold.")
+
+
+async def _one(call: Call, event: str) -> tuple[Place, PublicEvent]:
+    """An event that the caller may know of. Raises NotFound."""
+    place, found = await listing.get(call.deps.dbs, call.environment.id, event)
+    if not _may_know(call, found.row.topic):
+        raise NotFound("not-found", "There is no such event.")
+    return place, found
 
 
 @router.get(f"{LIST}/next", response_model=FollowedOut)
@@ -95,7 +113,7 @@ async def follow_events(
     call: Reads, request: Request, page: Positions, types: Types = None, wait_seconds: Wait = 0
 ) -> Reply:
     """What has happened since a cursor, oldest first; without one, where to begin from now on."""
-    dbs, environment_id, topics = call.deps.dbs, call.environment.id, _topics(types)
+    dbs, environment_id, topics = call.deps.dbs, call.environment.id, _topics(call, types)
     heads = await endpoints.heads(dbs, environment_id)
     now = [heads[place.name] for place in places_of(dbs, environment_id)]
     if page.cursor is None:
@@ -117,7 +135,7 @@ def _followed(call: Call, data: list[dict[str, object]], position: list[int]) ->
 @router.get(f"{LIST}/{{event}}", response_model=EventOut)
 async def get_event(call: Reads, event: EventPath) -> Reply:
     """One event, as it is sent."""
-    _, found = await listing.get(call.deps.dbs, call.environment.id, event)
+    _, found = await _one(call, event)
     return Reply(found.wire())
 
 
@@ -125,7 +143,7 @@ async def get_event(call: Reads, event: EventPath) -> Reply:
 async def list_event_deliveries(call: Reads, event: EventPath) -> Reply:
     """To which endpoints it was owed, and what became of it."""
     dbs, environment_id = call.deps.dbs, call.environment.id
-    place, found = await listing.get(dbs, environment_id, event)
+    place, found = await _one(call, event)
     rows = await listing.deliveries_of_event(dbs, environment_id, place, found)
     return listed([row.wire() for row in rows])
 
@@ -133,7 +151,7 @@ async def list_event_deliveries(call: Reads, event: EventPath) -> Reply:
 @router.post(f"{LIST}/{{event}}/resend", status_code=202, response_model=QueuedOut)
 async def resend_event(call: Webhooks, event: EventPath, body: ResendEvent) -> Reply:
     """Send one event to one endpoint again, under the same id."""
-    place, found = await listing.get(call.deps.dbs, call.environment.id, event)
+    place, found = await _one(call, event)
     view = await endpoint_of(call, body.endpoint)
     endpoints.require_enabled(view)
     queued = await replay.resend(place, call.actor, found.row.seq, view.row)

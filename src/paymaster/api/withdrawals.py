@@ -140,7 +140,8 @@ async def get_withdrawal(call: OwnReads, withdrawal: WithdrawalPath) -> Reply:
     """
     ref = _ref(call, withdrawal)
     story = await call.cell(ref.cell).read(lambda tx: view.story(tx, ref.id, user_id=call.mine))
-    return Reply(story.wire() if call.mine is None else story.wire_own())
+    reads_holds = call.principal.reads_holds
+    return Reply(story.wire(holds=reads_holds) if call.mine is None else story.wire_own())
 
 
 def _ref(call: Call, withdrawal: str) -> Ref:

@@ -15,6 +15,7 @@ from paymaster.db.cells import Environment
 from paymaster.db.tx import Actor, ControlTx
 from paymaster.kernel.ids import new_trace_id
 from paymaster.people import credentials, staff
+from paymaster.people.scopes import DEFAULT_SCOPES, SCOPES
 
 T = TypeVar("T")
 app = typer.Typer(help="API keys. A key is shown once, when it is made.", no_args_is_help=True)
@@ -43,7 +44,7 @@ def issue(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Repeat for more, of: {', '.join(credentials.SCOPES)}. "
+            help=f"Repeat for more, of: {', '.join(SCOPES)}. "
             "Default: all but risk, audit and staff."
         ),
     ] = None,
@@ -57,7 +58,7 @@ def issue(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make a key and print it: it cannot be shown again."""
-    scopes = scope or list(credentials.DEFAULT_SCOPES)
+    scopes = scope or list(DEFAULT_SCOPES)
 
     async def make(tx: ControlTx, environment: Environment) -> credentials.Issued:
         person = None if owner is None else await staff.find(tx, environment, owner)

@@ -112,19 +112,21 @@ def _account(row: _Row) -> PayoutAccount:
 
 async def load(dbs: Databases, environment_id: int) -> dict[int, PayoutAccount]:
     """All accounts of an environment by id, in order of name."""
+    return await dbs.control.read(lambda tx: listed(tx, environment_id))
 
-    async def work(tx: ControlRead) -> list[_Row]:
-        return await tx.fetch(
-            """
-            SELECT id, environment_id, name, rail, currency, time_zone, settings, secrets,
-                payout_window, state, version, settings_at
-            FROM rail_account WHERE environment_id = %s ORDER BY name
-            """,
-            (environment_id,),
-            _Row,
-        )
 
-    return {row.id: _account(row) for row in await dbs.control.read(work)}
+async def listed(tx: ControlRead, environment_id: int) -> dict[int, PayoutAccount]:
+    """The same, in the caller's snapshot of the directory."""
+    rows = await tx.fetch(
+        """
+        SELECT id, environment_id, name, rail, currency, time_zone, settings, secrets,
+            payout_window, state, version, settings_at
+        FROM rail_account WHERE environment_id = %s ORDER BY name
+        """,
+        (environment_id,),
+        _Row,
+    )
+    return {row.id: _account(row) for row in rows}
 
 
 async def find(dbs: Databases, environment_id: int, name: str) -> PayoutAccount:

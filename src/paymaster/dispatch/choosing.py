@@ -1,13 +1,20 @@
-"""The accounts of a batch of approved withdrawals; how each is chosen is in `route`."""
+"""The accounts of a batch of approved withdrawals; how each is chosen is in `route`.
+
+And before that, which rails could make a payment: fees may depend on it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from paymaster.db.tx import CellTx
-from paymaster.dispatch import proof, store
+from paymaster.db.tx import CellTx, ControlRead
+from paymaster.dispatch import accounts, proof, store
+from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.desk import Desk
 from paymaster.dispatch.route import Choice, by_amount, pick
+from paymaster.rails.base import Rail
+from paymaster.withdraw.fee_plans import Plans
 from paymaster.withdraw.moves import Withdrawal
 
 Routed = tuple[Withdrawal, str]
@@ -43,3 +50,26 @@ async def choose(
         else:
             chosen.setdefault(choice.account.id, []).append((one, choice.why))
     return chosen, nowhere
+
+
+def routes(
+    found: Iterable[PayoutAccount], rails: Mapping[str, Rail]
+) -> dict[tuple[str, str], frozenset[str]]:
+    """The rails that could pay to a kind of destination in a currency: those of active accounts."""
+    known: dict[tuple[str, str], set[str]] = {}
+    for account in found:
+        rail = rails.get(account.rail.rail)
+        if rail is not None and account.active:
+            for kind in rail.caps.destination_kinds:
+                known.setdefault((kind, account.rail.currency), set()).add(account.rail.rail)
+    return {place: frozenset(names) for place, names in known.items()}
+
+
+async def with_routes(
+    tx: ControlRead, environment_id: int, plans: Plans, rails: Mapping[str, Rail]
+) -> Plans:
+    """Fee plans with the rails that could pay now; asked for only where a plan is for some."""
+    if not plans.by_rail:
+        return plans
+    found = await accounts.listed(tx, environment_id)
+    return replace(plans, routes=routes(found.values(), rails))

@@ -33,7 +33,11 @@ async def waiting(tx: CellTx, rail_account_id: int, reason: str, limit: int) -> 
         """
         SELECT w.id, w.payout_amount AS amount, w.requested_at,
             EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (w.id, w.user_id, w.destination_id)) AS held
+                AND h.subject_id IN (w.id, w.user_id))
+            OR EXISTS (SELECT FROM destination t
+                JOIN destination s ON s.fingerprint = t.fingerprint
+                JOIN legal_hold h ON h.subject_id = s.id AND h.lifted_at IS NULL
+                WHERE t.id = w.destination_id) AS held
         FROM withdrawal w
         WHERE w.state = 'queued' AND w.rail_account_id = %s
             AND (w.due_at <= %s OR starts_with(w.reason, %s))

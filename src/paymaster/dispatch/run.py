@@ -26,7 +26,7 @@ from paymaster.dispatch.desk import WELL, Desk, Order, Pace, Standing
 from paymaster.dispatch.lane import Lane
 from paymaster.dispatch.purse import Guard
 from paymaster.kernel.clock import monotonic_seconds
-from paymaster.kernel.errors import Busy
+from paymaster.kernel.errors import LEASE_LOST, Busy, Conflict
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.retry import Backoff
 from paymaster.kernel.sources import jitter
@@ -130,7 +130,10 @@ class Dispatcher:
         except Busy:
             raise
         except Exception as error:  # noqa: BLE001 - one account's fault stops no other
-            _log.exception("dispatch_failed", error=type(error).__name__)
+            if isinstance(error, Conflict) and error.slug == LEASE_LOST:
+                _log.warning("dispatch_failed", slug=error.slug)
+            else:
+                _log.exception("dispatch_failed", error=type(error).__name__)
             return 0
 
     async def _refresh(self) -> None:

@@ -2,12 +2,13 @@
 
 One that comes before its event makes the event's row, as taken back: an event has one row for
 ever, so that of the two exactly one is first, and the event that comes later earns nothing. One of
-a part of a reward waits for the reward, and is tried again until it is there.
+a part of a reward waits for the reward, and is tried again until it is there. One of a user under a
+regulatory hold waits until that is lifted: what is frozen stays where it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -27,11 +28,16 @@ __all__ = [
     "Fate",
     "Taken",
     "apply_due",
+    "hold_back",
     "keep",
     "reward_of",
     "take",
+    "try_again",
     "waiting",
 ]
+
+Frozen = Callable[[CellTx, Sequence[int]], Awaitable[Collection[int]]]
+"""Which of these users nothing may be taken from, as it is until the transaction ends."""
 
 SOONEST, LATEST = timedelta(minutes=1), timedelta(hours=1)
 """Between tries of one that waits for its reward."""
@@ -114,11 +120,24 @@ async def keep(tx: CellTx, command: ClawBack) -> int | None:
         raise Unprocessable(
             "event-earned-nothing", "The event is there and brought no reward to take back."
         )
+    _require_reference(command)
+    return await _keep(tx, command, tx.now if command.amount is not None else None)
+
+
+async def hold_back(tx: CellTx, command: ClawBack) -> None:
+    """Keep one whose reward is there, and whose user nothing may be taken from now.
+
+    Raises Unprocessable `reversal-reference`.
+    """
+    _require_reference(command)
+    await _keep(tx, command, tx.now + SOONEST)
+
+
+def _require_reference(command: ClawBack) -> None:
     if command.amount is not None and command.reference is None:
         raise Unprocessable(
             "reversal-reference", "Name the partner's reference of a reversal of a part."
         )
-    return await _keep(tx, command, tx.now if command.amount is not None else None)
 
 
 async def _keep(
@@ -143,15 +162,23 @@ async def _keep(
         await audit.record(tx, [audit.Act("reversal.keep", subject, command.reason)])
 
 
-async def apply_due(tx: CellTx, limit: int = 1000) -> int:
-    """Try again those that wait for their reward; how many found it."""
+async def _nobody(_: CellTx, __: Sequence[int]) -> Collection[int]:
+    return ()
+
+
+async def apply_due(tx: CellTx, limit: int = 1000, frozen: Frozen = _nobody) -> int:
+    """Try again those that wait for their reward, or for their user; how many were applied.
+
+    Holds are known further down the way of the money: who calls says who is `frozen`.
+    """
     rows = await store.claim_early(tx, limit)
+    still = await frozen(tx, sorted({row.user_id for row in rows})) if rows else ()
     found = await reversal.of_events(tx, [(row.source, row.event_id) for row in rows])
     tried: list[EarlyRow] = []
     met = 0
     for row in rows:
         number = found.get((row.source, row.event_id))
-        if number is None:
+        if number is None or row.user_id in still:
             pause = min(max((tx.now - row.received_at) / 4, SOONEST), LATEST)
             tried.append(row._replace(due_at=tx.now + pause))
             continue
@@ -161,6 +188,11 @@ async def apply_due(tx: CellTx, limit: int = 1000) -> int:
     if tried:
         await store.tried_early(tx, tried)
     return met
+
+
+async def try_again(tx: CellTx, user_id: int) -> None:
+    """Let what waits be tried at once: nothing is frozen any more."""
+    await store.due_now(tx, user_id)
 
 
 async def _meet(tx: CellTx, row: EarlyRow, reward_id: int) -> None:

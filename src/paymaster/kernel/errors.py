@@ -19,6 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+LEASE_LOST: Final = "lease-lost"
+"""The slug of a Conflict that is no fault: the work went to another process, which does it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,24 +31,8 @@ from paymaster.kernel.ids import Ref, text_id
 from paymaster.people.factors import policy
 from paymaster.people.factors.policy import Policy
 from paymaster.people.principal import Principal
+from paymaster.people.scopes import SCOPES
 from paymaster.people.views import CredentialView
-
-SCOPES: dict[str, str] = {
-    "read": "read everything of the environment that is not personal",
-    "users": "make and change users and their destinations",
-    "campaigns": "make and change sponsors, campaigns, tasks and gold answers",
-    "events:write": "send events",
-    "withdrawals": "request and cancel withdrawals",
-    "operate": "review, hold, reverse, reconcile",
-    "risk": "place and lift regulatory holds",
-    "webhooks": "make and change endpoints that are told of events",
-    "audit": "read who did what",
-    "staff": "keys, issuers, persons and their roles",
-}
-"""What a key may do."""
-
-DEFAULT_SCOPES = tuple(name for name in SCOPES if name not in ("risk", "audit", "staff"))
-"""What a key may do when nothing is said: the work of an app's server, not that of its staff."""
 
 _PREFIX = re.compile(r"pk_(?:test|live)_[0-9a-f]{8}\Z", re.ASCII)
 _KEY = re.compile(r"(pk_(?:test|live)_[0-9a-f]{8})_([A-Za-z0-9_-]{43})\Z", re.ASCII)

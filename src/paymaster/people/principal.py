@@ -42,6 +42,11 @@ class Principal:
                 "scope-missing", f"The key that this token was made by lacks the scope {scope!r}."
             )
 
+    @property
+    def reads_holds(self) -> bool:
+        """Whether they may know of orders by authorities."""
+        return "holds:read" in self.scopes
+
     def require(self, scope: str) -> None:
         """Raises Forbidden `scope-missing`."""
         if scope not in self.scopes:

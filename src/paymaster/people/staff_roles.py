@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
-from paymaster.people.credentials import SCOPES
+from paymaster.people.scopes import SCOPES
 
 
 class Role(StrEnum):
@@ -25,15 +25,15 @@ class Role(StrEnum):
 
 SCOPES_OF: dict[Role, frozenset[str]] = {
     Role.SUPPORT: frozenset({"read", "users"}),
-    Role.FINANCE: frozenset({"read", "operate", "withdrawals"}),
-    Role.RISK: frozenset({"read", "operate", "risk"}),
+    Role.FINANCE: frozenset({"read", "operate", "withdrawals", "holds:read"}),
+    Role.RISK: frozenset({"read", "operate", "risk", "holds:read"}),
     Role.ADMIN: frozenset(SCOPES),
-    Role.AUDITOR: frozenset({"read", "audit"}),
+    Role.AUDITOR: frozenset({"read", "audit", "holds:read"}),
 }
 """What each role may do."""
 
 
-OF_STAFF = frozenset({"operate", "risk", "audit", "staff"})
+OF_STAFF = frozenset({"operate", "risk", "holds:read", "audit", "staff"})
 """What the staff does; the other scopes are the work of an app's server too."""
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
 
-from paymaster.kernel.errors import Broken, Busy, PaymasterError
+from paymaster.kernel.errors import LEASE_LOST, Broken, Busy, PaymasterError
 from paymaster.kernel.retry import Backoff
 from paymaster.kernel.sources import jitter
 from paymaster.observe import get_logger
@@ -52,7 +52,11 @@ class Lane:
                 log.exception("lane_broken", lane=self.name, slug=error.slug, detail=error.detail)
                 pause = self._failed(random)
             except PaymasterError as error:
-                log.exception("lane_refused", lane=self.name, slug=error.slug)
+                if error.slug == LEASE_LOST:
+                    # Another process has the work now, as it shall when this one was too slow.
+                    log.warning("lane_refused", lane=self.name, slug=error.slug)
+                else:
+                    log.exception("lane_refused", lane=self.name, slug=error.slug)
                 pause = self._failed(random)
             except Exception:  # the lane must outlive any fault of one step
                 log.exception("lane_failed", lane=self.name)

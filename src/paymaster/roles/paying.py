@@ -11,7 +11,7 @@ from paymaster.compose import Deps
 from paymaster.db.cells import Environment
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellTx, ControlRead
-from paymaster.dispatch import policy, unknowns
+from paymaster.dispatch import choosing, policy, unknowns
 from paymaster.kernel.ids import new_trace_id
 from paymaster.people.factors import policy as step_up_policy
 from paymaster.roles.lanes import Lane
@@ -115,7 +115,9 @@ class Automatic:
             found = await activate.current(tx, number) or default_rule_set()
             return Rules(
                 activate.limits(found),
-                await fee_plans.current(tx, number),
+                await choosing.with_routes(
+                    tx, number, await fee_plans.current(tx, number), self.deps.rails
+                ),
                 await step_up_policy.current(tx, number),
             )
 

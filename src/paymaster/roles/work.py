@@ -33,7 +33,7 @@ from paymaster.roles.relay import Relay
 from paymaster.screen import activate, challenge, decide
 from paymaster.settle import files
 from paymaster.settle.apply import apply_due
-from paymaster.withdraw import quote
+from paymaster.withdraw import holds, quote
 
 IDLE_SLICE = timedelta(hours=1)
 HOURLY_SECONDS, GAUGE_SECONDS, RUNS_SECONDS = 3600.0, 10.0, 120.0
@@ -85,7 +85,9 @@ def intake(deps: Deps) -> Work:
         deps, "reserve", lambda c: run(c, lambda tx: reserve.release_due(tx, limit))
     )
     lanes += _each_cell(
-        deps, "early-reversals", lambda c: run(c, lambda tx: clawback.apply_due(tx, limit))
+        deps,
+        "early-reversals",
+        lambda c: run(c, lambda tx: clawback.apply_due(tx, limit, holds.held_users)),
     )
     lanes += [
         Lane(

@@ -61,7 +61,11 @@ async def take_unanswered(
             ON m.withdrawal_id = w.id AND m.number = w.number
         WHERE w.state = %s AND w.due_at IS NULL AND w.tries <= %s AND m.moved_at <= %s
             AND NOT EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (w.id, w.user_id, w.destination_id))
+                AND h.subject_id IN (w.id, w.user_id))
+            AND NOT EXISTS (SELECT FROM destination t
+                JOIN destination s ON s.fingerprint = t.fingerprint
+                JOIN legal_hold h ON h.subject_id = s.id AND h.lifted_at IS NULL
+                WHERE t.id = w.destination_id)
         ORDER BY w.id LIMIT %s FOR UPDATE OF w SKIP LOCKED
         """,
         (state, tries, since, limit),

@@ -16,6 +16,12 @@ class Fx(Group):
         le=86_400,
         description="How long a quote is good for, its rate included.",
     )
+    open_quotes_per_user: int = Field(
+        default=20,
+        ge=1,
+        le=10_000,
+        description="How many quotes of a user may be good at the same time and unused.",
+    )
     ecb_age_hours: int = Field(
         default=96,
         ge=1,

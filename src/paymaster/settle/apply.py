@@ -18,7 +18,7 @@ from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellTx
 from paymaster.dispatch import outcome
 from paymaster.dispatch.outcome import Applied
-from paymaster.kernel.errors import Busy, Conflict, PaymasterError
+from paymaster.kernel.errors import LEASE_LOST, Busy, Conflict, PaymasterError
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.retry import Backoff
 from paymaster.observe import get_logger
@@ -73,6 +73,9 @@ async def _alone(db: CellDb, sealer: Sealer, message: Due, random: Random) -> tu
     except Busy:
         raise
     except Exception as error:  # noqa: BLE001 - one bad message stops no other
+        if isinstance(error, Conflict) and error.slug == LEASE_LOST:
+            _log.warning("notice_failed", source=message.source, slug=error.slug)
+            return 0, 0
         slug = error.slug if isinstance(error, PaymasterError) else "notice-poisoned"
         detail = error.detail if isinstance(error, PaymasterError) else type(error).__name__
         _log.exception("notice_failed", source=message.source, slug=slug, tries=message.tries)

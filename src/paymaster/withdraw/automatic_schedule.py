@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from paymaster.kernel.errors import PaymasterError, Problem, Unprocessable
 from paymaster.kernel.money import EXPONENTS, Money
 from paymaster.withdraw.fee_plans import Plans
-from paymaster.withdraw.fees import FeePlan, choose, fee
+from paymaster.withdraw.fees import FeePlan, fee
 
 Mode = Literal["off", "threshold", "schedule"]
 Every = Literal["day", "week", "month"]
@@ -144,7 +144,7 @@ def period(time_zone: str, due_at: datetime) -> str:
 def all_of(balance: Money, at_most: Money | None, kind: str, plans: Plans) -> Money:
     """The largest amount to ask for, so that the fee fits as well; zero when nothing is left."""
     most = balance if at_most is None else min(balance, at_most)
-    plan = choose(plans.plans, kind, balance.currency, balance.currency) if plans.plans else None
+    plan = plans.choose(kind, balance.currency, balance.currency) if plans.plans else None
     if plan is None or plan.payer == "receiver":
         return most
     starts = sorted({1, *(tier.since for tier in plan.tiers)}, reverse=True)

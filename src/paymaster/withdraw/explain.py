@@ -24,7 +24,7 @@ from paymaster.withdraw.fees import readable
 from paymaster.withdraw.machine import State
 from paymaster.withdraw.view import Summary
 from paymaster.withdraw.view_store import AttemptRow, MoveRow
-from paymaster.withdraw.words import UNDER_REVIEW, StateWords
+from paymaster.withdraw.words import ANSWERED, UNDER_REVIEW, StateWords
 
 _OVER: Final = frozenset({State.FAILED, State.RETURNED})
 _WITH_THE_RAIL: Final = frozenset({State.SENDING, State.UNKNOWN, State.SENT, State.AWAITING_PAYEE})
@@ -89,9 +89,13 @@ class Explained:
     @property
     def stands(self) -> StateWords:
         """How it stands for its earner: what is frozen before it left is under review."""
-        own = words.of(self.summary.row.state)
-        frozen = self.order is not None and own.money == "set-aside"
-        return words.of(UNDER_REVIEW) if frozen else own
+        answered = self.summary.challenge == "answered"
+        own = words.of(ANSWERED if answered else self.summary.row.state)
+        return words.of(UNDER_REVIEW) if self._frozen else own
+
+    @property
+    def _frozen(self) -> bool:
+        return self.order is not None and words.of(self.summary.row.state).money == "set-aside"
 
     def failure(self, rail: str | None) -> Failure | None:
         """What went wrong, if something did that the earner may know of."""
@@ -136,6 +140,7 @@ class Explained:
             "destination": text_id("de", summary.ref.cell, row.destination_id),
             "stage": stands.stage,
             "message": stands.now.text(language),
+            "challenge": None if self._frozen and not staff else summary.challenge,
             "money": {
                 "where": stands.money,
                 "message": words.common("money", stands.money).text(language),
@@ -150,9 +155,10 @@ class Explained:
 
     def _staff(self, language: Language, rail: str | None) -> dict[str, Any]:
         row, cell = self.summary.row, self.summary.ref.cell
+        stands = ANSWERED if self.summary.challenge == "answered" else row.state
         return {
             "state": row.state,
-            "message": words.of(row.state).staff.text(language),
+            "message": words.of(stands).staff.text(language),
             "reason": row.reason,
             "order": self.order,
             "rail": rail,

@@ -3,7 +3,7 @@
 A version is never changed, only followed by another one; what was charged names the version.
 
 {"currency": "EUR", "payer": "sender", "destination_kinds": ["iban"], "payout_currencies": null,
- "flat": "0.25", "percent_ppm": 10000, "minimum": "0.50", "maximum": "20.00",
+ "rails": null, "flat": "0.25", "percent_ppm": 10000, "minimum": "0.50", "maximum": "20.00",
  "tiers": [{"from": "1000.00", "flat": "0", "percent_ppm": 5000}],
  "fee_on_return": "kept", "exchange": {"markup_ppm": 5000, "sources": ["ecb"]}, "retired": false}
 """
@@ -11,7 +11,7 @@ A version is never changed, only followed by another one; what was charged names
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -21,23 +21,40 @@ from paymaster.kernel.errors import Conflict, NotFound, Problem, Refusal, Unproc
 from paymaster.kernel.money import EXPONENTS, Money
 from paymaster.rails.destinations import KINDS
 from paymaster.withdraw import rates_store
-from paymaster.withdraw.fees import PPM, Exchange, FeePlan, Payer, Tier
+from paymaster.withdraw.fees import PPM, Exchange, FeePlan, Payer, Tier, choose
 from paymaster.withdraw.rates import SOURCES
 
 MAX_TIERS: Final = 50
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}\Z", re.ASCII)
 _FIELDS: Final = (
-    "currency", "payer", "destination_kinds", "payout_currencies", "flat", "percent_ppm", "tiers",
-    "minimum", "maximum", "fee_on_return", "exchange", "retired",
+    "currency", "payer", "destination_kinds", "payout_currencies", "rails", "flat", "percent_ppm",
+    "tiers", "minimum", "maximum", "fee_on_return", "exchange", "retired",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """The newest version of each plan of an environment; `revision` is None without any."""
+    """The newest version of each plan of an environment; `revision` is None without any.
+
+    `routes` are the rails that could pay to a kind of destination in a currency now. They are known
+    further down the way of the money, and only needed where a plan is for certain rails.
+    """
 
     revision: int | None = None
     plans: tuple[FeePlan, ...] = ()
+    routes: Mapping[tuple[str, str], frozenset[str]] = field(
+        default_factory=dict[tuple[str, str], frozenset[str]]
+    )
+
+    @property
+    def by_rail(self) -> bool:
+        """Whether a plan is for certain rails."""
+        return any(plan.rails is not None and not plan.retired for plan in self.plans)
+
+    def choose(self, kind: str, currency: str, payout: str) -> FeePlan | None:
+        """The plan for a withdrawal in one currency to a destination in another, or the same."""
+        rails = self.routes.get((kind, payout), frozenset())
+        return choose(self.plans, kind, currency, payout, rails)
 
 
 NO_PLANS: Final = Plans()
@@ -118,8 +135,13 @@ class _Reader:
         return Exchange(markup, sources or ())
 
 
-def read(name: str, version: int, document: Mapping[str, Any]) -> FeePlan:
-    """A plan out of its document. Raises Unprocessable `fee-plan-invalid` with every fault."""
+def read(
+    name: str, version: int, document: Mapping[str, Any], rails: Iterable[str] | None = None
+) -> FeePlan:
+    """A plan out of its document; `rails` are those it may name, where that is to be checked.
+
+    Raises Unprocessable `fee-plan-invalid` with every fault.
+    """
     currency = document.get("currency")
     reader = _Reader(currency if isinstance(currency, str) else "")
     if not _NAME.match(name):
@@ -142,6 +164,8 @@ def read(name: str, version: int, document: Mapping[str, Any]) -> FeePlan:
         reader.fault("/retired", "It is true or false.")
     kinds = reader.chosen(document.get("destination_kinds"), "/destination_kinds", [*KINDS])
     payouts = reader.chosen(document.get("payout_currencies"), "/payout_currencies", [*EXPONENTS])
+    named = _texts(document.get("rails")) if rails is None else [*rails]
+    by_rails = reader.chosen(document.get("rails"), "/rails", named)
     minimum = reader.money(document.get("minimum"), "/minimum")
     maximum = reader.money(document.get("maximum"), "/maximum")
     if minimum is not None and maximum is not None and maximum < minimum:
@@ -161,10 +185,16 @@ def read(name: str, version: int, document: Mapping[str, Any]) -> FeePlan:
         words["fee_on_return"] == "given_back",
         reader.exchange(document.get("exchange")),
         bool(retired),
+        None if by_rails is None else frozenset(by_rails),
     )
     if reader.problems:
         raise _invalid(reader.problems)
     return plan
+
+
+def _texts(value: object) -> list[str]:
+    listed = cast("list[object]", value) if isinstance(value, list) else []
+    return [one for one in listed if isinstance(one, str)]
 
 
 def _invalid(problems: Sequence[Problem]) -> Unprocessable:
@@ -186,6 +216,7 @@ def data(plan: FeePlan) -> dict[str, Any]:
         "payer": plan.payer,
         "destination_kinds": listed(plan.kinds),
         "payout_currencies": listed(plan.payouts),
+        "rails": listed(plan.rails),
         "flat": money(plan.flat),
         "percent_ppm": plan.ppm,
         "tiers": [
@@ -238,16 +269,37 @@ async def history(tx: ControlRead, environment_id: int, name: str) -> list[FeePl
     return [read(name, version, plan) for version, plan in rows]
 
 
+def refuse_tie(plan: FeePlan, known: Plans) -> None:
+    """Raises Unprocessable `fee-plan-ambiguous` when another plan would fit as closely.
+
+    Which of the two is charged would depend on a name, and nobody would have said so.
+    """
+    for other in known.plans:
+        if other.name != plan.name and plan.ties(other):
+            raise Unprocessable(
+                "fee-plan-ambiguous",
+                f"The plan {other.name} fits some of the same withdrawals and names as many of"
+                " destination_kinds, payout_currencies and rails: let one of the two name more,"
+                " or take out of its lists what both name.",
+                problems=[Problem(pointer, f"Also in {other.name}.") for pointer in _SAME],
+                extra={"plan": other.name},
+            )
+
+
+_SAME: Final = ("/destination_kinds", "/payout_currencies", "/rails")
+
+
 async def put(
     tx: ControlTx, environment_id: int, name: str, document: Mapping[str, Any], based_on: int
 ) -> FeePlan:
     """Put a new version in force. `based_on` is the version that its author has seen, 0 for none.
 
-    Raises Unprocessable `fee-plan-invalid`, Conflict `fee-plan-changed` when another version has
-    come into force since.
+    Raises Unprocessable `fee-plan-invalid` or `fee-plan-ambiguous`, Conflict `fee-plan-changed`
+    when another version has come into force since.
     """
     plan = read(name, based_on + 1, document)
     known = await current(tx, environment_id)
+    refuse_tie(plan, known)
     seen = max((each.version for each in known.plans if each.name == name), default=0)
     if seen != based_on or not await rates_store.insert_plan(
         tx, environment_id, name, plan.version, (known.revision or 0) + 1, data(plan)

@@ -57,10 +57,11 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class FeePlan:
-    """One version of a plan. `kinds` and `payouts` None stand for every one.
+    """One version of a plan. `kinds`, `payouts` and `rails` None stand for every one.
 
-    `kinds` are those of destinations, `payouts` the currencies that the payee gets. `gives_back`
-    says whether a payment that comes back gives the fee back as well.
+    `kinds` are those of destinations, `payouts` the currencies that the payee gets, `rails` those
+    that could make the payment. `gives_back` says whether a payment that comes back gives the fee
+    back as well.
     """
 
     name: str
@@ -77,32 +78,74 @@ class FeePlan:
     gives_back: bool = False
     exchange: Exchange | None = None
     retired: bool = False
+    rails: frozenset[str] | None = None
 
     @property
     def label(self) -> str:
         """Name and version, as it is kept with what it was applied to."""
         return f"{self.name}/{self.version}"
 
-    def fits(self, kind: str, currency: str, payout: str) -> bool:
-        """Whether it is for such a withdrawal."""
+    def fits(
+        self, kind: str, currency: str, payout: str, rails: frozenset[str] = frozenset()
+    ) -> bool:
+        """Whether it is for such a withdrawal. `rails` are all that could make the payment.
+
+        One for certain rails fits where no other one could: which it will be is decided later.
+        """
         return (
             not self.retired
             and self.currency == currency
             and (self.kinds is None or kind in self.kinds)
             and (self.payouts is None or payout in self.payouts)
             and (currency == payout or self.exchange is not None)
+            and (self.rails is None or (bool(rails) and rails <= self.rails))
         )
 
     @property
-    def rank(self) -> tuple[int, str]:
-        """The less it leaves open, the earlier; then by name."""
-        return (self.kinds is None) + (self.payouts is None), self.name
+    def open_fields(self) -> int:
+        """How much it leaves open: the less, the closer it fits."""
+        return sum(one is None for one in (self.kinds, self.payouts, self.rails))
+
+    def ties(self, other: FeePlan) -> bool:
+        """Whether some withdrawal fits both, and neither of them closer."""
+        return (
+            not (self.retired or other.retired)
+            and self.currency == other.currency
+            and self.open_fields == other.open_fields
+            and _meet(self.kinds, other.kinds)
+            and _meet(self.rails, other.rails)
+            and _meet(self._pays, other._pays)
+        )
+
+    @property
+    def _pays(self) -> frozenset[str] | None:
+        """The currencies that it can pay out in."""
+        if self.exchange is not None:
+            return self.payouts
+        own = frozenset({self.currency})
+        return own if self.payouts is None else own & self.payouts
 
 
-def choose(plans: Iterable[FeePlan], kind: str, currency: str, payout: str) -> FeePlan | None:
-    """The plan for a withdrawal: of those that fit the closest, then the first by name."""
-    fitting = [plan for plan in plans if plan.fits(kind, currency, payout)]
-    return min(fitting, key=lambda plan: plan.rank, default=None)
+def _meet(one: frozenset[str] | None, other: frozenset[str] | None) -> bool:
+    """Whether two fields, None for everything, have something in common."""
+    if one is None or other is None:
+        return one != frozenset() and other != frozenset()
+    return not one.isdisjoint(other)
+
+
+def choose(
+    plans: Iterable[FeePlan],
+    kind: str,
+    currency: str,
+    payout: str,
+    rails: frozenset[str] = frozenset(),
+) -> FeePlan | None:
+    """The plan for a withdrawal: of those that fit the closest.
+
+    There are no two such; of plans from before that was checked the first by name.
+    """
+    fitting = [plan for plan in plans if plan.fits(kind, currency, payout, rails)]
+    return min(fitting, key=lambda plan: (plan.open_fields, plan.name), default=None)
 
 
 class FeeLine(NamedTuple):

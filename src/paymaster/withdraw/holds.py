@@ -1,12 +1,14 @@
 """Regulatory holds: an authority orders that nothing moves, under its reference.
 
-A hold is on a user, a destination or a withdrawal. It is no state and no amount: it is a flag that
+A hold is on a user, a destination (and all of the same account details in its cell) or a
+withdrawal. It is no state and no amount: it is a flag that
 the guarded move looks at after it has locked the withdrawal, so that one that was committed a
 moment before is seen. While any hold is open,
 
 *   no request is taken from a held user or to a held destination,
 *   nothing that people or workers may do moves a withdrawal that is under it: it is not approved,
     not sent, not cancelled, not denied, and its destination cannot be closed,
+*   nothing is taken from what a held user has: a partner's claw-back waits, a person's is refused,
 *   what the provider says of a payment under way happens all the same, because it has happened.
 
 Each of several holds must be lifted. Then the workers go on where they were stopped.
@@ -20,6 +22,7 @@ from typing import Any, Final, Protocol
 
 from paymaster.db import audit, outbox
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.earn import clawback
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
@@ -34,6 +37,9 @@ PREFIXES: Final = {"us": "user", "de": "destination", "wd": "withdrawal"}
 """What can be held, by the prefix of its text id."""
 
 MAX_PAGE = 500
+MAX_COVERED = 100
+"""So many other destinations are shown with a hold; all of them are frozen."""
+
 _ABOVE_ALL = 2**63 - 1
 _LEAVING: Final = (*WAITING, State.SENDING.value, State.UNKNOWN.value)
 """What may still leave: also an order that never left, or that would be sent once more."""
@@ -68,12 +74,24 @@ def subject_text(cell: int, row: HoldRow) -> str:
     return text_id(prefix, cell, row.subject_id)
 
 
-def shown(cell: int, row: HoldRow) -> dict[str, Any]:
-    """A hold for JSON, for the staff; earners never see one."""
+async def wires(tx: CellRead, rows: Sequence[HoldRow]) -> list[dict[str, Any]]:
+    """Holds for JSON, for the staff, with what else they cover; earners never see one."""
+    named = [row.subject_id for row in rows if row.subject_kind == "destination"]
+    others = dict(await store.covered(tx, named, MAX_COVERED) if named else ())
+    return [_wire(tx.cell, row, others.get(row.subject_id, ())) for row in rows]
+
+
+async def wire(tx: CellRead, row: HoldRow) -> dict[str, Any]:
+    """One hold for JSON."""
+    return (await wires(tx, [row]))[0]
+
+
+def _wire(cell: int, row: HoldRow, others: Iterable[int]) -> dict[str, Any]:
     return {
         "id": hold_text(cell, row.id),
         "subject": subject_text(cell, row),
         "subject_kind": row.subject_kind,
+        "covers": [text_id("de", cell, one) for one in others],
         "user": text_id("us", cell, row.user_id),
         "reference": row.reference,
         "reason": row.reason,
@@ -129,6 +147,17 @@ async def require_free(tx: CellRead, subject_ids: Sequence[int]) -> None:
         raise refusal(reference)
 
 
+async def held_users(tx: CellTx, user_ids: Sequence[int]) -> dict[int, str]:
+    """Which of these users are held, with a reference; no others until this transaction ends."""
+    return await store.held_users(tx, user_ids)
+
+
+async def require_free_user(tx: CellTx, user_id: int) -> None:
+    """Raises Conflict `held-by-order` when a user is held. Nobody is until the transaction ends."""
+    for reference in (await store.held_users(tx, [user_id])).values():
+        raise refusal(reference)
+
+
 async def place(tx: CellTx, kind: str, subject_id: int, reference: str, reason: str) -> HoldRow:
     """Freeze a user, a destination or a withdrawal (`kind`), under the authority's reference.
 
@@ -174,9 +203,10 @@ async def _locked(tx: CellTx, kind: str, subject_id: int) -> int | None:
             user_id = await store.lock_user(tx, subject_id)
             await store.lock_of_user(tx, subject_id, _LEAVING)
         case "destination":
-            await store.lock_of_destination(tx, subject_id, _LEAVING)
-            user_id = await store.lock_destination(tx, subject_id)
-            await store.lock_of_destination(tx, subject_id, _LEAVING)
+            alike = await store.alike(tx, subject_id)
+            await store.lock_of_destinations(tx, alike, _LEAVING)
+            user_id = (await store.lock_destinations(tx, alike)).get(subject_id)
+            await store.lock_of_destinations(tx, alike, _LEAVING)
         case _:
             user_id = await store.lock_withdrawal(tx, subject_id)
     return user_id
@@ -200,6 +230,8 @@ async def lift(tx: CellTx, hold_id: int, reason: str) -> HoldRow:
         )
     await store.lifted(tx, hold_id, reason)
     await store.wake(tx, row.subject_id, _WOKEN)
+    if row.subject_kind == "user":
+        await clawback.try_again(tx, row.subject_id)
     await _tell(tx, row, "lifted", reason)
     return await get(tx, hold_id)
 

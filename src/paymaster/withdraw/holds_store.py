@@ -45,8 +45,8 @@ async def standing(
 ) -> Standing:
     """Users and destinations that are not active, with how they stand; open holds of subjects.
 
-    One statement, so that a batch pays one round trip for all three. Of several holds on one
-    subject one reference is told.
+    One statement, so that a batch pays one round trip for all three. A hold on a destination is
+    one on all destinations of the same account details. Of several holds one reference is told.
     """
     found = Standing({}, {}, {})
     for number, text, kind in await tx.tuples(
@@ -57,8 +57,13 @@ async def standing(
         UNION ALL
         SELECT subject_id, min(reference), 2 FROM legal_hold
         WHERE subject_id = ANY(%s) AND lifted_at IS NULL GROUP BY subject_id
+        UNION ALL
+        SELECT t.id, min(h.reference), 2 FROM destination t
+            JOIN destination s ON s.fingerprint = t.fingerprint
+            JOIN legal_hold h ON h.subject_id = s.id AND h.lifted_at IS NULL
+        WHERE t.id = ANY(%s) GROUP BY t.id
         """,
-        (list(user_ids), list(destination_ids), list(subject_ids)),
+        (list(user_ids), list(destination_ids), list(subject_ids), list(subject_ids)),
     ):
         found[kind][number] = text
     return found
@@ -88,14 +93,17 @@ async def wake(tx: CellTx, subject_id: int, states: Sequence[str]) -> None:
     """Let workers look at once at what was postponed under a hold of this subject.
 
     Their tries do not count: they failed because of the hold. An id is unique in its cell, so it is
-    of a user, of a destination or of a withdrawal.
+    of a user, of a destination (then all of the same account details are meant) or of a withdrawal.
     """
     await tx.execute(
         """
         UPDATE withdrawal SET due_at = %(now)s, tries = 0, version = version + 1
         WHERE due_at > %(now)s AND id = ANY(ARRAY(
             SELECT id FROM withdrawal
-            WHERE (user_id = %(of)s OR destination_id = %(of)s OR id = %(of)s)
+            WHERE (user_id = %(of)s OR id = %(of)s OR destination_id = ANY(ARRAY(
+                    SELECT s.id FROM destination t
+                        JOIN destination s ON s.fingerprint = t.fingerprint
+                    WHERE t.id = %(of)s)))
                 AND state = ANY(%(states)s)
             ORDER BY id FOR UPDATE))
         """,
@@ -114,10 +122,17 @@ async def lock_of_user(tx: CellTx, user_id: int, states: Sequence[str]) -> list[
 
 async def lock_of_destination(tx: CellTx, destination_id: int, states: Sequence[str]) -> list[int]:
     """Lock the withdrawals to a destination in these states, in order of id."""
+    return await lock_of_destinations(tx, [destination_id], states)
+
+
+async def lock_of_destinations(
+    tx: CellTx, destination_ids: Sequence[int], states: Sequence[str]
+) -> list[int]:
+    """The same for several destinations."""
     rows = await tx.tuples(
-        "SELECT id FROM withdrawal WHERE destination_id = %s AND state = ANY(%s)"
+        "SELECT id FROM withdrawal WHERE destination_id = ANY(%s) AND state = ANY(%s)"
         " ORDER BY id FOR UPDATE",
-        (destination_id, list(states)),
+        (list(destination_ids), list(states)),
     )
     return [row[0] for row in rows]
 
@@ -130,7 +145,11 @@ async def lock_free_of_destination(
         """
         SELECT w.id FROM withdrawal w WHERE w.destination_id = %s AND w.state = ANY(%s)
             AND NOT EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (w.id, w.user_id, w.destination_id))
+                AND h.subject_id IN (w.id, w.user_id))
+            AND NOT EXISTS (SELECT FROM destination t
+                JOIN destination s ON s.fingerprint = t.fingerprint
+                JOIN legal_hold h ON h.subject_id = s.id AND h.lifted_at IS NULL
+                WHERE t.id = w.destination_id)
         ORDER BY w.id FOR UPDATE OF w SKIP LOCKED
         """,
         (destination_id, list(states)),
@@ -138,15 +157,54 @@ async def lock_free_of_destination(
     return [row[0] for row in rows]
 
 
+async def held_users(tx: CellTx, user_ids: Sequence[int]) -> dict[int, str]:
+    """Which of these users are held, with a reference; who is placing a hold is waited for."""
+    await tx.tuples(
+        "SELECT id FROM app_user WHERE id = ANY(%s) ORDER BY id FOR SHARE", (list(user_ids),)
+    )
+    rows = await tx.tuples(
+        "SELECT subject_id, min(reference) FROM legal_hold"
+        " WHERE subject_id = ANY(%s) AND lifted_at IS NULL GROUP BY subject_id",
+        (list(user_ids),),
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 async def lock_user(tx: CellTx, user_id: int) -> int | None:
     """Lock a user: requests of the user wait. The id again; None when there is none such."""
     return await tx.value("SELECT id FROM app_user WHERE id = %s FOR UPDATE", (user_id,))
 
 
-async def lock_destination(tx: CellTx, destination_id: int) -> int | None:
-    """Lock a destination: requests to it wait. Its user; None when there is none such."""
-    return await tx.value(
-        "SELECT user_id FROM destination WHERE id = %s FOR UPDATE", (destination_id,)
+async def alike(tx: CellRead, destination_id: int) -> list[int]:
+    """A destination and all others of the same account details; nothing when there is none such."""
+    rows = await tx.tuples(
+        "SELECT s.id FROM destination t JOIN destination s ON s.fingerprint = t.fingerprint"
+        " WHERE t.id = %s ORDER BY s.id",
+        (destination_id,),
+    )
+    return [row[0] for row in rows]
+
+
+async def lock_destinations(tx: CellTx, destination_ids: Sequence[int]) -> dict[int, int]:
+    """Lock destinations, in order of id: requests to them wait. Their users by id."""
+    rows = await tx.tuples(
+        "SELECT id, user_id FROM destination WHERE id = ANY(%s) ORDER BY id FOR UPDATE",
+        (list(destination_ids),),
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def covered(
+    tx: CellRead, destination_ids: Sequence[int], most: int
+) -> list[tuple[int, list[int]]]:
+    """Each of these with the other destinations of the same account details, at most so many."""
+    return await tx.tuples(
+        """
+        SELECT t.id, ARRAY(SELECT s.id FROM destination s
+            WHERE s.fingerprint = t.fingerprint AND s.id <> t.id ORDER BY s.id LIMIT %s)
+        FROM destination t WHERE t.id = ANY(%s)
+        """,
+        (most, list(destination_ids)),
     )
 
 

@@ -7,19 +7,20 @@ good for one withdrawal until it expires; that is decided in `request_checks.pri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import NotFound, Unprocessable
+from paymaster.kernel.errors import NotFound, RateLimited, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.withdraw import fees, quote_store, store
 from paymaster.withdraw.fee_plans import Plans
-from paymaster.withdraw.fees import Charge, FeePlan, choose
+from paymaster.withdraw.fees import Charge, FeePlan
 from paymaster.withdraw.quote_store import Quote
 from paymaster.withdraw.rates import Found
 from paymaster.withdraw.request_checks import NOT_POSITIVE, Limits, fault_of_facts, limit_fault
@@ -74,7 +75,7 @@ async def destination_of(tx: CellRead, wanted: Wanted) -> Destination:
 
 def plan_for(plans: Plans, wanted: Wanted, destination: Destination) -> FeePlan | None:
     """The plan that applies. Raises Unprocessable `exchange-not-offered`."""
-    plan = choose(plans.plans, destination.kind, wanted.currency, destination.currency)
+    plan = plans.choose(destination.kind, wanted.currency, destination.currency)
     if plan is None and wanted.currency != destination.currency:
         raise Unprocessable(
             "exchange-not-offered",
@@ -109,13 +110,14 @@ class Terms:
     rate: Found | None
     limits: Mapping[str, Limits]
     lasts: timedelta
+    most_open: int = 20
 
 
 async def make(tx: CellTx, wanted: Wanted, terms: Terms) -> Quote:
     """Store a quote.
 
     Raises Unprocessable with the slugs of `destination_of` and of `fees`, and those of a request
-    about the amount.
+    about the amount; RateLimited `too-many-quotes`.
     """
     to = await destination_of(tx, wanted)
     charge = figures(terms.plan, wanted, to, terms.rate)
@@ -123,6 +125,7 @@ async def make(tx: CellTx, wanted: Wanted, terms: Terms) -> Quote:
     fault = limit_fault(asked, terms.limits.get(charge.asset))
     if fault is not None:
         raise Unprocessable(*fault)
+    await _require_room(tx, wanted.user_id, terms.most_open)
     markup = terms.plan.exchange.markup_ppm if terms.plan and terms.plan.exchange else 0
     rate = terms.rate if charge.rate is not None else None
     quote = Quote(
@@ -155,6 +158,16 @@ async def make(tx: CellTx, wanted: Wanted, terms: Terms) -> Quote:
     return quote
 
 
+async def _require_room(tx: CellTx, user_id: int, most: int) -> None:
+    room_at = await quote_store.room_at(tx, user_id, most)
+    if room_at is not None:
+        raise RateLimited(
+            "too-many-quotes",
+            f"The user has {most} open quotes; use one, or wait until one has expired.",
+            retry_after_seconds=max(1, math.ceil((room_at - tx.now).total_seconds())),
+        )
+
+
 async def get(tx: CellRead, quote_id: int, *, user_id: int | None = None) -> Quote:
     """A quote; only if it is `user_id`'s, where given. Raises NotFound `not-found`."""
     found = await quote_store.find(tx, quote_id)
@@ -166,6 +179,11 @@ async def get(tx: CellRead, quote_id: int, *, user_id: int | None = None) -> Quo
 async def forget(tx: CellTx, limit: int) -> int:
     """Remove quotes that nobody used, long after they expired; how many went."""
     return await quote_store.forget(tx, tx.now - KEPT, limit)
+
+
+def is_open(quote: Quote, now: datetime) -> bool:
+    """Whether it can still be used."""
+    return quote.withdrawal_id is None and now < quote.expires_at
 
 
 def shown(cell: int, quote: Quote) -> dict[str, Any]:

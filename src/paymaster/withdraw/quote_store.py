@@ -97,6 +97,20 @@ async def find(tx: CellRead, quote_id: int) -> Quote | None:
     return Quote._make(rows[0]) if rows else None
 
 
+async def room_at(tx: CellTx, user_id: int, most: int) -> datetime | None:
+    """When a user may have a further quote, where `most` or more are open now; None: at once.
+
+    The user is locked, so that of several quotes at once each sees those before it.
+    """
+    await tx.tuples("SELECT id FROM app_user WHERE id = %s FOR NO KEY UPDATE", (user_id,))
+    return await tx.value(
+        "SELECT expires_at FROM quote"
+        " WHERE user_id = %s AND withdrawal_id IS NULL AND expires_at > %s"
+        " ORDER BY expires_at DESC OFFSET %s LIMIT 1",
+        (user_id, tx.now, most - 1),
+    )
+
+
 async def ask_locked(tx: CellTx, quote_ids: Sequence[int]) -> Asked:
     """Ask to lock quotes, in order of id: whoever else wants one of them waits, then sees it used.
 

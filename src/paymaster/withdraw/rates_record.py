@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Any, Final
 
 from paymaster.db import audit
@@ -51,7 +52,7 @@ async def record(
     that no person entered differs by more than `most_change_percent` from what was known before,
     Conflict `rates-changed` when somebody has stored the same at this moment.
     """
-    _check(max(tx.now, now), rates)
+    check(max(tx.now, now), rates)
     known = await rates_store.known(tx, environment_id, rates)
     fresh = [rate for place, rate in enumerate(rates) if place not in known]
     if fresh:
@@ -63,7 +64,8 @@ async def record(
     return Recorded(len(fresh), len(known))
 
 
-def _check(now: datetime, rates: Sequence[Rate]) -> None:
+def check(now: datetime, rates: Sequence[Rate]) -> None:
+    """Raises Unprocessable `rate-invalid` with a problem for each fault of these rates."""
     problems: list[Problem] = []
     names = [(rate.source, rate.base, rate.counter, rate.observed_at) for rate in rates]
     for place, rate in enumerate(rates):
@@ -99,20 +101,7 @@ async def _plausible(
     entry is where the counting of steps begins anew.
     """
     asked = [rate for rate in rates if rate.source != "operator"]
-    if not asked:
-        return
-    pairs = [(rate.base, rate.counter) for rate in asked]
-    near = [pair for one in pairs for pair in rates_store.pairs_between(*one)]
-    before = await rates_store.newest_rates(tx, environment_id, near)
-    settled = await rates_store.settled_rates(tx, environment_id, pairs, tx.now - _DRIFT)
-    for rate in asked:
-        mates = [one for one in before if (one.base, one.counter) == (rate.base, rate.counter)]
-        newest = max(mates, key=lambda one: one.observed_at, default=None)
-        day_ago = [one for one in settled if (one.base, one.counter) == (rate.base, rate.counter)]
-        known = [one.value for one in (newest, *day_ago) if one is not None]
-        if not known:
-            derived = worked_out(before, rate.base, rate.counter)
-            known = [] if derived is None else [derived]
+    for rate, known in zip(asked, await _known_of(tx, environment_id, asked), strict=True):
         for value in known:
             if abs(rate.value - value) * 100 > value * most_change_percent:
                 raise Unprocessable(
@@ -121,6 +110,37 @@ async def _plausible(
                     " from the one before it or of a day ago; if it is right, have a person enter"
                     " it (source operator).",
                 )
+
+
+async def _known_of(
+    tx: ControlRead, environment_id: int, rates: Sequence[Rate]
+) -> list[list[Fraction]]:
+    """For each rate what it is held against; nothing where nobody has named the pair before."""
+    if not rates:
+        return []
+    pairs = [(rate.base, rate.counter) for rate in rates]
+    near = [pair for one in pairs for pair in rates_store.pairs_between(*one)]
+    before = await rates_store.newest_rates(tx, environment_id, near)
+    settled = await rates_store.settled_rates(tx, environment_id, pairs, tx.now - _DRIFT)
+    found: list[list[Fraction]] = []
+    for pair in pairs:
+        mates = [one for one in before if (one.base, one.counter) == pair]
+        newest = max(mates, key=lambda one: one.observed_at, default=None)
+        day_ago = [one for one in settled if (one.base, one.counter) == pair]
+        known = [one.value for one in (newest, *day_ago) if one is not None]
+        if not known:
+            derived = worked_out(before, *pair)
+            known = [] if derived is None else [derived]
+        found.append(known)
+    return found
+
+
+async def unheard_of(tx: ControlRead, environment_id: int, rates: Sequence[Rate]) -> bool:
+    """Whether there is a pair among these that nothing is known of to hold a rate against.
+
+    Whoever names the first rate of a pair sets its price as much as who enters one by hand.
+    """
+    return not all(await _known_of(tx, environment_id, rates))
 
 
 async def between(

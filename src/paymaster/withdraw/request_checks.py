@@ -16,7 +16,7 @@ from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.money import MAX_MINOR, Money
 from paymaster.people.factors.proof import Shown
 from paymaster.withdraw.fee_plans import Plans
-from paymaster.withdraw.fees import Charge, Fault, charge, choose
+from paymaster.withdraw.fees import Charge, Fault, charge
 from paymaster.withdraw.quote_store import Quote
 from paymaster.withdraw.refused import UNDER_REVIEW
 from paymaster.withdraw.store import Facts
@@ -137,7 +137,7 @@ def price(
         return _quoted(command, quotes.get(command.quote_id), now)
     kind, takes = found.kind or "", found.currency or ""
     if takes != amount.currency:
-        if choose(plans.plans, kind, amount.currency, takes) is not None:
+        if plans.choose(kind, amount.currency, takes) is not None:
             return (
                 "quote-required",
                 f"The destination takes {takes}: ask for a quote first, it locks the rate.",
@@ -151,7 +151,7 @@ def price(
         if amount.minor + fee > MAX_MINOR:
             return "insufficient-funds", "The available balance does not cover this."
         return Charge(amount.minor, fee, amount.currency, amount.minor, amount.currency)
-    plan = choose(plans.plans, kind, takes, takes) if plans.plans else None
+    plan = plans.choose(kind, takes, takes) if plans.plans else None
     return None if plan is None else charge(plan, amount)
 
 

@@ -196,9 +196,9 @@ class Facts(NamedTuple):
     """What a request must know of its user and destination; None where there is none such.
 
     `kind` is the destination's, `owes` whether the user owes something in the currency that is
-    asked for; `held` whether the
-    user or the destination is under a regulatory hold. `payable_at` is when the first withdrawal
-    may be asked for, as long as none was paid.
+    asked for; `held` whether the user or a destination of the same account details is under a
+    regulatory hold. `payable_at` is when the first withdrawal may be asked for, as long as none was
+    paid.
     """
 
     user_status: str | None
@@ -222,8 +222,11 @@ async def ask_facts(
     return await tx.ask(
         """
         SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false),
-            EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (n.user_id, n.destination_id)), d.kind, """
+            EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL AND h.subject_id = n.user_id)
+            OR EXISTS (SELECT FROM destination o
+                JOIN destination s ON s.fingerprint = o.fingerprint
+                JOIN legal_hold h ON h.subject_id = s.id AND h.lifted_at IS NULL
+                WHERE o.id = n.destination_id), d.kind, """
         + _PAYABLE_AT
         + """
         FROM unnest(%s::bigint[], %s::bigint[], %s::text[])
@@ -252,8 +255,11 @@ async def facts_of(tx: CellRead, user_id: int, destination_id: int, asset: str) 
     [row] = await tx.tuples(
         """
         SELECT u.status, d.currency, d.state, d.usable_at, coalesce(a.balance < 0, false),
-            EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (n.user_id, n.destination_id)), d.kind, """
+            EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL AND h.subject_id = n.user_id)
+            OR EXISTS (SELECT FROM destination o
+                JOIN destination s ON s.fingerprint = o.fingerprint
+                JOIN legal_hold h ON h.subject_id = s.id AND h.lifted_at IS NULL
+                WHERE o.id = n.destination_id), d.kind, """
         + _PAYABLE_AT
         + """
         FROM (VALUES (%s::bigint, %s::bigint, %s::text)) AS n (user_id, destination_id, asset)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from paymaster.db import audit
 from paymaster.db.traces import Traced
@@ -60,6 +60,13 @@ class Summary:
         """What is kept beside it."""
         return Money(self.row.fee, self.row.asset)
 
+    @property
+    def challenge(self) -> Literal["asked", "answered"] | None:
+        """Whether a proof is asked of its user; `answered` until the rules have judged again."""
+        if self.row.state != State.CHALLENGED:
+            return None
+        return "answered" if self.row.has_proof else "asked"
+
     def wire(self) -> dict[str, Any]:
         """For JSON."""
         row, cell = self.row, self.ref.cell
@@ -77,6 +84,7 @@ class Summary:
             "rate": row.rate,
             "quote": None if row.quote_id is None else text_id("qt", cell, row.quote_id),
             "state": row.state,
+            "challenge": self.challenge,
             "reason": row.reason,
             "requested_at": rfc3339(row.requested_at),
             "trace_id": row.trace_id,
@@ -86,8 +94,8 @@ class Summary:
     def wire_own(self) -> dict[str, Any]:
         """For JSON, for the user: without the reason, which may be words of the staff."""
         waits = self.frozen and self.row.state in WAITING
-        state = State.IN_REVIEW.value if waits else self.row.state
-        return {**self.wire(), "reason": None, "state": state}
+        told = {**self.wire(), "reason": None}
+        return {**told, "state": State.IN_REVIEW.value, "challenge": None} if waits else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +120,11 @@ class Story:
     entries: Sequence[EntryRow]
     acts: Sequence[Act]
 
-    def wire(self) -> dict[str, Any]:
-        """For JSON, for staff: actors, reasons and the provider's own words are in it."""
+    def wire(self, *, holds: bool = True) -> dict[str, Any]:
+        """For JSON, for staff: actors, reasons and the provider's own words are in it.
+
+        `holds`: with what was done by order of an authority, for who may know of that.
+        """
         cell = self.summary.ref.cell
         return {
             **self.summary.wire(),
@@ -130,6 +141,7 @@ class Story:
                     "trace_id": row.trace_id,
                 }
                 for row in self.acts
+                if holds or not row.action.startswith("hold.")
             ],
         }
 

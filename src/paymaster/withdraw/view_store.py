@@ -12,7 +12,10 @@ from paymaster.db.tx import CellRead
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A withdrawal with what people are shown beside it."""
+    """A withdrawal with what people are shown beside it.
+
+    `has_proof`: it is challenged, and its user has given the proof: it is judged again soon.
+    """
 
     id: int
     user_id: int
@@ -36,13 +39,15 @@ class Shown:
     rate: str | None
     fee_back: bool
     destination_state: str
+    has_proof: bool
 
 
 _SHOWN: LiteralString = """
     SELECT w.id, w.user_id, u.external_id, w.destination_id, d.kind AS destination_kind, d.mask,
         w.amount, w.fee, w.asset, w.state, w.reason, w.rail_account_id, w.requested_at, w.trace_id,
         w.version, w.payout_amount, w.payout_asset, w.fee_payer, w.quote_id, w.rate, w.fee_back,
-        d.state AS destination_state
+        d.state AS destination_state,
+        w.state = 'challenged' AND w.due_at IS NOT NULL AS has_proof
     FROM withdrawal w JOIN app_user u ON u.id = w.user_id
         JOIN destination d ON d.id = w.destination_id
 """

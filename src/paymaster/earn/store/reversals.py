@@ -189,6 +189,14 @@ async def tried_early(tx: CellTx, rows: Sequence[EarlyRow]) -> None:
     )
 
 
+async def due_now(tx: CellTx, user_id: int) -> None:
+    """Make a user's early reversals that are to be tried again due at once."""
+    await tx.execute(
+        "UPDATE early_reversal SET due_at = %s WHERE user_id = %s AND due_at > %s",
+        (tx.now, user_id, tx.now),
+    )
+
+
 async def met_early(tx: CellTx, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
     """Note that events came whose reversal was there before; those for which it is news."""
     rows = await tx.tuples(

@@ -18,6 +18,9 @@ from paymaster.withdraw.machine import WITHDRAWAL, State
 UNDER_REVIEW = State.IN_REVIEW
 """How an earner is shown whatever people or an authority have stopped."""
 
+ANSWERED = "challenge_answered"
+"""How one that is challenged stands once its user has given the proof, until it is judged again."""
+
 
 @dataclass(frozen=True, slots=True)
 class StateWords:
@@ -38,7 +41,10 @@ def _toml(name: str) -> dict[str, Any]:
 
 @cache
 def states() -> Mapping[str, StateWords]:
-    """For every state. Raises Broken `words-malformed` where one is missing or half written."""
+    """For every state, and for `ANSWERED`.
+
+    Raises Broken `words-malformed` where one is missing or half written.
+    """
     places = _toml("common")["money"]
     found: dict[str, StateWords] = {}
     for state, entry in _toml("states").items():
@@ -49,13 +55,13 @@ def states() -> Mapping[str, StateWords]:
             raise Broken("words-malformed", f"states.toml, {state}: {error!r}.") from error
         if found[state].next not in get_args(Who) or found[state].money not in places:
             raise Broken("words-malformed", f"states.toml, {state}: an unknown code.")
-    if found.keys() != {str(state) for state in WITHDRAWAL.states()}:
+    if found.keys() != {ANSWERED, *(str(state) for state in WITHDRAWAL.states())}:
         raise Broken("words-malformed", "states.toml does not hold exactly the machine's states.")
     return MappingProxyType(found)
 
 
 def of(state: str) -> StateWords:
-    """Those of a state."""
+    """Those of a state, or of `ANSWERED`."""
     return states()[state]
 
 
