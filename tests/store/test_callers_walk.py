@@ -34,7 +34,7 @@ UPSERTS = {
 }
 """Acts that make what is not there, under a name of the caller's own."""
 
-NAMED_ONLY = {"act", "currency", "day"}
+NAMED_ONLY = {"act", "currency", "day", "provider"}
 """What everybody has: no name of anything that somebody made."""
 
 SAME_FOR_ALL = {"/v1/webhook-event-types", "/v1/screening/rules", "/oauth/token"}
