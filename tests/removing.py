@@ -62,6 +62,8 @@ ROWS = (
         " 1, now())"
     ),
     "gold VALUES ({e}11, 'i', 'a')",
+    "link_provider VALUES ({e}, 'wechat', '{{}}', '{{}}', 'CNY', '{{}}', true, 1, now())",
+    "link_owner VALUES ({e}, 'wechat', 'f', {e}, 1, 1, 1, now())",
     "payout_policy VALUES ({e}, true, 5, 5, '{{}}', 1, '2026-01-01')",
     (
         "rail_account VALUES ({e}12, {e}, 'bank', 'iso20022', 'EUR', 'UTC', '{{}}',"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -156,3 +159,11 @@ def _fit(table: Table, row: Row, made: dict[str, Row], base: int, place: int, co
             row.update({name: made["event0"][name] for name in row if name in made["event0"]})
         case _:
             return
+
+
+def new_version(folder: Path, name: str) -> None:
+    """The next version beside those that are there."""
+    number = len(list(folder.glob(f"{name}*"))) + 1
+    path = folder / (f"{name}.{number}" if number > 1 else name)
+    path.write_text("base64:" + base64.b64encode(os.urandom(32)).decode())
+    path.chmod(0o600)

@@ -197,6 +197,7 @@ async def furnish(served: Served, *, planted: bool = True) -> Furnished:
         "source": "source:mark-source",
         "prefix": key["prefix"],
         "issuer": issuer["id"],
+        "provider": "wechat",
         **await _made_by_others(served, user),
         **(_planted(served, NUMBER, user, await _account(served)) if planted else {}),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 
@@ -18,7 +19,7 @@ from paymaster.kernel.machine import Machine
 from paymaster.observe import Metrics
 from paymaster.rails.base import Rail
 from paymaster.rails.deps import RailDeps
-from paymaster.rails.http import new_client
+from paymaster.rails.http import client_with_identity, new_client
 from paymaster.rails.registry import Registry
 from paymaster.secrets.generated import ensure_generated
 from paymaster.secrets.opening import Secrets, makes_keys, open_secrets, secrets_directory
@@ -72,7 +73,10 @@ async def build(
     try:
         async with secrets.kept(metrics):
             await dbs.open()
-            rail_deps = RailDeps(http=http, secret=secrets.text, clock=clock)
+            with_identity = partial(
+                client_with_identity, ca=providers.ca, tls_1_2_hosts=providers.tls_1_2_hosts
+            )
+            rail_deps = RailDeps(http, secrets.text, clock, with_identity)
             registry = Registry.installed()
             rails = {name: registry.build(name, rail_deps) for name in registry.names()}
             yield Deps(settings, clock, dbs, secrets, rails, http, metrics)

@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=given.seed,
         http_port=given.http_port,
         sftp_port=given.sftp_port,
+        wechat_port=given.wechat_port,
+        wechat_tls_port=given.wechat_tls_port,
+        alipay_port=given.alipay_port,
         date=given.date,
     )
     try:
@@ -38,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="paymaster-sandbox", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="run the bank and the wallet provider")
+    serve = commands.add_parser("serve", help="run every provider")
     serve.add_argument("--data", type=Path, required=True, help="directory of books and keys")
     serve.add_argument("--seed", type=int, default=1, help="what is drawn by lot comes from it")
-    serve.add_argument("--http-port", type=int, default=0, help="0: any free port")
-    serve.add_argument("--sftp-port", type=int, default=0, help="0: any free port")
+    for name in ("http", "sftp", "wechat", "wechat-tls", "alipay"):
+        serve.add_argument(f"--{name}-port", type=int, default=0, help="0: any free port")
     serve.add_argument("--date", type=date.fromisoformat, help="first virtual day; default today")
     serve.add_argument(
         "--exit-with-parent", action="store_true", help="stop when the starting process is gone"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ from paymaster_sandbox.chassis.clock import SECOND, business_date, microseconds,
 from paymaster_sandbox.chassis.ledger import CurrencyMismatchError
 from paymaster_sandbox.chassis.money import check_currency, parse_exact
 from paymaster_sandbox.closing import NotYetError
-from paymaster_sandbox.http import Endpoint, allow_queries, answer, guarded, read
+from paymaster_sandbox.http import Endpoint, allow_queries, answer, guarded, loopback, read
 from paymaster_sandbox.wallet.books import ConflictError as WalletConflictError
 from paymaster_sandbox.wallet.wire import ApiError
 
@@ -115,7 +114,7 @@ class Control:
         """The paths under `/_control`."""
 
         def route(path: str, endpoint: Endpoint, method: str) -> Route:
-            return Route(f"/_control{path}", guarded(_loopback(endpoint)), methods=[method])
+            return Route(f"/_control{path}", guarded(loopback(endpoint)), methods=[method])
 
         return [
             route("/clock", self._clock, "POST"),
@@ -256,16 +255,6 @@ def _shown(tx: Tx) -> dict[str, int | float]:
         knob: value / SECOND if knob.endswith("_seconds") else value
         for knob, value in faults.current(tx).items()
     }
-
-
-def _loopback(endpoint: Endpoint) -> Endpoint:
-    async def call(request: Request) -> Response:
-        host = request.client.host if request.client else ""
-        if host != "localhost" and not ipaddress.ip_address(host or "::").is_loopback:
-            raise ApiError(403, "forbidden", "control is for this machine only")
-        return await endpoint(request)
-
-    return call
 
 
 def _loopback_url(url: str) -> str:

@@ -1,6 +1,7 @@
 """Small things that both HTTP faces share: JSON in and out, errors, and cutting a connection."""
 
 import asyncio
+import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
@@ -17,16 +18,28 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 _MAX_BODY = 256 * 1024
 _CUT = "paymaster_sandbox.cut"
+_CERTIFICATE = "paymaster_sandbox.certificate"
 
 
 class CuttableProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a way for the application to hang up without a byte."""
+    """uvicorn's protocol, with a way for the application to hang up without a byte.
+
+    It also says which certificate the client showed, if the connection is a TLS one.
+    """
 
     def on_message_begin(self) -> None:
-        """Put the way to hang up into the request's scope."""
+        """Put the way to hang up, and the certificate, into the request's scope."""
         super().on_message_begin()
         scope = cast("dict[str, Any]", self.scope)
         scope["extensions"] = {_CUT: self.transport.abort}
+        secure = self.transport.get_extra_info("ssl_object")
+        if secure is not None:
+            scope["extensions"][_CERTIFICATE] = secure.getpeercert(binary_form=True)
+
+
+def client_certificate(request: Request) -> bytes | None:
+    """The certificate that the client showed, in DER; None without TLS."""
+    return request.scope.get("extensions", {}).get(_CERTIFICATE)
 
 
 async def cut(request: Request) -> Response:
@@ -88,5 +101,17 @@ def guarded(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except ApiError as error:
             return refusal(error)
+
+    return call
+
+
+def loopback(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, for callers on this machine only."""
+
+    async def call(request: Request) -> Response:
+        host = request.client.host if request.client else ""
+        if host != "localhost" and not ipaddress.ip_address(host or "::").is_loopback:
+            raise ApiError(403, "forbidden", "control is for this machine only")
+        return await endpoint(request)
 
     return call

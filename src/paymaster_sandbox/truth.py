@@ -1,20 +1,24 @@
-"""The oracle's account of what was really paid, read from the books of both providers."""
+"""The oracle's account of what was really paid, read from the books of every provider."""
 
 from typing import Any
 
+from paymaster_sandbox.alipay.transfers import PAID as ALIPAY_PAID
 from paymaster_sandbox.bank.books import ledger_name as bank_account
 from paymaster_sandbox.chassis import ledger
 from paymaster_sandbox.chassis.store import Tx
 from paymaster_sandbox.wallet.books import ledger_name as wallet_account
+from paymaster_sandbox.wechat import truth as wechat
 
-_PAID = """
+_PAID = f"""
     SELECT creditor_iban AS payee, end_to_end_id AS reference, currency, amount,
            status = 'returned' AS back
     FROM bank_payment WHERE status <> 'rejected' AND treasury = 0
     UNION ALL
     SELECT wallet, reference, currency, amount, status = 'returned'
     FROM wallet_payout WHERE status IN ('paid', 'returned')
-"""
+    UNION ALL {ALIPAY_PAID}
+    UNION ALL {wechat.PAID}
+"""  # noqa: S608 - constants
 
 
 def books(tx: Tx, *, brief: bool) -> dict[str, object]:
@@ -29,9 +33,14 @@ def books(tx: Tx, *, brief: bool) -> dict[str, object]:
     truth: dict[str, object] = {
         "bank": _bank(tx),
         "wallet": _wallet(tx),
+        "wechat": wechat.merchants(tx),
         "paid_minor": dict(paid),
         "duplicates": [reference for (reference,) in twice],
-        "pending": tx.value("SELECT count(*) FROM wallet_payout WHERE status = 'pending'"),
+        "pending": tx.value(
+            "SELECT (SELECT count(*) FROM wallet_payout WHERE status = 'pending')"
+            " + (SELECT count(*) FROM alipay_transfer WHERE status = 'DEALING')"
+        )
+        + wechat.pending(tx),
         "notices_pending": tx.value("SELECT count(*) FROM delivery WHERE state = 'pending'"),
         "proven": ledger.proven(tx),
     }

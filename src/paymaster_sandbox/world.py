@@ -1,23 +1,22 @@
-"""Both providers on one chassis, with their servers: the whole fake world as one object."""
+"""Every provider on one chassis, with their servers: the whole fake world as one object."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from paymaster_sandbox import closing, truth
+from paymaster_sandbox.alipay.provider import Alipay
 from paymaster_sandbox.bank import books as bank_books
 from paymaster_sandbox.bank import folders, intake, reports, sftp
+from paymaster_sandbox.books_page import BooksPage
 from paymaster_sandbox.chassis import base, keys, notify, schedule
 from paymaster_sandbox.chassis.base import Chassis
 from paymaster_sandbox.chassis.clock import Clock, machine_microseconds
@@ -25,12 +24,14 @@ from paymaster_sandbox.chassis.ports import Ports
 from paymaster_sandbox.chassis.seed import Seed
 from paymaster_sandbox.chassis.store import Store
 from paymaster_sandbox.control import Control
-from paymaster_sandbox.http import CuttableProtocol, refusal
+from paymaster_sandbox.http import refusal
+from paymaster_sandbox.serving import HttpServer
 from paymaster_sandbox.wallet import books as wallet_books
 from paymaster_sandbox.wallet import settlement
 from paymaster_sandbox.wallet.api import WalletApi
 from paymaster_sandbox.wallet.webhooks import Webhooks
 from paymaster_sandbox.wallet.wire import ApiError
+from paymaster_sandbox.wechat.provider import Wechat
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,6 +52,8 @@ _SCHEMAS = (
     reports.SCHEMA,
     wallet_books.SCHEMA,
     settlement.SCHEMA,
+    *Wechat.SCHEMAS,
+    *Alipay.SCHEMAS,
 )
 
 
@@ -67,6 +70,9 @@ class WorldConfig:
     seed: int = 1
     http_port: int | None = 0
     sftp_port: int | None = 0
+    wechat_port: int | None = 0
+    wechat_tls_port: int | None = 0
+    alipay_port: int | None = 0
     date: date | None = None
     scan_seconds: float = 2.0
     machine: Callable[[], int] = machine_microseconds
@@ -92,9 +98,12 @@ class World:
         self._wire_providers()
         self.app = self._application()
         self._tasks: list[asyncio.Task[None]] = []
-        self._http: uvicorn.Server | None = None
+        self._servers: list[HttpServer] = []
+        self._http = HttpServer("http", self.app)
+        self._wechat = HttpServer("wechat", self.wechat.app)
+        self._wechat_tls = HttpServer("wechat-tls", self.wechat.app, self.wechat.tls)
+        self._alipay = HttpServer("alipay", self.alipay.app)
         self._sftp: asyncssh.SSHAcceptor | None = None
-        self.http_url = ""
         self.sftp_address = ""
 
     def _wire_providers(self) -> None:
@@ -108,13 +117,49 @@ class World:
             chassis, self._schedule, self._folders, self.bank, self._reports
         )
         self._settlement = settlement.Settlement(chassis)
-        self._schedule.after_run(self._webhooks.courier.wake)
+        courier = self._webhooks.courier
+        self.wechat = Wechat(chassis, self._schedule, courier, self._config.data)
+        self.alipay = Alipay(chassis, self._schedule, courier, self._config.data)
+        self._schedule.after_run(courier.wake)
 
     def _application(self) -> Starlette:
         api = WalletApi(self.chassis, self.wallet, self._settlement, self._keys.api_key)
-        application = Starlette(routes=[*api.routes(), *Control(self).routes()])
+        application = Starlette(
+            routes=[
+                *api.routes(),
+                *Control(self).routes(),
+                *self.wechat.control_routes(),
+                *self.alipay.control_routes(),
+                *BooksPage(self).routes(),
+            ]
+        )
         application.add_exception_handler(HTTPException, _http_error)
         return application
+
+    @property
+    def http_url(self) -> str:
+        """Where the wallet's API and the controls are."""
+        return self._http.url
+
+    @property
+    def wechat_url(self) -> str:
+        """Where WeChat Pay is, without client certificates."""
+        return self._wechat.url
+
+    @property
+    def wechat_tls_url(self) -> str:
+        """Where WeChat Pay is for the calls that need the merchant's certificate."""
+        return self._wechat_tls.url
+
+    @property
+    def alipay_url(self) -> str:
+        """Where Alipay is: both interfaces, and its own pages."""
+        return self._alipay.url
+
+    @property
+    def wechat_tls_ca(self) -> str:
+        """The certificate, in PEM, that proves `wechat_tls_url` to a client."""
+        return self.wechat.tls_ca
 
     @property
     def host_key(self) -> str:
@@ -141,6 +186,10 @@ class World:
         """Where everything is, for the line that the process prints."""
         return {
             "http": self.http_url,
+            "wechat": self.wechat_url,
+            "wechat_tls": self.wechat_tls_url,
+            "alipay": self.alipay_url,
+            "wechat_tls_ca_file": str(self.wechat.tls_ca_path),
             "sftp": self.sftp_address,
             "host_key": self.host_key,
             "client_key_file": str(self._keys.client_key_path),
@@ -216,7 +265,8 @@ class World:
     def books(self, *, brief: bool = False) -> dict[str, Any]:
         """What was really paid (see `truth.books`)."""
         with self.chassis.tx() as tx:
-            return truth.books(tx, brief=brief)
+            known = truth.books(tx, brief=brief)
+            return {**known, "alipay": self.alipay.truth(tx)}
 
     def run_due(self) -> None:
         """Do every job that is due now; for a simulation that owns the time and enters nothing."""
@@ -265,7 +315,15 @@ class World:
         ports = Ports(self._config.data)
         for name, wanted, listen in (
             ("sftp", self._config.sftp_port, self._listen_sftp),
-            ("http", self._config.http_port, self._listen_http),
+            *(
+                (server.name, port, self._serving(server))
+                for server, port in (
+                    (self._http, self._config.http_port),
+                    (self._wechat, self._config.wechat_port),
+                    (self._wechat_tls, self._config.wechat_tls_port),
+                    (self._alipay, self._config.alipay_port),
+                )
+            ),
         ):
             if wanted is None:
                 continue
@@ -283,51 +341,29 @@ class World:
         self.sftp_address = f"127.0.0.1:{self._sftp.get_port()}"
         return self._sftp.get_port()
 
-    async def _listen_http(self, port: int) -> int:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-            listener.listen(1024)
-        except OSError:
-            listener.close()
-            raise
-        config = uvicorn.Config(
-            self.app, http=CuttableProtocol, ws="none", lifespan="off", log_config=None,
-            access_log=False, timeout_graceful_shutdown=2, timeout_keep_alive=65,
-        )  # fmt: skip
-        self._http = _QuietServer(config)
-        self._start("http", self._http.serve(sockets=[listener]))
-        while not self._http.started:
-            await asyncio.sleep(0.01)
-            failure = self._failure()
-            if failure is not None:
-                raise failure
-        got = int(listener.getsockname()[1])
-        self.http_url = f"http://127.0.0.1:{got}"
-        return got
+    def _serving(self, server: HttpServer) -> Callable[[int], Coroutine[Any, Any, int]]:
+        async def listen(port: int) -> int:
+            got = await server.listen(port)
+            self._servers.append(server)
+            if server.task is not None:
+                self._tasks.append(server.task)
+            return got
+
+        return listen
 
     async def _stop(self) -> None:
         """Stop servers, then loops, then close the books."""
         if self._sftp is not None:
             self._sftp.close()
             await self._sftp.wait_closed()
+        serving = {server.task for server in self._servers}
+        for server in self._servers:
+            server.stop()
         for task in self._tasks:
-            if self._http is not None and task.get_name() == "sandbox-http":
-                self._http.should_exit = True
-            else:
+            if task not in serving:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.chassis.store.close()
-
-
-class _QuietServer(uvicorn.Server):
-    """uvicorn inside somebody else's process: signals are not its business."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Leave the process's signal handlers alone."""
-        yield
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

@@ -113,9 +113,7 @@ class Run:
         if isinstance(self.rail, ReadsWebhooks):
             for each in deliveries:
                 self.belief.hear(
-                    self.rail.read_webhook(
-                        self.harness.account, each.headers, each.body, self.harness.now()
-                    )
+                    self.rail.read_webhook(self.harness.account, each.headers, each.body, each.at)
                 )
         if isinstance(self.rail, FetchesFiles):
             seen = frozenset(self.harness.seen)

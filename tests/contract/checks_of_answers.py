@@ -99,7 +99,8 @@ async def forged_webhook_is_refused(harness: Harness) -> None:
         forgeries.append(replace(sent, headers={**sent.headers, name: turned}))
         rest = {key: value for key, value in sent.headers.items() if key != name}
         forgeries.append(replace(sent, headers=rest))
-    for forged in forgeries:
+    # A provider that encrypts its notifications has no such word in them.
+    for forged in (one for one in forgeries if one != sent):
         slug = refused(rail, harness.account, forged, harness.now())
         expect(slug is not None, "a forged notification was believed")
 

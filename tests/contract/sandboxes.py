@@ -17,7 +17,7 @@ from tests.contract.harness import Delivery, Fate, Fault
 from tests.contract.http_server import Answering, Reply
 from tests.contract.support import OUR_IBAN, iban_of, payee_iban, payee_wallet
 
-from paymaster.kernel.clock import WallClock
+from paymaster.kernel.clock import AheadClock, WallClock
 from paymaster.kernel.ids import reference
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Instruction, Payee, Rail, RailAccount
@@ -40,6 +40,23 @@ class Outside:
         self.data = data
         self.numbers = itertools.count(1)
         self.heard = 0
+        self.clock = AheadClock(WallClock())
+        """The providers' time: it runs ahead once a day was closed by advancing the world."""
+        self.came: list[datetime] = []
+        """When each message of `hooks` came."""
+
+    def note(self) -> Reply:
+        """A message has come."""
+        self.came.append(self.clock.now())
+        return Reply(200, b"success")
+
+    async def go_on(self, seconds: int) -> None:
+        """Advance the world, and the clocks with which its providers sign."""
+        self.clock.learn(self.clock.ahead_seconds + seconds)
+        ahead = self.clock.ahead_seconds
+        await self.control("/clock", {"advance_seconds": seconds})
+        await self.control("/wechat/settings", {"clock_skew_seconds": ahead})
+        await self.control("/alipay/faults", {"skew_seconds": ahead})
 
     async def control(self, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
         """Turn a knob, or read the truth."""
@@ -63,7 +80,7 @@ async def outside(data: Path) -> AsyncGenerator[Outside]:
     """A fresh world with a bank account and a wallet float of 100,000.00 EUR each."""
     async with (
         World(WorldConfig(data=data, scan_seconds=0.5)) as world,
-        Answering(lambda _: Reply(204)).running() as hooks,
+        Answering(lambda _: found.note()).running() as hooks,
         new_client() as client,
     ):
         found = Outside(world, client, hooks, data)

@@ -18,8 +18,9 @@ from tests.statements import (
 from tests.world import PostgresServer
 
 from paymaster.db.outbox import Outgoing
+from paymaster.dispatch import outcome
 from paymaster.kernel.ids import text_id
-from paymaster.rails.base import LineKind
+from paymaster.rails.base import LineKind, Outcome, Verdict
 from paymaster.reconcile.wire import Answer
 
 
@@ -32,6 +33,20 @@ async def test_a_payment_is_booked_and_paid(postgres: PostgresServer) -> None:
         assert await desk.withdrawal(payout) == "paid"
         assert (await desk.balance("clearing", BANK.id)).minor == 0
         assert await desk.breaks() == []
+        await desk.assert_proven()
+
+
+async def test_what_waits_for_its_payee_is_not_paid_by_a_line(postgres: PostgresServer) -> None:
+    """Some providers set the money apart when they take an order, and show that as a movement."""
+    async with office(postgres) as desk:
+        payout = await desk.payout("10.00")
+        waits = [Outcome(payout.key, Verdict.AWAITING)]
+        await desk.world.run(lambda tx: outcome.apply(tx, BANK.id, waits, evidence="query"))
+        await desk.store(sheet("100.00", paid(payout)))
+        await desk.settle()
+        assert await desk.withdrawal(payout) == "awaiting_payee"
+        assert await desk.kinds() == ["attempt-contradicts"]
+        assert (await desk.balance("held", payout.user_id)).text() == "10.00"
         await desk.assert_proven()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +11,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.sealed import seal_all, superuser
+from tests.awaiting import plant_confirmation
+from tests.sealed import new_version, seal_all, superuser
 from tests.served import IBAN, Served, serve
 from tests.world import ACTOR, START, PostgresServer
 
@@ -36,18 +35,12 @@ TEMPO = Tempo(look=10, take=7)
 PLACES = {
     "inbox": lambda n: place("inbox", "rail-7", f"m{n:03}"),
     "batch": lambda n: place("batch", 1, n),
+    "confirmation": lambda n: place("confirmation", 1, n),
     "rail_file": lambda n: place("rail_file", n),
     "statement_line": lambda n: place("statement_line", 7, f"L{n}"),
     "webhook_secret": lambda n: place("webhook_secret", n),
 }
-
-
-def new_version(folder: Path, name: str) -> None:
-    """The next version beside those that are there."""
-    number = len(list(folder.glob(f"{name}*"))) + 1
-    path = folder / (f"{name}.{number}" if number > 1 else name)
-    path.write_text("base64:" + base64.b64encode(os.urandom(32)).decode())
-    path.chmod(0o600)
+NAMED = {"inbox": "substring(message_id from 2)::int", "confirmation": "attempt_id"}
 
 
 async def all_of(one: Rewrapper) -> None:
@@ -95,7 +88,7 @@ class Kept:
         for table, where in PLACES.items():
             schema = "control" if table == "webhook_secret" else "cell_1"
             with superuser(self.served.world, schema) as owner:
-                names = "substring(message_id from 2)::int" if table == "inbox" else "id"
+                names = NAMED.get(table, "id")
                 rows = owner.execute(
                     f"SELECT {names} AS n, sealed FROM {table} WHERE sealed IS NOT NULL"
                     + (" AND source = 'rail-7'" if table == "inbox" else "")
@@ -105,11 +98,11 @@ class Kept:
                 opened = sealer.open_bytes(bytes(row["sealed"]), where(row["n"]))
                 assert opened == f"{table} {row['n']}".encode()
 
-        async def look(tx: CellTx) -> None:
-            for number in self.letters:
-                assert await dead_letter.opened(tx, sealer, number) == b"a line"
-
-        await self.served.world.run(look)
+        for number in self.letters:
+            letter = await self.served.world.run(
+                lambda tx, n=number: dead_letter.opened(tx, sealer, n)
+            )
+            assert letter == b"a line"
         for name, holder in profiles.items():
             shown = await self.served.ok("GET", f"/v1/users/{name}")
             assert shown["profile"]["city"] == holder
@@ -149,6 +142,7 @@ async def fill(served: Served) -> list[int]:
                 " %s, NULL, NULL, 't', 1)",
                 (n, f"b{n}", value("batch", n), START),
             )
+            plant_confirmation(owner, n, value("confirmation", n))
             owner.execute(
                 "INSERT INTO rail_file VALUES (%s, 7, %s, 'd', %s, 'read', NULL, NULL, %s)",
                 (n, f"f{n}", value("rail_file", n), START),
@@ -372,9 +366,8 @@ async def test_fingerprints_come_under_the_new_key_and_look_ups_find_both(kept: 
         """How many users share each destination, as screening finds it."""
         ids = [number for number in await stored() if number != gone.id]
         prints = await cell.read(lambda tx: destinations.fingerprints_of(tx, sealer, ids))
-        return set(
-            (await dbs.control.read(lambda tx: destinations.shared_by(tx, 1, prints))).values()
-        )
+        found = await dbs.control.read(lambda tx: destinations.shared_by(tx, 1, prints))
+        return set(found.values())
 
     assert set((await stored()).values()) == {before}
     assert await shared() == {6}

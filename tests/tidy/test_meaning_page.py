@@ -9,7 +9,9 @@ from paymaster.rails import meaning
 
 PROJECT = Path(__file__).resolve().parents[2]
 RAILS = PROJECT / "src" / "paymaster" / "rails"
-ELSEWHERE = {"iso20022/pain001.py", "sandbox_wallet/rail.py"}
+ELSEWHERE = {
+    "alipay/prepare.py", "iso20022/pain001.py", "sandbox_wallet/rail.py", "wechat/prepare.py",
+}  # fmt: skip
 """Where payments are refused one by one, with a problem for each: `instruction-refused`."""
 
 

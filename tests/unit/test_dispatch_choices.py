@@ -10,7 +10,7 @@ import pytest
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.failures import find, waits_for_funds
 from paymaster.dispatch.lane import Lane
-from paymaster.dispatch.machine import ATTEMPT, MACHINES, TRANSFER, AttemptState
+from paymaster.dispatch.machine import ATTEMPT, MACHINES, TRANSFER, UNRESOLVED
 from paymaster.dispatch.route import Candidate, choose
 from paymaster.dispatch.window import NEVER, next_close, window_fault
 from paymaster.kernel.machine import Machine
@@ -201,8 +201,7 @@ def test_a_reason_with_its_detail_is_the_code() -> None:
 
 
 def test_an_attempt_can_always_become_known() -> None:
-    unresolved = {AttemptState.SENDING, AttemptState.UNKNOWN, AttemptState.SENT}
-    for state in unresolved:
+    for state in UNRESOLVED:
         assert ATTEMPT.allows(state, "pay")
         assert ATTEMPT.allows(state, "reject")
     assert ATTEMPT.terminal() == {"rejected", "returned"}
@@ -216,6 +215,7 @@ def test_a_withdrawal_can_follow_every_move_of_its_attempt() -> None:
     follows = {
         "lose": "lose",
         "accept": "accept",
+        "await": "await",
         "pay": "settle",
         "reject": "reject",
         "return": "return",

@@ -147,7 +147,14 @@ def test_a_rail_knows_its_own_codes_and_the_shared_ones() -> None:
 
 def test_dispatch_uses_the_same() -> None:
     assert dictionary() == used.DICTIONARY
-    assert {name for name, _ in each_file()} == {"iso20022", "sandbox_wallet", "iso", "ours"}
+    assert {name for name, _ in each_file()} == {
+        "alipay",
+        "iso20022",
+        "sandbox_wallet",
+        "wechat",
+        "iso",
+        "ours",
+    }
 
 
 def test_the_page_is_made_from_the_data() -> None:

@@ -14,6 +14,7 @@ from paymaster.api import (
     approvals,
     audit,
     automatic,
+    awaiting,
     campaigns,
     days,
     debts,
@@ -32,6 +33,7 @@ from paymaster.api import (
     issuers,
     keys,
     kyc,
+    links,
     me,
     money,
     quotes,
@@ -73,6 +75,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     kyc.router,
     tokens.of_users,
     destinations.router,
+    links.router,
     factors.router,
     stepup.router,
     money.router,
@@ -86,6 +89,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     quotes.router,
     withdrawals.router,
     automatic.router,
+    awaiting.router,
     explain.router,
     withdrawal_acts.router,
     holds.router,
@@ -149,6 +153,7 @@ def build_api(deps: Deps, hot_routes: Mapping[Address, Route] | None = None) -> 
     cursors = stream.cursor_maker(Cursors(deps.secrets.hmac))
     app.state.streams = streams = Hub(deps.dbs, deps.settings.streams, cursors, deps.metrics)
     staff_login.install(app, deps)
+    app.include_router(links.browsers)
     app.state.guesses = guesses = KeyGuesses(deps.clock)
     shared = Shared(deps.dbs, [guesses.share])
     guesses.look_again = shared.later

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Path, Request
+from starlette.responses import Response
 
 from paymaster.api.context import deps_of, trace_of
 from paymaster.api.hot import Inbox
 from paymaster.api.models import Reply
 from paymaster.api.shapes_operate import ReceivedOut
-from paymaster.kernel.errors import NotFound
-from paymaster.settle.webhook import receive
+from paymaster.kernel.errors import NotFound, PaymasterError
+from paymaster.observe import get_logger
+from paymaster.rails.base import WebhookAnswer
+from paymaster.settle.webhook import receive, refusal
 
 router = APIRouter(tags=["hooks"])
+_log = get_logger(__name__)
 Part = Annotated[str, Path(max_length=128)]
 
 
@@ -22,25 +26,39 @@ def inbox_of(request: Request) -> Inbox:
     return cast("Inbox", request.app.state.inbox)
 
 
+def _in_its_words(said: WebhookAnswer) -> Response:
+    return Response(said.body, said.status, media_type=said.content_type)
+
+
 @router.post("/v1/hooks/{tenant}/{mode}/{rail_account}", response_model=ReceivedOut)
-async def take_webhook(request: Request, tenant: Part, mode: Part, rail_account: Part) -> Reply:
+async def take_webhook(request: Request, tenant: Part, mode: Part, rail_account: Part) -> Response:
     """Verify, keep, acknowledge; what it says is applied afterwards.
 
-    Anything but 2xx means that it was not kept: send it again.
+    Anything but 2xx means that it was not kept: send it again. A provider that wants to hear
+    certain words hears those, also when its message is refused.
     """
     deps = deps_of(request)
     wanted = [e for e in deps.dbs.environments() if (e.tenant, e.mode) == (tenant, mode)]
     if not wanted or not rail_account.isprintable():
         raise NotFound("rail-account-unknown", "There is no rail account at this address.")
-    received = await receive(
-        deps.dbs,
-        deps.rails,
-        deps.secrets.sealer,
-        wanted[0].id,
-        rail_account,
-        dict(request.headers),
-        await request.body(),
-        trace_of(request),
-        inbox_of(request).keep,
-    )
+    try:
+        received = await receive(
+            deps.dbs,
+            deps.rails,
+            deps.secrets.sealer,
+            wanted[0].id,
+            rail_account,
+            dict(request.headers),
+            await request.body(),
+            trace_of(request),
+            inbox_of(request).keep,
+        )
+    except PaymasterError as error:
+        said = await refusal(deps.dbs, deps.rails, wanted[0].id, rail_account, error)
+        if said is None:
+            raise
+        _log.info("webhook_refused", rail_account=rail_account, slug=error.slug)
+        return _in_its_words(said)
+    if received.answer is not None:
+        return _in_its_words(received.answer)
     return Reply({"new": received.new, "again": received.again, "unmatched": received.unmatched})

@@ -87,6 +87,15 @@ class ExplainedOut(Shape):
     staff: dict[str, Any] | None
 
 
+class ConfirmationOut(Shape):
+    """What opens the provider's page; `public` has the provider's own names."""
+
+    withdrawal: str
+    package: str
+    expires_at: Time
+    public: dict[str, str]
+
+
 class ReceiptOut(FiguresOut):
     """The receipt of a payment."""
 

@@ -27,6 +27,7 @@ from paymaster.people.factors.binding import (
     RECOVERY_CODES,
     Binding,
     Purpose,
+    linking,
     new_accounts,
     removal,
 )
@@ -52,14 +53,15 @@ class NewAccount(Body):
 class AskStepUp(Body):
     """What shall be done: exactly the fields that the purpose needs.
 
-    `withdrawal`: amount and destination. `destination`: account. `factor`: act, and for `remove`
-    the factor.
+    `withdrawal`: amount and destination. `destination`: account, or the provider of which an
+    account is to be linked. `factor`: act, and for `remove` the factor.
     """
 
     purpose: Purpose = Field(strict=False)
     amount: Amount | None = None
     destination: Annotated[Text, StringConstraints(max_length=40)] | None = None
     account: NewAccount | None = None
+    link: Literal["wechat", "alipay"] | None = None
     act: Literal["add", "remove", "recovery-codes"] | None = None
     factor: Annotated[Text, StringConstraints(max_length=40)] | None = None
 
@@ -112,7 +114,7 @@ async def ask_step_up(call: OwnUsers, user: UserPath, body: AskStepUp) -> Reply:
 
 _FIELDS: dict[Purpose, tuple[tuple[str, ...], ...]] = {
     Purpose.WITHDRAWAL: (("amount", "destination"),),
-    Purpose.DESTINATION: (("account",),),
+    Purpose.DESTINATION: (("account",), ("link",)),
     Purpose.FACTOR: (("act",), ("act", "factor")),
 }
 """What each purpose needs."""
@@ -122,7 +124,7 @@ async def _binding(call: Call, tx: CellTx, ref: Ref, body: AskStepUp) -> Binding
     """What the proof shall be for. Raises Refusal, Unprocessable, NotFound."""
     given = tuple(
         name
-        for name in ("amount", "destination", "account", "act", "factor")
+        for name in ("amount", "destination", "account", "link", "act", "factor")
         if getattr(body, name) is not None
     )
     if given not in _FIELDS[body.purpose]:
@@ -141,6 +143,8 @@ async def _binding(call: Call, tx: CellTx, ref: Ref, body: AskStepUp) -> Binding
         return Binding(
             body.purpose, new_accounts(sealer, account.kind, account.currency, checked)[0]
         )
+    if body.link is not None:
+        return Binding(body.purpose, linking(body.link))
     if (body.act == "remove") != (body.factor is not None):
         raise Refusal("request-invalid", "Name the factor to remove, and only then.")
     if body.factor is not None:

@@ -38,13 +38,17 @@ class NextOut(Shape):
 
 
 class UnknownOut(Shape):
-    """A payment without proof either way; `sent` if its provider took it in and says no more."""
+    """A payment without proof either way.
+
+    `sent` if its provider took it in and says no more, `awaiting_payee` if its payee should have
+    accepted it long ago.
+    """
 
     id: str
     subject: str
     rail_account: str | None
     reference: str
-    state: Literal["unknown", "sent"]
+    state: Literal["unknown", "sent", "awaiting_payee"]
     amount: MoneyOut
     since: Time
     code: str | None

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from paymaster.api import awaiting
 from paymaster.api.context import Call, Key, OwnReads, OwnWithdrawals
 from paymaster.api.door import Door
 from paymaster.api.factors import StepUpId, not_staff
@@ -28,6 +29,7 @@ from paymaster.api.shapes import Page, RequestedOut, StoryOut, WithdrawalOut
 from paymaster.api.stepup import by
 from paymaster.db.idempotency import Key as StoredKey
 from paymaster.db.tx import CellTx, ControlRead
+from paymaster.dispatch import confirmation
 from paymaster.kernel.errors import Conflict, NotFound, Refusal
 from paymaster.kernel.ids import Ref, parse_text_id
 from paymaster.kernel.money import Money
@@ -224,13 +226,18 @@ async def cancel_withdrawal(
 ) -> Reply:
     """Take it back before it is sent; the money is available again.
 
-    The same again by the same caller changes nothing. Who comes too late is told who was there
-    before, and when.
+    One that waits for its payee is still `awaiting_payee` afterwards: its provider is asked to
+    take it back, where it can, and its last word ends it. The same again by the same caller
+    changes nothing. Who comes too late is told who was there before, and when.
     """
+    takes_back = await awaiting.can_take_back(call)
 
     async def act(tx: CellTx, number: int) -> None:
-        owner = (await view.one(tx, number, user_id=call.mine)).row.user_id
-        await moves.cancel(tx, owner, number, body.reason if body else None)
+        row, reason = (await view.one(tx, number, user_id=call.mine)).row, body and body.reason
+        if row.state == State.AWAITING_PAYEE:
+            await confirmation.take_back(tx, row.user_id, number, takes_back, reason)
+        else:
+            await moves.cancel(tx, row.user_id, number, reason)
 
     return await _act(call, withdrawal, act)
 

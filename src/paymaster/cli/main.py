@@ -29,6 +29,7 @@ from paymaster.cli import (
     rates,
     relay,
     run,
+    sandbox,
     screen,
     secrets,
     sim,
@@ -53,6 +54,7 @@ app.command("demo")(demo_command.demo)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.command("sim")(sim.sim)
+app.command("sandbox")(sandbox.sandbox)
 app.command("funding")(funding.funding)
 app.command("listen")(listen.listen)
 app.command("openapi")(run.openapi)

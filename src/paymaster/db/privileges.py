@@ -87,12 +87,16 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "attempt": (
         "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",
         "booked_on", "booked_line", "returned_on", "returned_line", "version", "alerted",
+        "cancel_at",
     ),
     "automatic_payout": (
         "mode", "destination_id", "minimum", "at_most", "every", "on_day", "own", "proven",
         "due_at", "last_at", "last_slug", "last_detail", "last_withdrawal_id", "changed_at",
         "version",
     ),
+    "confirmation": ("sealed", "expires_at"),
+    "link_way": ("state", "code_hash", "lease_until", "slug", "link_id", "version"),
+    "link": ("state", "owner_id", "owner_version", "unlinked_at", "version"),
     "payout_window": ("due_at", "lease_token", "version"),
     "transfer": ("state", "number", "due_at", "lease_token", "version"),
     "rail_file": ("state", "slug", "detail", "sealed"),
@@ -112,6 +116,10 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "webhook_replay": ("at_seq", "queued", "done_at"),
     "mail": ("state", "tries", "due_at", "lease_token", "outcome", "tried_at"),
     # control
+    "link_provider": (
+        "settings", "secrets", "currency", "return_to", "enabled", "version", "changed_at",
+    ),
+    "link_owner": ("cell", "user_id", "owner_id", "version", "bound_at"),
     "payout_policy": (
         "failover", "most_orders", "tries_before_leaving", "automatic", "version", "changed_at",
     ),
@@ -154,7 +162,10 @@ DELETABLE = frozenset({
     "person_role", "login_used", "staff_session", "four_eyes_limit", "issuer_audience",
     "factor", "recovery_code", "step_up", "step_up_policy",
     "webhook_delivery", "webhook_replay", "webhook_secret", "mail", "day_draft", "quote",
+    "confirmation", "link_way", "link_owner",
 })  # fmt: skip
 """Tables from which rows may go: expired keys, personal data on erasure, asks that were served,
 factors that were removed, step-ups long past, rules that were replaced, messages out and their
-secrets after their time, days that were signed, quotes that nobody used."""
+secrets after their time, days that were signed, quotes that nobody used,
+what opened a provider's page for a payment that has its end, ways to link that are long over, and
+whose a linked account was."""

@@ -12,6 +12,7 @@
     proof      why a dead order pays nobody: without it there is no other order
     failover   what follows a dead order: another account, the same one later, or the end
     unknowns   what nobody can tell about for too long: warnings, and what comes next
+    confirmation  what a payee needs to accept a payment, and the wish to take it back
     outcome    the one place where an answer changes an attempt and what it pays
     transfer   the company's own money between two of its accounts
     failures   what a provider's code means, to the earner and to the operator

@@ -127,6 +127,25 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
     )
 
 
+async def take_awaiting(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
+    """Lock orders by id whose payments wait for their payees, those nobody else works on."""
+    return await tx.fetch(
+        """
+        SELECT b.id, b.batch_key, b.rail_account_id, b.sealed, b.digest, b.state, b.tries,
+            b.created_at, b.sent_at, b.ended, b.ended_at,
+            (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
+            (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
+                AND a.state = 'awaiting_payee' AND a.cancel_at IS NULL) AS unresolved,
+            (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id AND (a.state <> 'awaiting_payee'
+                OR a.cancel_at IS NOT NULL OR a.code = 'decided-by-hand')) AS spoilt
+        FROM batch b WHERE b.id = ANY(%s) AND b.state IN ('unknown', 'answered', 'sent')
+        ORDER BY b.id FOR UPDATE OF b SKIP LOCKED
+        """,
+        (list(batch_ids),),
+        BatchRow,
+    )
+
+
 class Share(NamedTuple):
     """A withdrawal that an order pays; `number` counts the orders of that withdrawal."""
 
@@ -224,7 +243,8 @@ async def lease(tx: CellTx, batch_ids: Sequence[int], token: int, until: datetim
 class Asked:
     """A claimed attempt that the provider is asked about.
 
-    `over`: every try of its order has ended here, the last one at `ended_at`.
+    `over`: every try of its order has ended here, the last one at `ended_at`. `cancels`: its user
+    wants it taken back. `confirms`: what its payee needs to accept it is kept.
     """
 
     id: int
@@ -236,6 +256,8 @@ class Asked:
     sent_at: datetime | None
     ended_at: datetime | None
     over: bool
+    cancels: bool
+    confirms: bool
 
 
 async def claim_attempts(
@@ -246,13 +268,14 @@ async def claim_attempts(
         """
         WITH due AS (
             SELECT id FROM attempt WHERE rail_account_id = %s AND due_at <= %s
-                AND state IN ('unknown', 'sent')
+                AND state IN ('unknown', 'sent', 'awaiting_payee')
             ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
         )
         UPDATE attempt a SET due_at = %s, lease_token = %s, tries = a.tries + 1
         FROM due, batch b WHERE a.id = due.id AND b.id = a.batch_id
         RETURNING a.id, a.batch_id, a.key, a.state, a.tries, a.lease_token, b.sent_at,
-            b.ended_at, b.ended = b.tries AS over
+            b.ended_at, b.ended = b.tries AS over, a.cancel_at IS NOT NULL AS cancels,
+            EXISTS (SELECT FROM confirmation c WHERE c.attempt_id = a.id) AS confirms
         """,
         (rail_account_id, tx.now, limit, until, token),
         Asked,
@@ -280,7 +303,7 @@ async def ask_later(tx: CellTx, attempts: Sequence[tuple[int, datetime]]) -> Non
         """
         UPDATE attempt a SET due_at = u.due, lease_token = 0
         FROM unnest(%s::bigint[], %s::timestamptz[]) AS u (id, due)
-        WHERE a.id = u.id AND a.state IN ('unknown', 'sent')
+        WHERE a.id = u.id AND a.state IN ('unknown', 'sent', 'awaiting_payee')
         """,
         ([attempt_id for attempt_id, _ in attempts], [due_at for _, due_at in attempts]),
     )
@@ -292,7 +315,7 @@ async def stop_asking(tx: CellTx, rail_account_id: int, limit: int) -> int:
         """
         UPDATE attempt SET due_at = NULL WHERE id IN (
             SELECT id FROM attempt WHERE rail_account_id = %s AND due_at <= %s
-                AND state IN ('unknown', 'sent')
+                AND state IN ('unknown', 'sent', 'awaiting_payee')
             ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
         )
         """,

@@ -29,7 +29,7 @@ BY_HAND = "decided-by-hand"
 """The code of what a person found out."""
 
 _NOT_UNKNOWN = "attempt-not-unknown"
-_OPEN = (AttemptState.UNKNOWN, AttemptState.SENT)
+_OPEN = (AttemptState.UNKNOWN, AttemptState.SENT, AttemptState.AWAITING)
 
 
 class Finding(StrEnum):
@@ -88,7 +88,7 @@ async def _concerned(
             _NOT_UNKNOWN,
             f"The attempt is {this.state} and its order {this.batch_state}: nothing to decide.",
         )
-    if finding is Finding.PAID or this.state == AttemptState.SENT:
+    if finding is Finding.PAID or this.state != AttemptState.UNKNOWN:
         return this, [this]
     return this, [each for each in order if each.state == AttemptState.UNKNOWN]
 

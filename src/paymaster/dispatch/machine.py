@@ -3,6 +3,7 @@
 An attempt is one order for one payment. It is `sending` from the transaction that stores its bytes;
 whatever happens to this process then, the row says that money may be on its way.
 
+    awaiting    the provider has it and waits for the payee to accept it; only the provider ends it
     rejected    the provider's definite no, or proof that the order never left
     paid        the provider says the money went out; on no rail is that the last word
     returned    it came back
@@ -22,6 +23,7 @@ class AttemptState(StrEnum):
     SENDING = "sending"
     UNKNOWN = "unknown"
     SENT = "sent"
+    AWAITING = "awaiting_payee"
     PAID = "paid"
     REJECTED = "rejected"
     RETURNED = "returned"
@@ -32,6 +34,7 @@ class AttemptEvent(StrEnum):
 
     LOSE = "lose"
     ACCEPT = "accept"
+    AWAIT = "await"
     PAY = "pay"
     REJECT = "reject"
     RETURN = "return"
@@ -43,19 +46,27 @@ ATTEMPT: Final = Machine(
     (
         Move(AttemptState.SENDING, AttemptEvent.LOSE, AttemptState.UNKNOWN),
         Move(AttemptState.SENDING, AttemptEvent.ACCEPT, AttemptState.SENT),
+        Move(AttemptState.SENDING, AttemptEvent.AWAIT, AttemptState.AWAITING),
         Move(AttemptState.SENDING, AttemptEvent.PAY, AttemptState.PAID),
         Move(AttemptState.SENDING, AttemptEvent.REJECT, AttemptState.REJECTED),
         Move(AttemptState.UNKNOWN, AttemptEvent.ACCEPT, AttemptState.SENT),
+        Move(AttemptState.UNKNOWN, AttemptEvent.AWAIT, AttemptState.AWAITING),
         Move(AttemptState.UNKNOWN, AttemptEvent.PAY, AttemptState.PAID),
         Move(AttemptState.UNKNOWN, AttemptEvent.REJECT, AttemptState.REJECTED),
+        Move(AttemptState.SENT, AttemptEvent.AWAIT, AttemptState.AWAITING),
         Move(AttemptState.SENT, AttemptEvent.PAY, AttemptState.PAID),
         Move(AttemptState.SENT, AttemptEvent.REJECT, AttemptState.REJECTED),
+        Move(AttemptState.AWAITING, AttemptEvent.ACCEPT, AttemptState.SENT),
+        Move(AttemptState.AWAITING, AttemptEvent.PAY, AttemptState.PAID),
+        Move(AttemptState.AWAITING, AttemptEvent.REJECT, AttemptState.REJECTED),
         Move(AttemptState.PAID, AttemptEvent.RETURN, AttemptState.RETURNED),
     ),
 )
 """The table of attempts."""
 
-UNRESOLVED: Final = frozenset({AttemptState.SENDING, AttemptState.UNKNOWN, AttemptState.SENT})
+UNRESOLVED: Final = frozenset({
+    AttemptState.SENDING, AttemptState.UNKNOWN, AttemptState.SENT, AttemptState.AWAITING,
+})  # fmt: skip
 """States in which the provider still owes an answer."""
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from paymaster.db import outbox_lines
 from paymaster.db.outbox_lines import Line
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.dispatch import failures, proof, store, transfer
+from paymaster.dispatch import confirmation, failures, proof, store, transfer
 from paymaster.dispatch.failures import Category
 from paymaster.dispatch.machine import ATTEMPT, AttemptEvent, AttemptState, TransferEvent
 from paymaster.dispatch.policy import MOST_ORDERS
@@ -26,7 +26,8 @@ from paymaster.dispatch.store import AttemptChange, AttemptRow
 from paymaster.dispatch.told import contradicted, moved_on
 from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.ids import text_id
-from paymaster.rails.base import Outcome, Verdict
+from paymaster.rails.base import Confirmation, Outcome, Verdict
+from paymaster.secrets.sealing import Sealer
 from paymaster.withdraw import moves, pinned
 from paymaster.withdraw.failing import pause_failing
 
@@ -35,6 +36,9 @@ ASK_UNKNOWN_AFTER: Final = timedelta(seconds=2)
 
 ASK_SENT_AFTER: Final = timedelta(seconds=30)
 """How long an accepted attempt waits for the provider's message before it is asked about."""
+
+ASK_AWAITING_AFTER: Final = timedelta(minutes=1)
+"""How long a payee is left alone before the provider is asked for the first time."""
 
 TIME_MAY_HELP: Final = frozenset({ProofKind.NEVER_SENT, ProofKind.NOT_FOUND})
 """Proofs of orders that were given up unpaid, for no fault of anybody's."""
@@ -76,6 +80,7 @@ class Applied:
 
 _EVENTS: dict[Verdict, AttemptEvent] = {
     Verdict.ACCEPTED: AttemptEvent.ACCEPT,
+    Verdict.AWAITING: AttemptEvent.AWAIT,
     Verdict.PAID: AttemptEvent.PAY,
     Verdict.REJECTED: AttemptEvent.REJECT,
     Verdict.RETURNED: AttemptEvent.RETURN,
@@ -100,14 +105,27 @@ class _Book:
     failing: list[int] = field(default_factory=list[int])
     proofs: list[Proof] = field(default_factory=list[Proof])
 
+    def ended(self) -> list[int]:
+        """The attempts with their end that had something kept for their payee."""
+        return [
+            row.id
+            for row in self.rows.values()
+            if row.confirms and row.id in self.changes and row.state in _ENDED
+        ]
+
 
 async def apply(
-    tx: CellTx, rail_account_id: int, outcomes: Sequence[Outcome], *, evidence: str | Sequence[str]
+    tx: CellTx,
+    rail_account_id: int,
+    outcomes: Sequence[Outcome],
+    *,
+    evidence: str | Sequence[str],
+    sealer: Sealer | None = None,
 ) -> list[Applied]:
     """Apply what a rail account's provider says; one answer each, in order.
 
     `evidence` names where it was said (`send`, `query`, `webhook:ev_1`, `statement:sl_...`), for
-    all outcomes or for each.
+    all outcomes or for each. With `sealer`, what a payee needs to accept a payment is kept.
     """
     if not outcomes:
         return []
@@ -125,9 +143,23 @@ async def apply(
         await store.write_attempts(tx, list(book.changes.values()))
     await proof.write(tx, book.proofs)
     await outbox_lines.put(tx, book.told)
+    await confirmation.drop(tx, book.ended())
+    if sealer is not None:
+        await confirmation.keep(tx, sealer, _confirmations(book, outcomes))
     await _close_dead(tx, book.dead)
     await pause_failing(tx, book.failing)
     return [results[index] for index in range(len(outcomes))]
+
+
+def _confirmations(book: _Book, outcomes: Sequence[Outcome]) -> dict[int, Confirmation]:
+    """What came for attempts that wait for their payee now, by attempt; the last word counts."""
+    found: dict[int, Confirmation] = {}
+    for one in outcomes:
+        row = book.rows.get(one.key)
+        waits = row is not None and row.state == AttemptState.AWAITING
+        if row is not None and waits and one.confirmation is not None:
+            found[row.id] = one.confirmation
+    return found
 
 
 async def _close_dead(tx: CellTx, dead: Mapping[int, str]) -> None:
@@ -253,6 +285,7 @@ async def _move_withdrawals(
 
 _FOLLOWS: dict[AttemptEvent, moves.Event] = {
     AttemptEvent.ACCEPT: moves.Event.ACCEPT,
+    AttemptEvent.AWAIT: moves.Event.AWAIT,
     AttemptEvent.PAY: moves.Event.SETTLE,
     AttemptEvent.REJECT: moves.Event.REJECT,
     AttemptEvent.RETURN: moves.Event.RETURN,
@@ -263,7 +296,7 @@ _FOLLOWS: dict[AttemptEvent, moves.Event] = {
 
 def _goes_on(row: AttemptRow, outcome: Outcome, evidence: str) -> bool:
     """Whether a rejected order leaves its withdrawal in the queue; `failover` then decides."""
-    if row.withdrawal_id is None or row.number >= MOST_ORDERS:
+    if row.withdrawal_id is None or row.number >= MOST_ORDERS or row.cancels:
         return False
     if outcome.code == proof.AGAIN or proof.kind_of(evidence) in TIME_MAY_HELP:
         return True
@@ -304,6 +337,7 @@ async def _move_transfers(
     """Transfers follow orders; that they were paid or came back, only statements say."""
     follows = {
         AttemptEvent.ACCEPT: TransferEvent.ACCEPT,
+        AttemptEvent.AWAIT: TransferEvent.ACCEPT,
         AttemptEvent.PAY: TransferEvent.ACCEPT,
         AttemptEvent.REJECT: TransferEvent.REJECT,
         AttemptEvent.LOSE: TransferEvent.LOSE,
@@ -325,7 +359,9 @@ async def _move_transfers(
 _WAITS: dict[str, timedelta] = {
     AttemptState.UNKNOWN: ASK_UNKNOWN_AFTER,
     AttemptState.SENT: ASK_SENT_AFTER,
+    AttemptState.AWAITING: ASK_AWAITING_AFTER,
 }
+_ENDED: Final = frozenset({AttemptState.PAID, AttemptState.REJECTED, AttemptState.RETURNED})
 
 
 def _change(

@@ -59,7 +59,7 @@ def kind_of(evidence: str) -> ProofKind:
     if evidence == ABSENT:
         return ProofKind.NOT_FOUND
     source = evidence.partition(":")[0]
-    if source in {"send", "query"}:
+    if source in {"send", "query", "cancel"}:
         return ProofKind.REFUSED
     return ProofKind.BY_HAND if source == "person" else ProofKind.REPORT
 

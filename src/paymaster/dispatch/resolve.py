@@ -29,7 +29,7 @@ from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import Broken
 from paymaster.observe import get_logger
 from paymaster.rails import meaning
-from paymaster.rails.base import Outcome, Prepared, Queries, RailCaps, Verdict
+from paymaster.rails.base import Cancels, Outcome, Prepared, Queries, RailCaps, Verdict
 from paymaster.rails.meaning import Kind
 from paymaster.secrets.sealing import place
 from paymaster.withdraw import checks
@@ -40,6 +40,7 @@ _LEASE_EXPIRED = meaning.OF[Kind.LEASE_EXPIRED].slug
 _WAIT_FOR_REPORT = timedelta(hours=1)
 _HELD = "given up before it left"
 _SWEEP_ASKED = timedelta(minutes=15)
+_ENDS = frozenset({Verdict.PAID, Verdict.REJECTED, Verdict.RETURNED})
 
 
 async def expire(tx: CellTx, account: PayoutAccount, limit: int) -> int:
@@ -210,14 +211,52 @@ async def claim_questions(tx: CellTx, desk: Desk, account: PayoutAccount, room: 
     return await batch_store.claim_attempts(tx, account.id, room, tx.id(), until)
 
 
+def unshown(told: Sequence[Told]) -> list[int]:
+    """Orders whose payee is waited for, while nobody has what the payee needs; by batch.
+
+    The provider gives it in answer to the order only, so the same bytes go again.
+    """
+    return [
+        each.asked.batch_id
+        for each in told
+        if each.outcome.verdict is Verdict.AWAITING
+        and each.outcome.confirmation is None
+        and not each.asked.confirms
+        and not each.asked.cancels
+    ]
+
+
+async def claim_unshown(
+    tx: CellTx, desk: Desk, account: PayoutAccount, batch_ids: Sequence[int]
+) -> list[Order]:
+    """Claim those of `unshown` for a replay, where that is safe."""
+    rail = desk.rail(account)
+    if rail is None or not account.active:
+        return []
+    rows = [
+        row
+        for row in await batch_store.take_awaiting(tx, batch_ids)
+        if row.unresolved
+        and not row.spoilt
+        and _may_replay(account, rail.caps, row, desk.pace, tx.now)
+    ]
+    return await _claim(tx, desk, account, rows, replay=True)
+
+
 async def ask(
     rail: Queries, account: PayoutAccount, asked: Asked, pace: Pace, clock: Clock
 ) -> Told:
-    """Ask; never raises but for being cancelled. Not inside a transaction."""
+    """Ask; never raises but for being cancelled. Not inside a transaction.
+
+    What its user wants back, the provider is first asked to take back. Only its last word counts:
+    where that answer is none, it is asked what became of the payment.
+    """
     at = clock.now()
     try:
         async with asyncio.timeout(pace.call.total_seconds()):
-            found = await rail.query(account.rail, asked.key)
+            found = await _taken_back(rail, account, asked)
+            if found is None:
+                found = await rail.query(account.rail, asked.key)
     except TimeoutError:
         found = Outcome(asked.key, Verdict.UNKNOWN, detail="No answer in time.")
     except Exception as error:  # noqa: BLE001 - a question that fails has found out nothing
@@ -226,6 +265,18 @@ async def ask(
     if found.key != asked.key:
         found = Outcome(asked.key, Verdict.UNKNOWN, detail="The answer names another payment.")
     return Told(asked, found, at)
+
+
+async def _taken_back(rail: Queries, account: PayoutAccount, asked: Asked) -> Outcome | None:
+    """The end that came of asking to take a payment back; None if that brought no end."""
+    if not asked.cancels or not isinstance(rail, Cancels):
+        return None
+    try:
+        found = await rail.cancel(account.rail, asked.key)
+    except Exception as error:  # noqa: BLE001 - it has told nothing; the question that follows may
+        _log.warning("cancel_failed", key=asked.key, error=type(error).__name__)
+        return None
+    return found if found.verdict in _ENDS else None
 
 
 async def conclude(
@@ -244,7 +295,7 @@ async def conclude(
         for each in mine
         if each.outcome.verdict not in {Verdict.UNKNOWN, Verdict.NOT_FOUND}
     ]
-    applied = await outcome.apply(tx, account.id, decisive, evidence="query")
+    applied = await outcome.apply(tx, account.id, decisive, evidence="query", sealer=desk.sealer)
     moved = {each.key for each in applied if each.done}
     rail = desk.rail(account)
     caps = rail.caps if rail is not None else None
@@ -302,7 +353,8 @@ def _ask_next(
 ) -> datetime:
     """In growing intervals, but no later than when another "not found" would be proof."""
     asked = told.asked
-    backoff = pace.ask_again if asked.state == AttemptState.UNKNOWN else pace.poll_again
+    urgent = asked.state == AttemptState.UNKNOWN or asked.cancels
+    backoff = pace.ask_again if urgent else pace.poll_again
     again = now + backoff.delay(asked.tries, random)
     proof_at = _proof_at(account, caps, told, pace) if caps is not None else None
     return min(again, proof_at) if proof_at is not None and proof_at > now else again

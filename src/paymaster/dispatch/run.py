@@ -353,6 +353,21 @@ class Dispatcher:
             db, lambda tx: resolve.conclude(tx, desk, account, told, self._random)
         )
         if absent:
-            orders = await self._run(db, lambda tx: resolve.claim_proven(tx, desk, account, absent))
-            lane.begin(len(orders))
-            self._deliver(db, account, orders)
+            await self._again(
+                db, account, lambda tx: resolve.claim_proven(tx, desk, account, absent)
+            )
+        if unshown := resolve.unshown(told):
+            await self._again(
+                db, account, lambda tx: resolve.claim_unshown(tx, desk, account, unshown)
+            )
+
+    async def _again(
+        self,
+        db: CellDb,
+        account: PayoutAccount,
+        claim: Callable[[CellTx], Awaitable[list[Order]]],
+    ) -> None:
+        """Send orders again, whatever room there is: the provider has just answered about them."""
+        orders = await self._run(db, claim)
+        self._lanes[account.id].begin(len(orders))
+        self._deliver(db, account, orders)

@@ -30,6 +30,7 @@ from paymaster.observe import get_logger
 from paymaster.rails import meaning
 from paymaster.rails.base import Outcome, Rail, Verdict
 from paymaster.rails.meaning import Kind
+from paymaster.secrets.sealing import Sealer
 
 _log = get_logger(__name__)
 _CALL_TIMEOUT, _RAIL_FAULT = meaning.OF[Kind.CALL_TIMEOUT].slug, meaning.OF[Kind.RAIL_FAULT].slug
@@ -107,7 +108,7 @@ async def finish(
     for account_id in sorted({each.order.account.id for each in mine}):
         here = [each for each in mine if each.order.account.id == account_id]
         told = [(each, said) for each in here for said in _outcomes(each)]
-        await _tell(tx, account_id, told, applied)
+        await _tell(tx, desk.sealer, account_id, told, applied)
         # What could not be applied (another amount, "not found") leaves open whether it was paid.
         unclear = [
             (each, Outcome(result.key, Verdict.UNKNOWN))
@@ -115,7 +116,7 @@ async def finish(
             for result in applied[each.order.batch_id]
             if result.state == AttemptState.SENDING and each.answer is Answer.ANSWERED
         ]
-        await _tell(tx, account_id, unclear, applied)
+        await _tell(tx, desk.sealer, account_id, unclear, applied)
     await batch_store.write(
         tx, [_change(tx, desk, each, applied[each.order.batch_id], random) for each in mine]
     )
@@ -137,13 +138,16 @@ async def _give_up(tx: CellTx, desk: Desk, sent: Sequence[Sent]) -> list[Sent]:
 
 async def _tell(
     tx: CellTx,
+    sealer: Sealer,
     account_id: int,
     told: Sequence[tuple[Sent, Outcome]],
     applied: dict[int, list[outcome.Applied]],
 ) -> None:
     """Apply outcomes of several orders at once, and sort the results by order."""
     evidence = [f"send:{each.answer}" for each, _ in told]
-    results = await outcome.apply(tx, account_id, [said for _, said in told], evidence=evidence)
+    results = await outcome.apply(
+        tx, account_id, [said for _, said in told], evidence=evidence, sealer=sealer
+    )
     for (each, _), result in zip(told, results, strict=True):
         applied[each.order.batch_id].append(result)
 

@@ -161,7 +161,10 @@ async def insert_attempts(tx: CellTx, attempts: Sequence[NewAttempt]) -> None:
 
 
 class AttemptRow(NamedTuple):
-    """An attempt as it is locked and moved; the batch only to be named."""
+    """An attempt as it is locked and moved; the batch only to be named.
+
+    `cancels`: its user wants it taken back. `confirms`: there is a row in `confirmation`.
+    """
 
     id: int
     withdrawal_id: int | None
@@ -176,6 +179,8 @@ class AttemptRow(NamedTuple):
     provider_id: str | None
     code: str | None
     version: int
+    cancels: bool
+    confirms: bool
 
     @property
     def money(self) -> Money:
@@ -188,7 +193,8 @@ async def lock_attempts(tx: CellTx, keys: Sequence[str]) -> dict[str, AttemptRow
     rows = await tx.tuples(
         """
         SELECT id, withdrawal_id, transfer_id, batch_id, rail_account_id, key, amount, asset, state,
-            number, provider_id, code, version
+            number, provider_id, code, version, cancel_at IS NOT NULL,
+            EXISTS (SELECT FROM confirmation c WHERE c.attempt_id = attempt.id)
         FROM attempt WHERE key = ANY(%s) ORDER BY id FOR UPDATE
         """,
         (list(set(keys)),),
@@ -223,8 +229,8 @@ async def write_attempts(tx: CellTx, changes: Sequence[AttemptChange]) -> None:
         """
         UPDATE attempt a SET state = u.state, provider_id = coalesce(u.provider, a.provider_id),
             code = coalesce(u.code, a.code), detail = coalesce(u.detail, a.detail), tries = 0,
-            due_at = u.due, lease_token = 0, resolved_at = coalesce(a.resolved_at, u.resolved),
-            version = a.version + 1
+            alerted = 0, due_at = u.due, lease_token = 0,
+            resolved_at = coalesce(a.resolved_at, u.resolved), version = a.version + 1
         FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(providers)s::text[],
             %(codes)s::text[], %(details)s::text[], %(dues)s::timestamptz[],
             %(resolved)s::timestamptz[])

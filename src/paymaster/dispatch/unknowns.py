@@ -71,7 +71,8 @@ async def listing(
 ) -> list[Unknown]:
     """Those ordered before a moment, oldest first.
 
-    And those that were taken in, ordered before another one, which nobody can be asked about.
+    And those that were taken in, ordered before another one, which nobody can be asked about; and
+    those that have waited for their payee for so long that somebody was warned.
     """
     return await tx.fetch(
         """
@@ -83,6 +84,7 @@ async def listing(
         FROM attempt a JOIN batch b ON b.id = a.batch_id
         WHERE (a.state = 'unknown' AND a.created_at <= %s)
             OR (a.state = 'sent' AND a.due_at IS NULL AND a.created_at <= %s)
+            OR (a.state = 'awaiting_payee' AND a.alerted > 0)
         ORDER BY a.created_at, a.id LIMIT %s
         """,
         (before, silent_before, limit),
@@ -133,7 +135,7 @@ async def warn(tx: CellTx, after: Sequence[timedelta], limit: int) -> int:
             "limit": limit,
         },
     )
-    return await _told(tx, rows, after)
+    return await _tell(tx, "attempt.unknown_old", rows, after)
 
 
 async def warn_silent(tx: CellTx, after: timedelta, limit: int) -> int:
@@ -154,10 +156,32 @@ async def warn_silent(tx: CellTx, after: timedelta, limit: int) -> int:
         """,
         (tx.now - after, limit),
     )
-    return await _told(tx, rows, [after])
+    return await _tell(tx, "attempt.unknown_old", rows, [after])
 
 
-async def _told(tx: CellTx, rows: Sequence[Any], after: Sequence[timedelta]) -> int:
+async def warn_awaiting(tx: CellTx, after: timedelta, limit: int) -> int:
+    """Warn, once, of orders that still wait for their payee although their time should be over.
+
+    Nothing is given back by our own clock: the provider may close them late, and be paid till then.
+    How many.
+    """
+    rows = await tx.tuples(
+        """
+        WITH late AS (
+            SELECT id FROM attempt
+            WHERE state = 'awaiting_payee' AND alerted = 0 AND created_at <= %s
+            ORDER BY created_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+        )
+        UPDATE attempt a SET alerted = 1 FROM late WHERE a.id = late.id
+        RETURNING a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.created_at,
+            a.tries, 1
+        """,
+        (tx.now - after, limit),
+    )
+    return await _tell(tx, "attempt.awaiting_old", rows, [after])
+
+
+async def _tell(tx: CellTx, topic: str, rows: Sequence[Any], after: Sequence[timedelta]) -> int:
     """A line in the log and an event for each; the last value of a row is its place in `after`."""
     lines: list[Line] = []
     for attempt, withdrawal, transfer, account, key, since, asked, level in sorted(rows):
@@ -171,9 +195,9 @@ async def _told(tx: CellTx, rows: Sequence[Any], after: Sequence[timedelta]) -> 
             "minutes": minutes,
             "asked": asked,
         }
-        lines.append(Line("attempt.unknown_old", subject, _ENCODER.encode(said).decode()))
+        lines.append(Line(topic, subject, _ENCODER.encode(said).decode()))
         _log.warning(
-            "attempt_unknown_old", key=key, rail_account=account, minutes=minutes, asked=asked
+            topic.replace(".", "_"), key=key, rail_account=account, minutes=minutes, asked=asked
         )
     await outbox_lines.put(tx, lines)
     return len(lines)
@@ -207,6 +231,8 @@ def next_of(
     window = rail.caps.replay_window
     open_window = window is not None and now < one.created_at + window
     replays = open_window and account.active and not one.spoilt
+    if one.state == "awaiting_payee":
+        return Next("ask", "The payee has not accepted it; the provider is asked.", one.asks_at)
     if one.state == "sent":
         return Next("report", "It was taken in: only a report or statement tells, or a person.")
     if one.order_state == "sending":

@@ -35,7 +35,8 @@ async def under_way(tx: CellRead) -> list[Flow]:
         """
         SELECT rail_account_id, asset, sum(amount)::bigint AS amount, count(*) AS payments,
             min(created_at) AS since
-        FROM attempt WHERE state IN ('sending', 'unknown', 'sent') GROUP BY rail_account_id, asset
+        FROM attempt WHERE state IN ('sending', 'unknown', 'sent', 'awaiting_payee')
+        GROUP BY rail_account_id, asset
         """,
         None,
         Flow,
@@ -87,7 +88,8 @@ async def spare(tx: CellRead, rail_account_id: int, asset: str) -> int:
             WHERE kind IN ('cash', 'clearing') AND owner_id = %(id)s AND asset = %(asset)s
         ) - (
             SELECT coalesce(sum(amount), 0) FROM attempt WHERE rail_account_id = %(id)s
-                AND asset = %(asset)s AND state IN ('sending', 'unknown', 'sent')
+                AND asset = %(asset)s
+                AND state IN ('sending', 'unknown', 'sent', 'awaiting_payee')
         ) - (
             SELECT coalesce(sum(-amount), 0) FROM statement_line WHERE rail_account_id = %(id)s
                 AND asset = %(asset)s AND state = 'asked' AND amount < 0

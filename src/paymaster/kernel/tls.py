@@ -5,6 +5,7 @@ A context holds its certificate; `Reloaded` reads a changed file into it, for la
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,30 @@ def trust(context: ssl.SSLContext, ca: Path) -> None:
         context.load_verify_locations(ca)
     except (OSError, ValueError) as error:
         raise Refusal("certificate-unusable", f"{ca} cannot be used: {_why(error)}.") from None
+
+
+def show(context: ssl.SSLContext, identity: str) -> None:
+    """Prove who we are with a certificate and its key (PEM in one text), without a file of it.
+
+    OpenSSL reads keys from files only: this one lies in memory and has no name. Where the system
+    has no such files the key is not written to a disk instead, but refused.
+
+    Raises Refusal `certificate-unusable`.
+    """
+    if not hasattr(os, "memfd_create"):
+        raise Refusal("certificate-unusable", "Client certificates from a secret need Linux.")
+    held = os.memfd_create("identity", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(held, "wb", closefd=False) as file:
+            file.write(identity.encode())
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(f"/proc/self/fd/{held}", password=lambda: b"")
+    except (OSError, ValueError) as error:
+        raise Refusal(
+            "certificate-unusable", f"The client certificate cannot be used: {_why(error)}."
+        ) from None
+    finally:
+        os.close(held)
 
 
 def _why(error: Exception) -> str:

@@ -198,6 +198,9 @@ def _destinations() -> Iterator[EventType]:
     yield EventType("destination.closed", "A destination takes no more money.", _DESTINATION)
     paused = "Payments to a destination keep failing: nothing goes there until it is resumed."
     yield EventType("destination.paused", paused, _PAUSED)
+    link = (_USER, Field("provider", "text", "`wechat` or `alipay`."), _DESTINATION[0])
+    yield EventType("link.added", "An earner has linked an account.", link)
+    yield EventType("link.removed", "The link to an account was ended.", link)
     yield EventType("destination.resumed", "A paused destination takes money again.", _DESTINATION)
 
 
@@ -209,11 +212,13 @@ def _paying() -> Iterator[EventType]:
     late = (
         *_ATTEMPT[:2],
         Field("since", "time", "When it was ordered."),
-        Field("minutes", "number", "For so long nobody has known, at the least."),
+        Field("minutes", "number", "Nothing was heard for so long, at the least."),
         Field("asked", "number", "How often the provider was asked."),
     )
     said = "Nobody knows for a long time whether a payment order was executed."
     yield EventType("attempt.unknown_old", said, late)
+    said = "A payee has not accepted a payment for longer than providers usually wait."
+    yield EventType("attempt.awaiting_old", said, late)
     skipped = (
         _USER,
         Field("currency", "text", "Of the balance that was to be paid out."),

@@ -56,6 +56,7 @@ ATTEMPTS: Final = {
     "sending": "is on its way.",
     "unknown": "may or may not have been executed.",
     "sent": "was taken in by the provider.",
+    "awaiting_payee": "waits for the payee to accept it.",
     "paid": "was executed.",
     "rejected": "was refused by the provider.",
     "returned": "came back.",

@@ -16,13 +16,14 @@ from paymaster.db import audit, outbox
 from paymaster.db.cells import Databases
 from paymaster.db.tx import Actor, CellRead, CellTx, ControlRead, ControlTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import NotFound, Unprocessable
+from paymaster.kernel.errors import Conflict, NotFound, Unprocessable
 from paymaster.kernel.ids import Ref, text_id
 from paymaster.kernel.money import exponent
 from paymaster.people import store, users
 from paymaster.people.factors import proof
 from paymaster.people.factors.binding import Purpose, new_accounts
 from paymaster.people.factors.proof import Shown
+from paymaster.people.links import store as links_store
 from paymaster.people.machine import DESTINATION, Act, DestinationState
 from paymaster.people.views import DestinationView
 from paymaster.rails.base import Payee
@@ -32,6 +33,9 @@ from paymaster.secrets.sealing import Sealer, place
 REGISTRY = "destination"
 COOLING_OFF = timedelta(hours=24)
 """How long a new destination must wait before money goes there, unless a setting says otherwise."""
+
+UNLINKED = "unlinked"
+"""Why a destination is closed whose link was ended."""
 
 _NOTHING_ASKED = Shown(required=False)
 
@@ -93,12 +97,9 @@ async def _proven(
     """The step-up to use for a destination that is new; none is needed for one that is there."""
     if not shown.matters:
         return None
-    exponent(currency)
-    checked = check(kind, details)
-    fingerprints = list(sealer.fingerprints(kind, checked.fingerprint_source))
-    if await store.same_destination(tx, user_id, kind, currency, fingerprints) is not None:
+    if await _known(tx, sealer, user_id, kind, currency, details) is not None:
         return None
-    payees = new_accounts(sealer, kind, currency, checked)
+    payees = new_accounts(sealer, kind, currency, check(kind, details))
     return await proof.require(tx, user_id, proof.Act(Purpose.DESTINATION, payees), shown)
 
 
@@ -177,6 +178,63 @@ async def add(
     )
     await _tell(tx, "destination.added", view)
     return view
+
+
+async def linked(
+    tx: CellTx,
+    sealer: Sealer,
+    user_id: int,
+    kind: str,
+    currency: str,
+    details: Mapping[str, str],
+    *,
+    cooling: timedelta = COOLING_OFF,
+) -> DestinationView:
+    """`add` for an account that its owner has just linked: one that was unlinked opens again.
+
+    It then waits for the cooling-off like a new one. Raises as `add` does.
+    """
+    known = await _known(tx, sealer, user_id, kind, currency, details)
+    if known is None or (known.state, known.closed_reason) != (DestinationState.CLOSED, UNLINKED):
+        return await add(tx, sealer, user_id, kind, currency, details, cooling=cooling)
+    await users.require_active(tx, user_id)
+    row = await store.lock_destination(tx, known.id)
+    if row is None or not DESTINATION.allows(row.state, Act.LINK):
+        raise Conflict("link-interrupted", "The destination has just changed: begin it again.")
+    move = DESTINATION.find(row.state, Act.LINK)
+    await links_store.reopen_destination(tx, row.id, move.target.value, tx.now + cooling)
+    view = await get(tx, row.id)
+    await audit.record(tx, [audit.Act("destination.link", view.id)])
+    await _tell(tx, "destination.added", view)
+    return view
+
+
+async def _known(
+    tx: CellRead,
+    sealer: Sealer,
+    user_id: int,
+    kind: str,
+    currency: str,
+    details: Mapping[str, str],
+) -> store.DestinationRow | None:
+    """The user's destination of these details, if there is one."""
+    exponent(currency)
+    checked = check(kind, details)
+    fingerprints = list(sealer.fingerprints(kind, checked.fingerprint_source))
+    return await store.same_destination(tx, user_id, kind, currency, fingerprints)
+
+
+async def known(
+    tx: CellRead,
+    sealer: Sealer,
+    user_id: int,
+    kind: str,
+    currency: str,
+    details: Mapping[str, str],
+) -> int | None:
+    """The id of the user's destination of these details, open or closed."""
+    row = await _known(tx, sealer, user_id, kind, currency, details)
+    return None if row is None else row.id
 
 
 async def _sealed(tx: CellTx, sealer: Sealer, row: store.DestinationRow, checked: Checked) -> bytes:

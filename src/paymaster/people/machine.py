@@ -24,6 +24,8 @@ class Act(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     CLOSE = "close"
+    LINK = "link"
+    """A linked account that was unlinked is linked again: shown anew to be the user's own."""
 
 
 class DestinationState(StrEnum):
@@ -33,7 +35,7 @@ class DestinationState(StrEnum):
     PAUSED = "paused"
     """Several payments in a row failed because of it; nothing goes there until it is resumed."""
     CLOSED = "closed"
-    """For good."""
+    """For good; one that was only unlinked may be linked again."""
 
 
 USER = Machine(
@@ -55,6 +57,7 @@ DESTINATION = Machine(
         Move(DestinationState.PAUSED, Act.RESUME, DestinationState.ACTIVE),
         Move(DestinationState.ACTIVE, Act.CLOSE, DestinationState.CLOSED),
         Move(DestinationState.PAUSED, Act.CLOSE, DestinationState.CLOSED),
+        Move(DestinationState.CLOSED, Act.LINK, DestinationState.ACTIVE),
     ),
 )
 

@@ -22,6 +22,8 @@ class Verdict(StrEnum):
 
     ACCEPTED = "accepted"
     """Taken in and will be executed; not yet proof of payment."""
+    AWAITING = "awaiting"
+    """Taken in; the payee must accept it with the provider before it is executed."""
     PAID = "paid"
     """The provider says that the money went out."""
     REJECTED = "rejected"
@@ -83,8 +85,25 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What a payee needs to accept a payment in the provider's own app, until `expires_at`.
+
+    Whoever has the `package` can open the provider's page: it is sealed at rest, shown to the payee
+    alone, and neither logged nor told in events. `public` goes with it under the provider's names
+    (a merchant's number, an app's id).
+    """
+
+    package: str = field(repr=False)
+    expires_at: datetime
+    public: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is known about one key. `code` is the provider's own, for the failure dictionary."""
+    """What is known about one key. `code` is the provider's own, for the failure dictionary.
+
+    `confirmation` comes with AWAITING, where the provider gives it; not every answer repeats it.
+    """
 
     key: str
     verdict: Verdict
@@ -93,6 +112,7 @@ class Outcome:
     detail: str | None = None
     amount: Money | None = None
     occurred_at: datetime | None = None
+    confirmation: Confirmation | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +252,20 @@ class Queries(Protocol):
 
 
 @runtime_checkable
+class Cancels(Protocol):
+    """Rails that can be asked to take back what is not yet final."""
+
+    async def cancel(self, account: RailAccount, key: str) -> Outcome:
+        """Ask the provider to take a payment back; asking again does no harm.
+
+        What it answers is the truth of that moment: AWAITING or UNKNOWN while it is not decided,
+        PAID when the payee was quicker. Only a terminal verdict frees money. Raises NeverSent
+        when nothing was asked; any other exception is unknown.
+        """
+        ...
+
+
+@runtime_checkable
 class ReadsWebhooks(Protocol):
     """Rails that call us."""
 
@@ -242,6 +276,24 @@ class ReadsWebhooks(Protocol):
 
         Raises Unauthenticated `webhook-signature` or `webhook-stale`, Refusal `webhook-malformed`.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAnswer:
+    """What a provider hears about its message."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@runtime_checkable
+class AnswersWebhooks(Protocol):
+    """Rails whose providers want to hear certain words, and repeat a message until they do."""
+
+    def webhook_answer(self, taken: bool) -> WebhookAnswer:
+        """What to answer to a message that is durably kept (`taken`), or that was refused."""
         ...
 
 

@@ -11,6 +11,7 @@ from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import PaymasterError, Problem, Unprocessable
 from paymaster.rails import meaning
 from paymaster.rails.base import RailAccount
+from paymaster.rails.http import client_with_identity
 from paymaster.rails.meaning import Kind
 
 
@@ -19,12 +20,14 @@ class RailDeps:
     """Everything a rail may use of the outside.
 
     `http` is shared and made by `paymaster.rails.http.new_client`. `secret` gives the current value
-    of a named secret, so that a rotated one is used without a restart.
+    of a named secret, so that a rotated one is used without a restart. `client_with` makes a client
+    that shows a certificate of ours (PEM, with its key): for one call, to be closed after it.
     """
 
     http: httpx.AsyncClient
     secret: Callable[[str], str]
     clock: Clock
+    client_with: Callable[[str], httpx.AsyncClient] = client_with_identity
 
 
 def setting(account: RailAccount, name: str) -> str:

@@ -14,7 +14,7 @@ import httpx
 
 from paymaster.kernel.errors import Broken, RailError
 from paymaster.kernel.guard import forbid_network
-from paymaster.kernel.tls import trust
+from paymaster.kernel.tls import show, trust
 from paymaster.rails import meaning
 from paymaster.rails.meaning import Kind, Means
 
@@ -54,13 +54,15 @@ def new_client(
     proxy: str | None = None,
     ca: Path | None = None,
     tls_1_2_hosts: Collection[str] = (),
+    identity: str | None = None,
 ) -> httpx.AsyncClient:
     """The client that all HTTP rails share: it refuses to run while a transaction is open.
 
     No redirects (an order is never sent to another address), no proxies from the environment, no
     cookies: what one answer says goes into no other request.
     TLS 1.3 to all but the hosts that are listed as knowing only 1.2. `ca` is a file (PEM) with more
-    certificates to trust. Raises Refusal `certificate-unusable` when it cannot be read.
+    certificates to trust. `identity` is a certificate of ours with its key (PEM) for providers that
+    ask who calls. Raises Refusal `certificate-unusable` when one of them cannot be read.
     """
     # Shorter than servers keep idle connections (5 s is common): an order written to one that the
     # other side is just closing would be unknown.
@@ -69,7 +71,7 @@ def new_client(
     )
     mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
     if tls_1_2_hosts:
-        context = _context(ca, ssl.TLSVersion.TLSv1_2)
+        context = _context(ca, ssl.TLSVersion.TLSv1_2, identity)
         older = httpx.AsyncHTTPTransport(
             verify=context, limits=limits, proxy=proxy, trust_env=False
         )
@@ -77,7 +79,7 @@ def new_client(
     return httpx.AsyncClient(
         transport=transport,
         proxy=proxy,
-        verify=_context(ca, ssl.TLSVersion.TLSv1_3),
+        verify=_context(ca, ssl.TLSVersion.TLSv1_3, identity),
         mounts=mounts,
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
         limits=limits,
@@ -88,11 +90,22 @@ def new_client(
     )
 
 
-def _context(ca: Path | None, oldest: ssl.TLSVersion) -> ssl.SSLContext:
+def client_with_identity(
+    identity: str, *, ca: Path | None = None, tls_1_2_hosts: Collection[str] = ()
+) -> httpx.AsyncClient:
+    """A client like any other that shows a certificate of ours; see `new_client`."""
+    return new_client(ca=ca, tls_1_2_hosts=tls_1_2_hosts, identity=identity)
+
+
+def _context(
+    ca: Path | None, oldest: ssl.TLSVersion, identity: str | None = None
+) -> ssl.SSLContext:
     context = httpx.create_ssl_context(trust_env=False)
     context.minimum_version = oldest
     if ca is not None:
         trust(context, ca)
+    if identity is not None:
+        show(context, identity)
     return context
 
 

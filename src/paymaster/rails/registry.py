@@ -12,10 +12,12 @@ from importlib.metadata import entry_points
 from typing import cast
 
 from paymaster.kernel.errors import Broken
+from paymaster.rails.alipay.rail import AlipayRail
 from paymaster.rails.base import Rail
 from paymaster.rails.deps import RailDeps
 from paymaster.rails.iso20022.rail import Iso20022Rail
 from paymaster.rails.sandbox_wallet.rail import SandboxWalletRail
+from paymaster.rails.wechat.rail import WeChatPayRail
 
 GROUP = "paymaster.rails"
 UNIQUE_MESSAGE_DAYS = 7
@@ -31,9 +33,11 @@ def _iso20022_unique(deps: RailDeps) -> Rail:
 
 
 BUILT_IN: Mapping[str, RailFactory] = {
+    "alipay": AlipayRail,
     "iso20022": Iso20022Rail,
     "iso20022-unique": _iso20022_unique,
     "sandbox-wallet": SandboxWalletRail,
+    "wechat-pay": WeChatPayRail,
 }
 """Rails of this package by name."""
 

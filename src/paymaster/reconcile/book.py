@@ -123,6 +123,9 @@ def _judge(
     elif any(attempt.withdrawal_id is None for attempt in free):
         said = f"{matched} holds a treasury transfer and cannot be booked as one sum."
         _refuse(work, question, Kind.REFERENCE_UNKNOWN, said)
+    elif any(attempt.state == "awaiting_payee" for attempt in free):
+        said = f"The payee of {matched} has not accepted it: the money was only set apart there."
+        _refuse(work, question, Kind.ATTEMPT_CONTRADICTS, said)
     elif len({attempt.asset for attempt in free}) > 1 or free[0].asset != question.amount.currency:
         _refuse(work, question, Kind.AMOUNT_DIFFERS, f"{matched} is in another currency.")
     else:

@@ -37,6 +37,8 @@ GOES: Mapping[str, LiteralString] = {
     "campaign": "DELETE FROM campaign WHERE environment_id = %(environment)s",
     "sponsor": "DELETE FROM sponsor WHERE environment_id = %(environment)s",
     "payout_policy": "DELETE FROM payout_policy WHERE environment_id = %(environment)s",
+    "link_owner": "DELETE FROM link_owner WHERE environment_id = %(environment)s",
+    "link_provider": "DELETE FROM link_provider WHERE environment_id = %(environment)s",
     "rail_account": "DELETE FROM rail_account WHERE environment_id = %(environment)s",
 }
 """What deletes its rows, by table, in an order that foreign keys allow."""

@@ -48,9 +48,12 @@ def _warning(deps: Deps, cell: CellDb) -> Callable[[], Awaitable[int]]:
 
     silent = timedelta(hours=deps.settings.payouts.silent_alert_hours)
 
+    awaiting = timedelta(hours=deps.settings.payouts.awaiting_alert_hours)
+
     async def work(tx: CellTx) -> int:
         warned = await unknowns.warn(tx, after, WARN_ITEMS)
-        return warned + await unknowns.warn_silent(tx, silent, WARN_ITEMS)
+        warned += await unknowns.warn_silent(tx, silent, WARN_ITEMS)
+        return warned + await unknowns.warn_awaiting(tx, awaiting, WARN_ITEMS)
 
     async def step() -> int:
         return await cell.run(ACTOR, new_trace_id(), work)

@@ -38,6 +38,13 @@ class Payouts(Group):
         description="After how long a payment that its provider took in, and cannot be asked "
         "about, is warned about when nothing was heard of it.",
     )
+    awaiting_alert_hours: int = Field(
+        default=25,
+        ge=1,
+        le=8760,
+        description="After how long a payment that its payee has not accepted, and that the "
+        "provider has not ended either, is warned about.",
+    )
     automatic_batch_items: int = Field(
         default=200, ge=1, le=1000, description="Most automatic payouts made in one transaction."
     )

@@ -101,7 +101,7 @@ async def _apply(db: CellDb, sealer: Sealer, messages: Sequence[Due]) -> tuple[i
     trace_id = messages[0].trace_id if len(messages) == 1 else new_trace_id()
 
     async def work(tx: CellTx) -> tuple[int, int]:
-        results = await _tell(tx, messages, opened)
+        results = await _tell(tx, sealer, messages, opened)
         changed = refused = 0
         for message, found in zip(messages, results, strict=True):
             done = sum(result.done for result in found)
@@ -118,7 +118,7 @@ async def _apply(db: CellDb, sealer: Sealer, messages: Sequence[Due]) -> tuple[i
 
 
 async def _tell(
-    tx: CellTx, messages: Sequence[Due], opened: Sequence[Opened]
+    tx: CellTx, sealer: Sealer, messages: Sequence[Due], opened: Sequence[Opened]
 ) -> list[list[Applied]]:
     """Apply all notices, those of one account together; the results of each message."""
     results: list[list[Applied]] = [[] for _ in messages]
@@ -132,7 +132,9 @@ async def _tell(
         told.setdefault(one.rail_account_id, []).extend((index, said) for said in known)
     for account_id, said in sorted(told.items()):
         evidence = [f"{messages[i].source}#{messages[i].message_id}" for i, _ in said]
-        applied = await outcome.apply(tx, account_id, [each for _, each in said], evidence=evidence)
+        applied = await outcome.apply(
+            tx, account_id, [each for _, each in said], evidence=evidence, sealer=sealer
+        )
         for (index, _), result in zip(said, applied, strict=True):
             results[index].append(result)
     return results

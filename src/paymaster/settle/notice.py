@@ -21,7 +21,7 @@ from paymaster.kernel.clock import parse_rfc3339, rfc3339
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import parse_reference
 from paymaster.kernel.money import Money
-from paymaster.rails.base import Notice, Outcome, Verdict
+from paymaster.rails.base import Confirmation, Notice, Outcome, Verdict
 from paymaster.secrets.sealing import Sealer, place
 
 TOPIC: Final = "notice"
@@ -56,6 +56,9 @@ class _Sealed(msgspec.Struct):
     occurred_at: str | None = None
     batch_key: str | None = None
     but_not: list[str] = []
+    package: str | None = None
+    expires_at: str | None = None
+    public: dict[str, str] = {}
     headers: dict[str, str] = {}
     body: str = ""
 
@@ -103,6 +106,7 @@ def pack(
 ) -> Incoming:
     """The message to keep."""
     said, amount = notice.outcome, notice.outcome.amount
+    way = said.confirmation
     record = _Sealed(
         account=rail_account_id,
         event_id=notice.event_id,
@@ -116,6 +120,9 @@ def pack(
         occurred_at=rfc3339(said.occurred_at) if said.occurred_at else None,
         batch_key=notice.batch_key,
         but_not=sorted(notice.but_not),
+        package=way.package if way else None,
+        expires_at=rfc3339(way.expires_at) if way else None,
+        public=dict(way.public) if way else {},
         headers=dict(evidence.headers) if evidence else {},
         body=base64.b64encode(evidence.body).decode() if evidence else "",
     )
@@ -146,6 +153,7 @@ def unpack(sealer: Sealer, message: Due) -> Opened:
             detail=record.detail,
             amount=_amount(record),
             occurred_at=_moment(record.occurred_at),
+            confirmation=_way(record),
         )
     except (msgspec.DecodeError, ValueError) as error:
         raise Broken("notice-malformed", f"A notice cannot be read: {error}") from None
@@ -157,6 +165,13 @@ def _amount(record: _Sealed) -> Money | None:
     if record.amount is None or record.currency is None:
         return None
     return Money.parse(record.amount, record.currency)
+
+
+def _way(record: _Sealed) -> Confirmation | None:
+    until = _moment(record.expires_at)
+    if record.package is None or until is None:
+        return None
+    return Confirmation(record.package, until, record.public)
 
 
 def _moment(written: str | None) -> datetime | None:

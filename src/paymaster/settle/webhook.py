@@ -14,9 +14,9 @@ from paymaster.db.cells import Databases
 from paymaster.db.inbox import Incoming
 from paymaster.db.tx import Actor, CellTx
 from paymaster.dispatch.accounts import PayoutAccount, find
-from paymaster.kernel.errors import NotFound
+from paymaster.kernel.errors import NotFound, PaymasterError, Refusal
 from paymaster.observe import get_logger
-from paymaster.rails.base import Notice, Rail, ReadsWebhooks
+from paymaster.rails.base import AnswersWebhooks, Notice, Rail, ReadsWebhooks, WebhookAnswer
 from paymaster.secrets.sealing import Sealer
 from paymaster.settle import notice as notices
 from paymaster.settle import unmatched
@@ -28,11 +28,39 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What came of a webhook: `new` messages kept, `again` known already, `unmatched` foreign."""
+    """What came of a webhook: `new` messages kept, `again` known already, `unmatched` foreign.
+
+    `answer` is what the provider wants to hear about it, where it wants certain words.
+    """
 
     new: int
     again: int
     unmatched: int
+    answer: WebhookAnswer | None = None
+
+
+def _answer(rail: Rail | None, *, taken: bool) -> WebhookAnswer | None:
+    return rail.webhook_answer(taken) if isinstance(rail, AnswersWebhooks) else None
+
+
+async def refusal(
+    dbs: Databases,
+    rails: Mapping[str, Rail],
+    environment_id: int,
+    account_name: str,
+    error: PaymasterError,
+) -> WebhookAnswer | None:
+    """What the provider wants to hear of a message that was refused.
+
+    None where the usual problem will do, and where the fault was ours: it is sent again then.
+    """
+    if not isinstance(error, Refusal):
+        return None
+    try:
+        account = await find(dbs, environment_id, account_name)
+    except NotFound:
+        return None
+    return _answer(rails.get(account.rail.rail), taken=False)
 
 
 Keep = Callable[[int, Sequence[Incoming]], Awaitable[int]]
@@ -72,7 +100,7 @@ async def receive(
         kept = [notices.pack(sealer, source, account.id, one, evidence, trace_id) for one in group]
         new += await (keep(cell, kept) if keep else _keep(dbs, cell, kept, trace_id))
     strange = await _keep_foreign(dbs, sealer, account, source, foreign, evidence, trace_id)
-    return Received(new, len(found) - new - strange, strange)
+    return Received(new, len(found) - new - strange, strange, _answer(rail, taken=True))
 
 
 async def _keep(dbs: Databases, cell: int, kept: list[Incoming], trace_id: str) -> int:

@@ -39,6 +39,9 @@ _PEOPLE: Final = ("person:", "key:", "cli")
 _HIS_DESTINATION: Final = frozenset({"destination-paused", "destination-closed"})
 """Reasons for a review that are the earner's own business."""
 
+_APPS: Final = frozenset({"wechat", "alipay"})
+"""Kinds of destinations whose payees accept a payment in an app that has a name."""
+
 _OURS: Final = frozenset({"no-route", "waiting-for-funds"})
 """Reasons to wait that end when somebody of ours connects an account, or sends money there."""
 
@@ -97,6 +100,20 @@ class Explained:
     def _frozen(self) -> bool:
         return self.order is not None and words.of(self.summary.row.state).money == "set-aside"
 
+    def now(self, language: Language) -> str:
+        """How it stands in words; of what waits for its payee, until when and where."""
+        attempt, row = self.attempt, self.summary.row
+        if row.state != State.AWAITING_PAYEE or attempt is None:
+            return self.stands.now.text(language)
+        if attempt.cancel_at is not None:
+            return words.common("accept", "taken-back").text(language)
+        if attempt.accept_by is None:
+            return self.stands.now.text(language)
+        kind = row.destination_kind if row.destination_kind in _APPS else "app"
+        said = words.common("accept", "by").text(language)
+        said = said.replace("{app}", words.common("accept", kind).text(language))
+        return said.replace("{until}", f"{attempt.accept_by:%Y-%m-%d %H:%M} UTC")
+
     def failure(self, rail: str | None) -> Failure | None:
         """What went wrong, if something did that the earner may know of."""
         row = self.summary.row
@@ -124,6 +141,8 @@ class Explained:
         if failure is not None and self.summary.row.state == State.QUEUED:
             return failure.who if failure.who != "user" else "paymaster"
         row = self.summary.row
+        if row.state == State.AWAITING_PAYEE and self.attempt and self.attempt.cancel_at:
+            return "provider"
         if row.state in _TO_BE_SENT and (row.reason or "").partition(";")[0] in _OURS:
             return "operator"
         return self.stands.next
@@ -139,7 +158,7 @@ class Explained:
             "user": text_id("us", summary.ref.cell, row.user_id),
             "destination": text_id("de", summary.ref.cell, row.destination_id),
             "stage": stands.stage,
-            "message": stands.now.text(language),
+            "message": self.now(language),
             "challenge": None if self._frozen and not staff else summary.challenge,
             "money": {
                 "where": stands.money,

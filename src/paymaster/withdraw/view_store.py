@@ -119,7 +119,11 @@ async def moves(tx: CellRead, withdrawal_id: int) -> list[MoveRow]:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """An order to a provider; with `proof_` and on, why it is known that it pays nobody."""
+    """An order to a provider; with `proof_`, why it is known that it pays nobody.
+
+    `accept_by` is until when its payee can accept it, `cancel_at` since when it is to be taken
+    back.
+    """
 
     id: int
     number: int
@@ -139,6 +143,8 @@ class AttemptRow:
     proof_kind: str | None = None
     proof_evidence: str | None = None
     proven_at: datetime | None = None
+    accept_by: datetime | None = None
+    cancel_at: datetime | None = None
 
 
 async def attempts(tx: CellRead, withdrawal_id: int) -> list[AttemptRow]:
@@ -147,9 +153,11 @@ async def attempts(tx: CellRead, withdrawal_id: int) -> list[AttemptRow]:
         """
         SELECT a.id, a.number, a.rail_account_id, a.key, b.batch_key, a.state, a.provider_id,
             a.code, a.detail, a.tries, a.created_at, a.resolved_at, a.booked_on, a.returned_on,
-            a.routed, p.kind AS proof_kind, p.evidence AS proof_evidence, p.proven_at
+            a.routed, p.kind AS proof_kind, p.evidence AS proof_evidence, p.proven_at,
+            c.expires_at AS accept_by, a.cancel_at
         FROM attempt a JOIN batch b ON b.id = a.batch_id
             LEFT JOIN attempt_proof p ON p.attempt_id = a.id
+            LEFT JOIN confirmation c ON c.attempt_id = a.id
         WHERE a.withdrawal_id = %s ORDER BY a.number
         """,
         (withdrawal_id,),

@@ -148,7 +148,7 @@ def _sent(one: Explained, language: Language, expected: Expected) -> dict[str, A
         "total": _money(_total(one)),
         "ref": one.summary.id,
         "stage": one.stands.stage,
-        "message": one.stands.now.text(language),
+        "message": one.now(language),
         "next": one.next(None),
         "paid": paid,
         "expected": None if paid else expected.wire(language),

@@ -47,13 +47,14 @@ async def latest_attempts(tx: CellRead, ids: Sequence[int]) -> dict[int, Attempt
         """
         SELECT DISTINCT ON (a.withdrawal_id) a.withdrawal_id, a.id, a.number, a.rail_account_id,
             a.key, b.batch_key, a.state, a.provider_id, a.code, a.detail, a.tries, a.created_at,
-            a.resolved_at, a.booked_on, a.returned_on
+            a.resolved_at, a.booked_on, a.returned_on, c.expires_at, a.cancel_at
         FROM attempt a JOIN batch b ON b.id = a.batch_id
+            LEFT JOIN confirmation c ON c.attempt_id = a.id
         WHERE a.withdrawal_id = ANY(%s) ORDER BY a.withdrawal_id, a.number DESC
         """,
         (list(ids),),
     )
-    return {row[0]: AttemptRow(*row[1:]) for row in rows}
+    return {row[0]: AttemptRow(*row[1:-2], accept_by=row[-2], cancel_at=row[-1]) for row in rows}
 
 
 async def latest_moves(tx: CellRead, ids: Sequence[int]) -> dict[int, MoveRow]:

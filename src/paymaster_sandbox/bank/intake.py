@@ -52,7 +52,8 @@ class Intake:
             self._uploaded.clear()
             await self.pick_up()
             try:
-                await asyncio.wait_for(self._uploaded.wait(), scan_seconds)
+                async with asyncio.timeout(scan_seconds):
+                    await self._uploaded.wait()
             except TimeoutError:
                 continue
 

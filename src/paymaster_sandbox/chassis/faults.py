@@ -1,4 +1,7 @@
-"""The fault knobs: counters that are used up, and settings that stay until changed."""
+"""The fault knobs: counters that are used up, and settings that stay until changed.
+
+Names with a dot, such as `alipay.drop_answers`, are one provider's own; that provider lists them.
+"""
 
 from collections.abc import Mapping
 
@@ -47,17 +50,25 @@ def arm(tx: Tx, values: Mapping[str, int], name: str | None) -> bool:
 
 def strikes(tx: Tx, counter: str) -> bool:
     """Use up one of the counter, if any is left."""
-    assert counter in COUNTERS
+    assert "." in counter or counter in COUNTERS
     return tx.run("UPDATE fault SET value = value - 1 WHERE name = ? AND value > 0", counter) == 1
 
 
-def setting(tx: Tx, name: str) -> int:
-    """The value of a setting."""
+def setting(tx: Tx, name: str, default: int | None = None) -> int:
+    """The value of a setting; a provider's own comes with its default."""
     row = tx.one("SELECT value FROM fault WHERE name = ?", name)
-    return SETTINGS[name] if row is None else int(row[0])
+    if row is not None:
+        return int(row[0])
+    return SETTINGS[name] if default is None else default
 
 
 def current(tx: Tx) -> dict[str, int]:
-    """Every knob as it stands."""
+    """Every knob as it stands, the providers' own left out."""
     values = {**dict.fromkeys(sorted(COUNTERS), 0), **SETTINGS}
-    return {**values, **dict(tx.all("SELECT name, value FROM fault"))}
+    return {**values, **dict(tx.all("SELECT name, value FROM fault WHERE name NOT LIKE '%.%'"))}
+
+
+def current_of(tx: Tx, provider: str) -> dict[str, int]:
+    """What was set of a provider's own knobs, without the provider's name before them."""
+    rows = tx.all("SELECT name, value FROM fault WHERE name LIKE ?", f"{provider}.%")
+    return {name.removeprefix(f"{provider}."): value for name, value in rows}

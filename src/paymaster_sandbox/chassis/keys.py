@@ -26,7 +26,7 @@ class Keys:
         return " ".join(self.host_key.export_public_key().decode("ascii").split()[:2])
 
 
-def _keep(path: Path, fresh: bytes) -> bytes:
+def keep(path: Path, fresh: bytes) -> bytes:
     """What the file holds; if there is none, `fresh`, written whole or not at all."""
     if not path.exists():
         part = path.with_name(f".{path.name}.part")
@@ -43,10 +43,10 @@ def load(directory: Path) -> Keys:
 
     def ssh(path: Path) -> asyncssh.SSHKey:
         fresh = asyncssh.generate_private_key("ssh-ed25519")  # pyright: ignore[reportUnknownMemberType]
-        return asyncssh.import_private_key(_keep(path, fresh.export_private_key()))
+        return asyncssh.import_private_key(keep(path, fresh.export_private_key()))
 
     def token(path: Path, prefix: str) -> str:
-        return _keep(path, (prefix + secrets.token_urlsafe(32)).encode()).decode().strip()
+        return keep(path, (prefix + secrets.token_urlsafe(32)).encode()).decode().strip()
 
     api_key_path = directory / "api_key"
     webhook_secret_path = directory / "webhook_secret"

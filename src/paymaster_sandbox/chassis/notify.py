@@ -1,12 +1,16 @@
 """Durable notices to the outside: sent until acknowledged, through restarts, with every fault.
 
 An event is stored with its exact bytes; each copy of it is a delivery with its own schedule. A
-copy counts as delivered once the receiver answered 2xx; if the sandbox dies before it could write
-that down it sends again, as real providers do.
+copy counts as delivered once the receiver acknowledged it; if the sandbox dies before it could
+write that down it sends again, as real providers do.
+
+A provider with rules of its own registers a family: where its notices go, when they are tried
+again, and what counts as heard. The channels of its notices begin with the family's name and a
+slash.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -28,6 +32,7 @@ CREATE INDEX IF NOT EXISTS delivery_due ON delivery (due) WHERE state = 'pending
 """
 
 _TOGETHER = 32
+_MANY_BYTES = 64 * 1024
 _MAX_ATTEMPTS = 40
 _MAX_BACKOFF = 600 * SECOND
 _SHUFFLE_SPREAD = SECOND // 2
@@ -51,9 +56,28 @@ class Addressed:
 
     url: str
     headers: Mapping[str, str]
+    body: bytes | None = None
+    """Instead of the stored body, for a provider that seals anew at every try."""
 
 
 Address = Callable[[Tx, Outgoing], Addressed | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the receiver said."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One provider's rules. `delays` are the waits between tries; after the last, no more."""
+
+    address: Address
+    delays: Sequence[int]
+    acknowledges: Callable[[Heard], bool]
 
 
 class Courier:
@@ -62,7 +86,12 @@ class Courier:
     def __init__(self, chassis: Chassis, address: Address) -> None:
         self._chassis = chassis
         self._address = address
+        self._families: dict[str, Family] = {}
         self._woken = asyncio.Event()
+
+    def family(self, name: str, rules: Family) -> None:
+        """Take on a provider whose notices follow rules of their own."""
+        self._families[name] = rules
 
     def send(self, tx: Tx, notice: str, channel: str, body: bytes, copies: int = 1) -> None:
         """Queue a notice in `copies` or as many as the knobs say, late or not at all."""
@@ -78,6 +107,21 @@ class Courier:
         """Queue a forged notice: sent once, with a signature that cannot be right."""
         self._store(tx, notice, channel, body)
         self._queue(tx, notice, genuine=False, after=0)
+
+    def queue(
+        self, tx: Tx, notice: str, channel: str, body: bytes, *, after: Sequence[int] = (0,),
+        genuine: bool = True,
+    ) -> None:  # fmt: skip
+        """Queue one copy for every entry of `after`, in microseconds from now; none: it is lost.
+
+        The wallet's knobs do not touch it. A copy that is not genuine is tried once.
+        """
+        self._store(tx, notice, channel, body)
+        for wait in after:
+            self._queue(tx, notice, genuine=genuine, after=wait)
+        self._woken.set()
+        if not after:
+            journal.note(tx, "webhook.lost", event=notice)
 
     def shift(self, tx: Tx, by: int) -> None:
         """Keep every delivery's distance from now when the clock moved backwards."""
@@ -118,7 +162,7 @@ class Courier:
                     tx.now, _TOGETHER,
                 )
             ]  # fmt: skip
-            addressed = [(out, self._address(tx, out)) for out in due]
+            addressed = [(out, self._addressed(tx, out)) for out in due]
         answers = await asyncio.gather(*(_post(client, out, to) for out, to in addressed))
         if due:
             with self._chassis.tx() as tx:
@@ -126,20 +170,31 @@ class Courier:
                     self._record(tx, out, answer)
         return len(due)
 
-    def _record(self, tx: Tx, out: Outgoing, answer: int | str) -> None:
-        delivered = isinstance(answer, int) and 200 <= answer < 300
+    def _addressed(self, tx: Tx, out: Outgoing) -> Addressed | None:
+        family = self._family(out)
+        return (self._address if family is None else family.address)(tx, out)
+
+    def _family(self, out: Outgoing) -> Family | None:
+        name, slash, _ = out.channel.partition("/")
+        return self._families[name] if slash else None
+
+    def _record(self, tx: Tx, out: Outgoing, answer: Heard | str) -> None:
+        family = self._family(out)
+        delivered = isinstance(answer, Heard) and (
+            200 <= answer.status < 300 if family is None else family.acknowledges(answer)
+        )
+        wait = _wallet_wait(out) if family is None else _next(family.delays, out.attempts)
         if delivered or not out.genuine:
             state = "delivered" if delivered else "refused"
         else:
-            state = "dead" if out.attempts + 1 >= _MAX_ATTEMPTS else "pending"
-        backoff = min(_MAX_BACKOFF, SECOND // 2 << min(out.attempts, 20))
+            state = "dead" if wait is None else "pending"
         tx.run(
             "UPDATE delivery SET attempts = attempts + 1, state = ?, due = ? WHERE id = ?",
-            state, tx.now + backoff, out.delivery,
+            state, tx.now + (wait or 0), out.delivery,
         )  # fmt: skip
         journal.note(
-            tx, "webhook.sent", event=out.notice, attempt=out.attempts + 1, answer=answer,
-            genuine=out.genuine,
+            tx, "webhook.sent", event=out.notice, attempt=out.attempts + 1,
+            answer=answer.status if isinstance(answer, Heard) else answer, genuine=out.genuine,
         )  # fmt: skip
 
     async def _pause(self) -> None:
@@ -147,7 +202,8 @@ class Courier:
             due = self.next_due(tx)
             wait = None if due is None else max(0, due - tx.now) / SECOND
         try:
-            await asyncio.wait_for(self._woken.wait(), wait)
+            async with asyncio.timeout(wait):
+                await self._woken.wait()
         except TimeoutError:
             return
 
@@ -170,12 +226,23 @@ class Courier:
         return self._chassis.seed.below(tx, "shuffle", _SHUFFLE_SPREAD)
 
 
-async def _post(client: httpx.AsyncClient, out: Outgoing, to: Addressed | None) -> int | str:
-    """The answer's status, or the name of what went wrong."""
+async def _post(client: httpx.AsyncClient, out: Outgoing, to: Addressed | None) -> Heard | str:
+    """What the receiver answered, or the name of what went wrong."""
     if to is None:
         return "no receiver"
+    body = out.body if to.body is None else to.body
     try:
-        answer = await client.post(to.url, content=out.body, headers=to.headers)
+        answer = await client.post(to.url, content=body, headers=to.headers)
     except httpx.HTTPError as error:
         return type(error).__name__
-    return answer.status_code
+    return Heard(answer.status_code, answer.content[:_MANY_BYTES])
+
+
+def _wallet_wait(out: Outgoing) -> int | None:
+    if out.attempts + 1 >= _MAX_ATTEMPTS:
+        return None
+    return min(_MAX_BACKOFF, SECOND // 2 << min(out.attempts, 20))
+
+
+def _next(delays: Sequence[int], attempts: int) -> int | None:
+    return delays[attempts] if attempts < len(delays) else None

@@ -96,7 +96,8 @@ class Schedule:
             due = self.next_due(tx)
             wait = None if due is None else max(0, due - tx.now) / SECOND
         try:
-            await asyncio.wait_for(self._woken.wait(), wait)
+            async with asyncio.timeout(wait):
+                await self._woken.wait()
         except TimeoutError:
             return
         await asyncio.sleep(_GATHER_SECONDS)

@@ -11,6 +11,8 @@ from tests.contract.support import bank_account, deps
 from paymaster.kernel.errors import Broken, Unprocessable
 from paymaster.rails import registry
 from paymaster.rails.base import (
+    AnswersWebhooks,
+    Cancels,
     ChecksAccounts,
     FetchesFiles,
     Queries,
@@ -30,7 +32,9 @@ def mule_rail(given: RailDeps) -> Rail:
 
 def test_every_built_in_rail_is_built() -> None:
     found = Registry.installed()
-    assert set(found.names()) >= {"iso20022", "iso20022-unique", "sandbox-wallet"}
+    assert set(found.names()) >= {
+        "alipay", "iso20022", "iso20022-unique", "sandbox-wallet", "wechat-pay",
+    }  # fmt: skip
     for name in found.names():
         rail = found.build(name, deps())
         assert rail.caps.name == name
@@ -45,6 +49,13 @@ def test_capability_is_what_a_rail_implements() -> None:
     assert isinstance(wallet, FetchesFiles)
     assert isinstance(wallet, Queries)
     assert isinstance(wallet, ReadsWebhooks)
+    wechat, alipay = (Registry().build(name, deps()) for name in ("wechat-pay", "alipay"))
+    for rail in (wechat, alipay):
+        assert isinstance(rail, FetchesFiles)
+        assert isinstance(rail, Queries)
+        assert isinstance(rail, AnswersWebhooks)
+    assert isinstance(wechat, Cancels)
+    assert not isinstance(alipay, Cancels)
 
 
 def test_only_banks_that_promise_it_get_a_file_twice() -> None:

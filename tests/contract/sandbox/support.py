@@ -124,6 +124,7 @@ class Receiver:
     """A webhook receiver on loopback that can be told how to answer, and can go down."""
 
     status: int = 204
+    words: bytes = b""
     heard: list[Heard] = field(default_factory=list)
     port: int = 0
     server: asyncio.Server | None = None
@@ -149,7 +150,9 @@ class Receiver:
         body = await reader.readexactly(int(headers["content-length"]))
         self.heard.append(Heard(headers, body, time.monotonic()))
         writer.write(
-            f"HTTP/1.1 {self.status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+            f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(self.words)}\r\n"
+            "Connection: close\r\n\r\n".encode()
+            + self.words
         )
         await writer.drain()
         writer.close()

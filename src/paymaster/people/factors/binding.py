@@ -64,6 +64,11 @@ ADD = "add"
 RECOVERY_CODES = "recovery-codes"
 
 
+def linking(provider: str) -> str:
+    """The payee of a proof for linking an account whose owner is not known before."""
+    return f"link {provider}"
+
+
 def removal(factor: str) -> str:
     """The payee of a proof for removing a factor, by its text id."""
     return f"remove {factor}"

@@ -25,9 +25,11 @@ from paymaster.kernel.language import Language, Words
 
 FILES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
+        "alipay": ("alipay", "ours"),
         "iso20022": ("iso20022", "iso", "ours"),
         "iso20022-unique": ("iso20022", "iso", "ours"),
         "sandbox-wallet": ("sandbox_wallet", "ours"),
+        "wechat-pay": ("wechat", "ours"),
     }
 )
 """For each rail the files that know its codes, the rail's own first."""

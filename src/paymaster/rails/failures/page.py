@@ -25,7 +25,9 @@ as it came, under `unknown`.
 """
 _TITLES = {
     "iso20022": "Bank files",
+    "alipay": "Alipay",
     "sandbox_wallet": "Sandbox wallet",
+    "wechat": "WeChat Pay",
     "iso": "Shared by banks",
     "ours": "Our own",
 }

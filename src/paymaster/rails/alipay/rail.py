@@ -1,0 +1,89 @@
+"""The rail to Alipay: one file for each verb, and this door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from paymaster.rails.alipay import bills, notices, prepare, query, send, settings
+from paymaster.rails.base import (
+    Instruction,
+    Notice,
+    Outcome,
+    Prepared,
+    RailAccount,
+    RailCaps,
+    RemoteFile,
+    Statement,
+    WebhookAnswer,
+)
+from paymaster.rails.deps import RailDeps
+from paymaster.rails.yuan import CNY
+
+NAME = "alipay"
+
+
+class AlipayRail:
+    """One transfer a request; its number is the instruction's key, at every try."""
+
+    def __init__(self, deps: RailDeps) -> None:
+        self._deps = deps
+        self._caps = RailCaps(
+            name=NAME,
+            destination_kinds=frozenset({"alipay"}),
+            batch_items=1,
+            replay_window=timedelta(hours=24),
+            not_found_is_proof_after=timedelta(minutes=10),
+            currencies=frozenset({CNY}),
+        )
+
+    @property
+    def caps(self) -> RailCaps:
+        """What is fixed about it."""
+        return self._caps
+
+    def check_account(self, account: RailAccount) -> None:
+        """See ChecksAccounts."""
+        settings.check(account)
+
+    def prepare(
+        self,
+        account: RailAccount,
+        batch_key: str,
+        batch: Sequence[Instruction],
+        now: datetime,  # noqa: ARG002 - part of the interface; the order carries no time
+    ) -> Prepared:
+        """See Rail."""
+        return prepare.prepare(account, batch_key, batch)
+
+    async def send(self, account: RailAccount, prepared: Prepared) -> Sequence[Outcome]:
+        """See Rail."""
+        return await send.send(self._deps, account, prepared)
+
+    async def query(self, account: RailAccount, key: str) -> Outcome:
+        """See Queries."""
+        return await query.query(self._deps, account, key)
+
+    def read_webhook(
+        self,
+        account: RailAccount,
+        headers: Mapping[str, str],  # noqa: ARG002 - the form carries its signature itself
+        body: bytes,
+        now: datetime,
+    ) -> Sequence[Notice]:
+        """See ReadsWebhooks."""
+        return notices.read(self._deps, account, body, now)
+
+    def webhook_answer(self, taken: bool) -> WebhookAnswer:
+        """See AnswersWebhooks."""
+        return notices.answer(taken=taken)
+
+    async def fetch(self, account: RailAccount, seen: frozenset[str]) -> Sequence[RemoteFile]:
+        """See FetchesFiles."""
+        return await bills.fetch(self._deps, account, seen)
+
+    def read_file(
+        self, account: RailAccount, name: str, body: bytes
+    ) -> tuple[Sequence[Notice], Sequence[Statement]]:
+        """See FetchesFiles."""
+        return bills.read(account, name, body)
