@@ -41,7 +41,7 @@ from paymaster.ledger.chart import HOUSE, Account
 from paymaster.ledger.entry import Entry, Posting
 from paymaster.ledger.post import post
 from paymaster.people import credentials, destinations, users
-from paymaster.people.credentials import SCOPES
+from paymaster.people.scopes import SCOPES
 from paymaster.settings import Settings
 
 ACTOR = Actor("test")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from tests.conftest import Postgres
 
-from paymaster.db.arrays import configure
+from paymaster.db.arrays import configure, written
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 COLUMNS: dict[str, st.SearchStrategy[Any]] = {
@@ -64,6 +64,13 @@ async def test_json_and_unusual_texts(connection: psycopg.AsyncConnection[Any]):
     cursor = await connection.execute("SELECT %s::jsonb[]", ([*documents, None],))
     [row] = await cursor.fetchall()
     assert row[0] == [*(document.obj for document in documents), None]
+
+
+@pytest.mark.parametrize("kind", [*COLUMNS, "jsonb"])
+async def test_nothing_but_nothing(connection: psycopg.AsyncConnection[Any], kind: str):
+    assert written([None, None]) == (b"{NULL,NULL}", 0)
+    cursor = await connection.execute(f"SELECT %s::{kind}[]".encode(), ([None] * 3,))
+    assert await cursor.fetchall() == [([None] * 3,)]
 
 
 async def test_small_numbers_are_bigint_and_nul_is_refused(

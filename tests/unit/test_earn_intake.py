@@ -80,6 +80,9 @@ def test_an_event_cannot_bring_an_amount(amount: dict[str, object]):
         {"event_id": ...},
         {"user": "a\x00b"},
         {"user": "a\nb"},
+        {"user": "a\x7fb"},
+        {"user": "a\u200bb"},
+        {"payload": {"a\x7fb": 1}},
         {"type": "t" * 65},
         {"task": None},
         {"occurred_at": "2026-11-20T08:00:00"},
@@ -92,6 +95,7 @@ def test_an_event_cannot_bring_an_amount(amount: dict[str, object]):
         {"payload": {"a": {"b": 1}}},
         {"payload": {"a": "\x00"}},
         {"payload": {"a": 2**63}},
+        {"payload": {"a": -(2**63) - 1}},
         {"payload": {"": 1}},
         {"payload": {"a": "x" * 4097}},
         {"payload": {str(number): 1 for number in range(65)}},
@@ -99,6 +103,15 @@ def test_an_event_cannot_bring_an_amount(amount: dict[str, object]):
 )
 def test_what_cannot_be_taken_is_malformed(changes: dict[str, object]):
     assert only_fault(**changes)[0] == "event-malformed"
+
+
+def test_what_does_not_print_is_malformed_also_where_it_is_not_escaped():
+    raw = ndjson(line(user="a?b")).replace(b"?", "\u200b".encode())
+    [fault] = parse(raw, "app", NOW).faults
+    assert (fault.slug, fault.detail) == (
+        "event-malformed",
+        "`user` holds a character that does not print.",
+    )
 
 
 def test_an_event_from_the_future_is_refused_beyond_the_margin():

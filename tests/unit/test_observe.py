@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -74,6 +75,17 @@ def test_a_line_is_one_json_object_with_its_context(lines: Lines):
     }
     assert first["timestamp"].endswith("Z")
     assert "trace_id" not in second
+
+
+def test_what_was_bound_outside_stands_again_afterwards():
+    with context(trace_id="a" * 32, cell=1):
+        with context(trace_id="b" * 32):
+            assert current_trace_id() == "b" * 32
+        assert current_trace_id() == "a" * 32
+        with suppress(KeyError), context(trace_id="c" * 32):
+            raise KeyError
+        assert current_trace_id() == "a" * 32
+    assert current_trace_id() is None
 
 
 async def test_context_stays_in_its_task(lines: Lines):

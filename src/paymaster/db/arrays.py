@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from psycopg import AsyncConnection, DataError
@@ -29,13 +29,13 @@ def _plain(items: Sequence[Any]) -> str:
     return str(items)[1:-1].replace("None", "NULL")
 
 
-def _quoted(items: Sequence[str | None]) -> str:
+def _quoted(items: Sequence[Any]) -> str:
     if None in items:
         return ",".join(["NULL" if item is None else f'"{_escaped(item)}"' for item in items])
     # All in one go, with a mark between them that none of them holds.
-    joined = _MARK.join(cast("Sequence[str]", items))
+    joined = _MARK.join(items)
     if joined.count(_MARK) != len(items) - 1:
-        return ",".join([f'"{_escaped(item or "")}"' for item in items])
+        return ",".join([f'"{_escaped(item)}"' for item in items])
     return '"' + _escaped(joined).replace(_MARK, '","') + '"'
 
 
@@ -76,6 +76,8 @@ class ArrayDumper(ListDumper):
         kinds.discard(_NOTHING)
         if kinds == {int}:
             return _WIDE
+        if not kinds:
+            return None
         return super()._find_list_element(L, format)
 
     def dump(self, obj: list[Any]) -> Buffer | None:
@@ -103,6 +105,8 @@ def written(items: list[Any]) -> tuple[bytes, int] | None:
     """
     kinds = set(map(type, items))
     kinds.discard(_NOTHING)
+    if not kinds and items:
+        return f"{{{','.join(['NULL'] * len(items))}}}".encode(), 0
     if len(kinds) != 1:
         return None
     [kind] = kinds

@@ -6,13 +6,14 @@ The same rows as `outbox.put` makes; the moves of a batch of withdrawals are tol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from paymaster.db import copying
 from paymaster.db.tx import Writes
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """A message as `outbox.Message`; `payload` is a JSON object, written out."""
 
     topic: str

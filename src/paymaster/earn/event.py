@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+
+import msgspec
 
 Scalar = str | int | float | bool | None
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Something a user did.
 
     `user` is the app's own id; `task` a text id, or with `campaign` the app's own names of both.
     `payload` never carries an amount that counts: prices are the task's; `stored` is the JSON it
     is kept as. `line` is its place in the batch, `raw` the bytes it came as, `digest` tells bodies
-    apart. (A tuple: one is made for every line, and a frozen dataclass takes three times as long.)
+    apart. (A struct: one is made for every line, and a frozen dataclass takes ten times as long.)
     """
 
     source: str
@@ -62,7 +63,7 @@ class Status(StrEnum):
     """Not taken in, except for `budget-exhausted`; kept in the dead-letter list."""
 
 
-class EventOutcome(NamedTuple):
+class EventOutcome(msgspec.Struct, frozen=True, gc=False):
     """`reward_id` is the text id of the reward that the event brought."""
 
     line: int

@@ -10,7 +10,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from itertools import zip_longest
+from operator import attrgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -62,7 +63,7 @@ async def ingest(
     return Report(sorted(outcomes, key=_LINE))
 
 
-_LINE = itemgetter(0)
+_LINE = attrgetter("line")
 
 
 class _Way(NamedTuple):
@@ -143,19 +144,24 @@ def split(events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
     """Parts of at most `most` events; a user's events stay in their order.
 
     A larger batch is dealt into two lanes by user, and their parts come in turn: neighbours would
-    otherwise wait for each other wherever a user has events in both.
+    otherwise wait for each other wherever a user has events in both. The parts of a lane are of one
+    size, so that no small one costs as many statements as a large one.
     """
     if len(events) <= most:
         yield events
         return
     lanes: tuple[list[Event], list[Event]] = ([], [])
     for event in events:
-        lane = lanes[crc32(event.user.encode()) & 1]
-        lane.append(event)
-        if len(lane) == most:
-            yield lane.copy()
-            lane.clear()
-    yield from (lane for lane in lanes if lane)
+        lanes[crc32(event.user.encode()) & 1].append(event)
+    for pair in zip_longest(*[list(_even(lane, most)) for lane in lanes]):
+        yield from (part for part in pair if part is not None)
+
+
+def _even(events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
+    """Parts of one size, at most `most`."""
+    count = -(-len(events) // most)
+    for number in range(count):
+        yield events[len(events) * number // count : len(events) * (number + 1) // count]
 
 
 async def _take(way: _Way, part: _Part, turn: Turn) -> list[EventOutcome]:

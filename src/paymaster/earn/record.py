@@ -13,36 +13,32 @@ batch, and it is taken in again, row by row where they meet.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
-from functools import partial
 from typing import NamedTuple, NoReturn
 
 from paymaster.db.tx import CellTx
-from paymaster.earn import grant, verify
+from paymaster.earn import grant, patterns, verify
 from paymaster.earn.catalogue import Catalogue
 from paymaster.earn.dead_letter import bury
 from paymaster.earn.event import Event, EventOutcome, Fault, Status
 from paymaster.earn.grant import Grant, Granted
 from paymaster.earn.machine import RewardState, TaskEvent
 from paymaster.earn.resolve import BEGUN, COUNTS, IGNORED, RIGHT, SUBMITTED, WRONG, Item, resolve
-from paymaster.earn.states import States
+from paymaster.earn.states import STEPS, States
 from paymaster.earn.store import events as store
 from paymaster.earn.store import reversals
 from paymaster.earn.store import states as state_store
-from paymaster.earn.store.events import EventRow, Span
+from paymaster.earn.store.events import EventRow
 from paymaster.earn.store.states import Fresh, Pair
 from paymaster.earn.turns import Turn
-from paymaster.kernel.clock import business_day
 from paymaster.kernel.errors import Broken
 from paymaster.people import users
 from paymaster.people.machine import Status as UserStatus
 from paymaster.secrets.sealing import Sealer
 
-MAX_BATCH = 2000
+MAX_BATCH = 6000
 """Events in one transaction; larger batches are split."""
 
-MAX_STEPS = 10_000
-"""How many events of one pattern are looked at in one judgement; older ones are left out."""
+_Key = tuple[str, str]
 
 
 class How(NamedTuple):
@@ -85,22 +81,28 @@ async def record(
     found = resolve(tx.cell, catalogue, events) if resolved is None else resolved
     items = [one for one in found if isinstance(one, Item)]
     await _check_users(tx, sealer, items)
-    first: dict[tuple[str, str], Item] = {}
-    good = [item for item in items if item.outcome is None]
-    again = [item for item in good if first.setdefault(item.key, item) is not item]
-    digests = {key: item.event.digest for key, item in first.items()}
-    fresh = await _dedupe(tx, first, digests)
+    first, again = _once_each([item for item in items if item.outcome is None])
+    known = await store.known_events(tx, first)
+    await _end_known(tx, first, known)
+    fresh = (
+        [item for key, item in first.items() if key not in known] if known else [*first.values()]
+    )
     states = await _lock(tx, fresh)
     turn = turn or Turn()
     turn.holds()
-    before = await _before(tx, states, fresh)
+    runs = patterns.runs_of(states, fresh)
+    before = await patterns.before(tx, states, runs)
     await turn.writes()
     if fresh:
-        fresh = await _keep(tx, fresh, digests, careful=how.careful)
+        fresh = await _keep(tx, fresh, known, careful=how.careful)
+    if how.careful:
+        runs = patterns.runs_of(states, fresh)
     for item in again:
-        _end_again(item, digests[item.key])
+        _end_again(item, known.get(item.key, first[item.key].event.digest))
     turn.wrote()
-    await _judge(tx, catalogue, states, fresh, before, how, turn)
+    _advance(states, fresh)
+    earned = await _right_answers(tx, states, fresh) + patterns.complete(tx, runs, before)
+    await _judge(tx, catalogue, states, fresh, earned, how, turn)
     done = [one if isinstance(one, EventOutcome) else one.outcome or _lost(one) for one in found]
     rejected = Status.REJECTED
     await bury(
@@ -115,6 +117,16 @@ async def record(
     return done
 
 
+def _once_each(items: list[Item]) -> tuple[dict[_Key, Item], list[Item]]:
+    """The first item of each event id, and those that come again."""
+    first = {item.key: item for item in items}
+    if len(first) == len(items):
+        return first, []
+    first.clear()
+    again = [item for item in items if first.setdefault(item.key, item) is not item]
+    return first, again
+
+
 def _lost(item: Item) -> NoReturn:
     raise Broken("event-forgotten", f"Line {item.event.line} came to no end.")
 
@@ -126,9 +138,12 @@ async def _check_users(tx: CellTx, sealer: Sealer, items: Sequence[Item]) -> Non
     barred = await users.not_active(tx, {item.user_id for item in items})
     if barred:
         _bar(items, barred)
-    selective = [item for item in items if item.outcome is None and item.offer.selective]
-    if not selective:
+    choosy = {
+        one.id for one in {item.offer.id: item.offer for item in items}.values() if one.selective
+    }
+    if not choosy:
         return
+    selective = [item for item in items if item.outcome is None and item.offer.id in choosy]
     begun = await state_store.states(tx, sorted({item.pair for item in selective}))
     doubtful = [item for item in selective if item.pair not in begun]
     profiles = await users.profiles(tx, sealer, sorted({item.user_id for item in doubtful}))
@@ -151,16 +166,6 @@ def _bar(items: Sequence[Item], barred: Mapping[int, UserStatus | None]) -> None
                 item.end(Status.REJECTED, f"user-{status}", f"The user is {status}.")
 
 
-async def _dedupe(
-    tx: CellTx, first: Mapping[tuple[str, str], Item], digests: dict[tuple[str, str], bytes]
-) -> list[Item]:
-    """End events that were taken in before; the others. `digests` becomes what is kept."""
-    known = await store.known_events(tx, first)
-    digests |= known
-    await _end_known(tx, first, known)
-    return [item for key, item in first.items() if key not in known] if known else [*first.values()]
-
-
 async def _lock(tx: CellTx, items: Sequence[Item]) -> States:
     """The states of the users' tasks that events may change."""
     wanted: dict[Pair, Fresh] = {}
@@ -177,26 +182,24 @@ async def _lock(tx: CellTx, items: Sequence[Item]) -> States:
 
 
 async def _keep(
-    tx: CellTx, items: list[Item], digests: dict[tuple[str, str], bytes], *, careful: bool
+    tx: CellTx, items: list[Item], known: dict[_Key, bytes], *, careful: bool
 ) -> list[Item]:
-    """Write the events; those of them that are new."""
+    """Write the events; those of them that are new. The others are added to `known`."""
     rows = [_event_row(item, item.event) for item in items]
     if not careful:
         await store.write_events(tx, rows)
         return items
     new = await store.insert_events(tx, rows)
     late = [item for item in items if item.key not in new]
-    known = await store.known_events(tx, [item.key for item in late])
-    digests |= known
-    if len(known) < len(late):
+    found = await store.known_events(tx, [item.key for item in late])
+    known |= found
+    if len(found) < len(late):
         raise Broken("event-vanished", "An event that was there is gone.")
-    await _end_known(tx, {item.key: item for item in late}, known)
+    await _end_known(tx, {item.key: item for item in late}, found)
     return [item for item in items if item.key in new]
 
 
-async def _end_known(
-    tx: CellTx, items: Mapping[tuple[str, str], Item], known: Mapping[tuple[str, str], bytes]
-) -> None:
+async def _end_known(tx: CellTx, items: Mapping[_Key, Item], known: Mapping[_Key, bytes]) -> None:
     """End events that are kept already. Some never came, but were taken back: they earn nothing."""
     early = [key for key, digest in known.items() if digest == reversals.FORESTALLED]
     news = await reversals.met_early(tx, early) if early else set[tuple[str, str]]()
@@ -236,15 +239,11 @@ async def _judge(
     catalogue: Catalogue,
     states: States,
     items: Sequence[Item],
-    before: Mapping[Pair, Sequence[verify.Step]],
+    earned: Sequence[tuple[Item, str]],
     how: How,
     turn: Turn,
 ) -> None:
-    """State, verification, rewards; ends every item."""
-    working = [item for item in items if item.shows is not IGNORED]
-    _advance(states, working)
-    earned = await _right_answers(tx, states, working)
-    earned += _patterns(tx, states, working, before)
+    """Rewards for what is earned, with its occurrences; ends every item."""
     recorded = Status.RECORDED
     for item in items:
         if item.outcome is None:
@@ -264,16 +263,18 @@ async def _judge(
 
 
 def _advance(states: States, items: Iterable[Item]) -> None:
-    moves = {
-        BEGUN: TaskEvent.START,
-        SUBMITTED: TaskEvent.SUBMIT,
-        WRONG: TaskEvent.PROGRESS,
-        COUNTS: TaskEvent.PROGRESS,
-    }
     for item in items:
-        event = moves.get(item.shows)
-        if event is not None:
-            states.move(item.pair, event)
+        steps = _ADVANCE.get(item.shows)
+        if steps is not None:
+            states.step(item.pair, steps)
+
+
+_ADVANCE = {
+    BEGUN: STEPS[TaskEvent.START],
+    SUBMITTED: STEPS[TaskEvent.SUBMIT],
+    WRONG: STEPS[TaskEvent.PROGRESS],
+    COUNTS: STEPS[TaskEvent.PROGRESS],
+}
 
 
 def _capped(states: States, item: Item, pending: int) -> bool:
@@ -312,69 +313,6 @@ async def _right_answers(
                 pending[item.pair] = pending.get(item.pair, 0) + 1
                 earned.append((item, key[2]))
     return earned
-
-
-async def _before(
-    tx: CellTx, states: States, items: Sequence[Item]
-) -> dict[Pair, list[verify.Step]]:
-    """What users did towards their patterns before this batch, where it can matter."""
-    runs: dict[Pair, list[Item]] = {}
-    for item in items:
-        if item.shows is COUNTS and states.counts(item.pair):
-            runs.setdefault(item.pair, []).append(item)
-    if not runs:
-        return {}
-    found: dict[Pair, list[verify.Step]] = {}
-    spans = [_span(run) for run in runs.values()]
-    for task_id, user_id, occurred_at, kind in await store.counted(tx, spans, MAX_STEPS):
-        found.setdefault((user_id, task_id), []).append(verify.Step(occurred_at, kind))
-    return found
-
-
-def _patterns(
-    tx: CellTx,
-    states: States,
-    items: Sequence[Item],
-    before: Mapping[Pair, Sequence[verify.Step]],
-) -> list[tuple[Item, str]]:
-    """The last new event of each pattern that is complete now, with its occurrence."""
-    counting: dict[Pair, list[Item]] = {}
-    for item in items:
-        if item.shows is COUNTS and states.open(item.pair):
-            counting.setdefault(item.pair, []).append(item)
-    day = partial(_day, tx.time_zone, {})
-    earned: list[tuple[Item, str]] = []
-    for pair, run in counting.items():
-        rule, known = run[0].offer.rule, before.get(pair, ())
-        if not isinstance(rule, verify.Count) or len(known) + len(run) < rule.count:
-            continue
-        if verify.complete(rule, [*map(_step, run), *known], day):
-            earned.append((run[-1], verify.ONCE))
-    return earned
-
-
-def _day(zone: str, cache: dict[datetime, date], moment: datetime) -> date:
-    """The business day; looked up once for each quarter of an hour, the finest zone offset."""
-    quarter = moment.replace(minute=moment.minute // 15 * 15, second=0, microsecond=0)
-    if quarter not in cache:
-        cache[quarter] = business_day(quarter, zone)
-    return cache[quarter]
-
-
-def _step(item: Item) -> verify.Step:
-    return verify.Step(item.event.occurred_at, item.event.type)
-
-
-def _span(run: Sequence[Item]) -> Span:
-    rule = run[0].offer.rule
-    if not isinstance(rule, verify.Count):
-        raise Broken("rule-kind", "Only counts are judged over time.")
-    least = max(rule.count - len(run), 0)
-    if rule.within_seconds is None:
-        return Span(run[0].offer.id, run[0].user_id, None, None, least)
-    times = [item.event.occurred_at for item in run]
-    first, last = verify.reach(rule, min(times), max(times))
-    return Span(run[0].offer.id, run[0].user_id, first, last, least)
 
 
 def _rewarded(

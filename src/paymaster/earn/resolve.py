@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
+
+import msgspec
 
 from paymaster.earn import verify
 from paymaster.earn.catalogue import Catalogue, Offer
@@ -26,8 +27,7 @@ RIGHT, WRONG, COUNTS, SUBMITTED, BEGUN, IGNORED = (
 )
 
 
-@dataclass(slots=True)
-class Item:
+class Item(msgspec.Struct, gc=False):
     """An event on its way: what it names, what it shows, what became of it."""
 
     event: Event

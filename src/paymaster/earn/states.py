@@ -12,11 +12,17 @@ from paymaster.earn.store import states as state_store
 from paymaster.earn.store.states import Fresh, MoveRow, Pair, StateRow
 from paymaster.kernel.ids import text_id
 
-_STEPS = {
-    (move.source.value, move.event.value): (move.event.value, move.target.value)
-    for move in TASK.moves
-}
+Steps = Mapping[str, tuple[str, str]]
 """What an event is called and where it leads, by where the user stands."""
+
+STEPS: Mapping[TaskEvent, Steps] = {
+    event: {
+        move.source.value: (move.event.value, move.target.value)
+        for move in TASK.moves
+        if move.event.value == event.value
+    }
+    for event in TaskEvent
+}
 
 
 class States:
@@ -46,10 +52,6 @@ class States:
         """Whether the state was made here: the user has no answers and no events yet."""
         return pair in self._made
 
-    def counts(self, pair: Pair) -> bool:
-        """Whether what the user did before can still make a pattern complete."""
-        return pair not in self._made and self.open(pair)
-
     def open(self, pair: Pair) -> bool:
         """Whether a pattern can still be earned: nothing of it was taken back before it was."""
         row = self._rows[pair]
@@ -70,8 +72,12 @@ class States:
 
     def move(self, pair: Pair, event: TaskEvent, reason: str | None = None) -> bool:
         """Move if the machine allows it from where the user stands; whether it did."""
+        return self.step(pair, STEPS[event], reason)
+
+    def step(self, pair: Pair, steps: Steps, reason: str | None = None) -> bool:
+        """As `move`, for one of STEPS that was looked up before."""
         row = self._rows[pair]
-        step = _STEPS.get((row.state, event))
+        step = steps.get(row.state)
         if step is None:
             return False
         name, target = step
@@ -91,16 +97,17 @@ class States:
             )
         if self._moves:
             await state_store.write_moves(tx, TASK.name, self._moves)
-            await outbox_lines.put(
-                tx,
-                [
-                    _message(tx, move, self._rows[move.user_id, move.task_id].home_cell)
-                    for move in self._moves
-                ],
-            )
+            await outbox_lines.put(tx, self._messages(tx))
 
-
-def _message(tx: CellTx, move: MoveRow, home_cell: int) -> outbox_lines.Line:
-    user, task = text_id("us", tx.cell, move.user_id), text_id("tk", home_cell, move.task_id)
-    payload = f'{{"user": "{user}", "task": "{task}", "state": "{move.target}"}}'
-    return outbox_lines.Line(f"user_task.{move.target}", user, payload)
+    def _messages(self, tx: CellTx) -> list[outbox_lines.Line]:
+        tasks: dict[int, str] = {}
+        told: list[outbox_lines.Line] = []
+        for move in self._moves:
+            task = tasks.get(move.task_id)
+            if task is None:
+                home_cell = self._rows[move.user_id, move.task_id].home_cell
+                task = tasks[move.task_id] = text_id("tk", home_cell, move.task_id)
+            user = text_id("us", tx.cell, move.user_id)
+            payload = f'{{"user": "{user}", "task": "{task}", "state": "{move.target}"}}'
+            told.append(outbox_lines.Line(f"user_task.{move.target}", user, payload))
+        return told

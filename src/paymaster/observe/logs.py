@@ -163,9 +163,22 @@ def context(
     `actor` is an id of ours (credential, staff, role), never a person's name.
     """
     given = {"trace_id": trace_id, "actor": actor, "environment": environment, "cell": cell}
-    return structlog.contextvars.bound_contextvars(
-        **{name: value for name, value in given.items() if value is not None}
-    )
+    return _Bound({name: value for name, value in given.items() if value is not None})
+
+
+class _Bound:
+    """Binds for the length of a `with`; structlog's own looks through all variables first."""
+
+    __slots__ = ("_before", "_given")
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._given = given
+
+    def __enter__(self) -> None:
+        self._before = structlog.contextvars.bind_contextvars(**self._given)
+
+    def __exit__(self, *_: object) -> None:
+        structlog.contextvars.reset_contextvars(**self._before)
 
 
 def _shared() -> list[Processor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx
@@ -15,7 +16,7 @@ EventRow = tuple[str, str, int, int, str, datetime, bytes, str, str]
 outcome. (A plain tuple: one is made for every event.)"""
 
 
-class Span(NamedTuple):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """Which part of what a user did towards a task is asked for; None is without end.
 
     Fewer than `least` events there would change nothing.
@@ -183,7 +184,6 @@ async def counted(
     Nothing of spans with less than their least: most patterns are not complete, and are counted
     only.
     """
-    columns = tuple([span[place] for span in spans] for place in range(5))
     rows = await tx.tuples(
         """
         SELECT n.task_id, n.user_id, p.occurred_at, p.type
@@ -206,7 +206,14 @@ async def counted(
             ) found
         )
         """,
-        (*columns, most),
+        (
+            [span.task_id for span in spans],
+            [span.user_id for span in spans],
+            [span.first for span in spans],
+            [span.last for span in spans],
+            [span.least for span in spans],
+            most,
+        ),
     )
     return [(row[0], row[1], row[2], row[3]) for row in rows]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString, NamedTuple
+from typing import LiteralString
+
+import msgspec
 
 from paymaster.db import copying
 from paymaster.db.copying import NULL
@@ -14,8 +16,7 @@ from paymaster.earn.store.states import check_legal
 from paymaster.kernel.money import MAX_MINOR
 
 
-@dataclass(slots=True)
-class RewardRow:
+class RewardRow(msgspec.Struct, gc=False):
     """A row of `reward`; `version` is the number of its last move."""
 
     id: int
@@ -49,7 +50,7 @@ class RewardRow:
         return self.amount - self.taken
 
 
-class RewardMove(NamedTuple):
+class RewardMove(msgspec.Struct, frozen=True, gc=False):
     """A move of a reward."""
 
     reward_id: int
@@ -128,7 +129,7 @@ async def update(tx: CellTx, rows: Sequence[RewardRow]) -> None:
 
 async def write_moves(tx: CellTx, machine: str, rows: Sequence[RewardMove]) -> None:
     """Write the moves of rewards. Raises Conflict `illegal-move`, as `check_legal`."""
-    await check_legal(tx, machine, {row[2:5] for row in rows})
+    await check_legal(tx, machine, {(row.source, row.event, row.target) for row in rows})
     first, commit = tx.append(len(rows)), tx.commit_id
     text, moved = copying.text, tx.now.isoformat()
     actor = text(tx.actor.name)
@@ -136,10 +137,10 @@ async def write_moves(tx: CellTx, machine: str, rows: Sequence[RewardMove]) -> N
         "COPY reward_move (reward_id, number, machine, source, event, target, reason, actor,"
         " commit_id, ordinal, moved_at) FROM STDIN",
         [
-            f"{reward}\t{number}\t{machine}\t{source}\t{event}\t{target}"
-            f"\t{NULL if reason is None else text(reason)}"
-            f"\t{actor}\t{commit}\t{first + place}\t{moved}\n"
-            for place, (reward, number, source, event, target, reason) in enumerate(rows)
+            f"{row.reward_id}\t{row.number}\t{machine}\t{row.source}\t{row.event}\t{row.target}"
+            f"\t{NULL if row.reason is None else text(row.reason)}"
+            f"\t{actor}\t{commit}\t{place}\t{moved}\n"
+            for place, row in enumerate(rows, first)
         ],
     )
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from paymaster.db import copying
 from paymaster.db.copying import NULL
@@ -25,8 +26,7 @@ class Fresh:
     expires_at: datetime | None = None
 
 
-@dataclass(slots=True)
-class StateRow:
+class StateRow(msgspec.Struct, gc=False):
     """A locked row of `task_state`; changed in place, then written back."""
 
     user_id: int
@@ -38,7 +38,7 @@ class StateRow:
     barred: bool = False
 
 
-class MoveRow(NamedTuple):
+class MoveRow(msgspec.Struct, frozen=True, gc=False):
     """A move of a task's state."""
 
     user_id: int
@@ -144,7 +144,7 @@ async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
 
 async def write_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None:
     """Write the moves of tasks' states. Raises Conflict `illegal-move`, as `check_legal`."""
-    await check_legal(tx, machine, {row[3:6] for row in rows})
+    await check_legal(tx, machine, {(row.source, row.event, row.target) for row in rows})
     first, commit = tx.append(len(rows)), tx.commit_id
     text, moved = copying.text, tx.now.isoformat()
     actor = text(tx.actor.name)
@@ -152,10 +152,10 @@ async def write_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None
         "COPY task_move (user_id, task_id, number, machine, source, event, target, reason, actor,"
         " commit_id, ordinal, moved_at) FROM STDIN",
         [
-            f"{user}\t{task}\t{number}\t{machine}\t{source}\t{event}\t{target}"
-            f"\t{NULL if reason is None else text(reason)}"
-            f"\t{actor}\t{commit}\t{first + place}\t{moved}\n"
-            for place, (user, task, number, source, event, target, reason) in enumerate(rows)
+            f"{row.user_id}\t{row.task_id}\t{row.number}\t{machine}\t{row.source}\t{row.event}"
+            f"\t{row.target}\t{NULL if row.reason is None else text(row.reason)}"
+            f"\t{actor}\t{commit}\t{place}\t{moved}\n"
+            for place, row in enumerate(rows, first)
         ],
     )
 
