@@ -11,6 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -18,6 +19,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.oidc_provider import oidc_provider  # noqa: F401 - a fixture for all
 
 from paymaster.db.embedded import APP_ROLE, EmbeddedPostgres
+
+# How long an example takes says something about the machine that day, nothing about the code.
+hypothesis.settings.register_profile("paymaster", deadline=None)
+hypothesis.settings.load_profile("paymaster")
 
 PROJECT = Path(__file__).resolve().parent.parent
 _OTHER_SERVER = "PAYMASTER_TEST_DSN"

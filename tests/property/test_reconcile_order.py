@@ -186,7 +186,6 @@ def test_any_order_and_repetition_gives_the_same_books(postgres: PostgresServer)
 
         @settings(
             max_examples=8,
-            deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=[HealthCheck.too_slow],

@@ -293,7 +293,6 @@ def play(everybody: type[Everybody], examples: int, steps: int) -> None:
     case.settings = settings(
         max_examples=examples,
         stateful_step_count=steps,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     case().runTest()

@@ -318,7 +318,6 @@ def test_any_steps_in_any_order(loop: Loop):
     case.settings = settings(
         max_examples=25,
         stateful_step_count=20,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     case().runTest()

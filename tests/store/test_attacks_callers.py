@@ -169,7 +169,9 @@ async def test_a_hidden_frame_cannot_lock_a_person_out(
 async def test_a_key_for_persons_alone_makes_nobody_who_may_more(served: Served) -> None:
     boss = await invite(served, "boss", Role.ADMIN)
     person = {"email": "eve@example.test", "name": "Eve", **REASON}
-    async with client(served.app, await served.key(["staff", "read", "audit"])) as key:
+    async with client(
+        served.app, await served.key(["staff", "read", "audit", "holds:read"])
+    ) as key:
         for role in ("admin", "finance", "support"):
             answer = await key.post("/v1/staff", json={**person, "role": role})
             assert code(answer) == (403, "scope-missing")

@@ -16,7 +16,10 @@ from tests.world import PostgresServer, owner_rows
 
 from paymaster.people.staff_roles import Role
 
-OPEN = {"/staff/login", "/staff/callback", "/oauth/token", "/healthz", "/readyz", "/metrics"}
+OPEN = {
+    "/staff/login", "/staff/callback", "/oauth/token", "/healthz", "/readyz", "/metrics",
+    "/v1/links/callback/{provider}",
+}  # fmt: skip
 """Addresses that ask for nobody."""
 
 OWN = {"/staff/logout", "/staff/logout-everywhere", "/staff/sessions/{session}/end"}
@@ -33,10 +36,14 @@ async def served(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Serv
 NOTHING_THERE = {
     "/v1/days/{day}": 404,
     "/v1/withdrawals/{withdrawal}/receipt": 409,
+    "/v1/withdrawals/{withdrawal}/confirmation": 403,
+    "/v1/me/withdrawals/{withdrawal}/confirmation": 403,
+    "/v1/me/links": 403,
     "/v1/me/money": 403,
     "/v1/me/stream": 403,
 }
-"""What there is nothing to read of: no day is closed, nothing was paid, and no earner calls."""
+"""What there is nothing to read of: no day is closed, nothing was paid, only a payee opens the
+provider's page, and no earner calls."""
 
 
 def routes(served: Served) -> list[tuple[str, str]]:

@@ -15,6 +15,20 @@ import pytest
 _seconds: dict[str, float] = {}
 
 
+def unhurried() -> None:
+    """Let no example of hypothesis fail for its time, nor look for the smallest one that fails."""
+    from hypothesis import Phase, settings  # noqa: PLC0415 - pytest has to load its plugin first
+
+    phases = (Phase.explicit, Phase.generate)
+    settings.register_profile("mutants", deadline=None, database=None, phases=phases)
+    settings.load_profile("mutants")
+
+
+def pytest_configure() -> None:
+    """Before tests are collected."""
+    unhurried()
+
+
 def pytest_runtest_logstart(nodeid: str) -> None:
     """Everything from here on is this test's."""
     current = coverage.Coverage.current()

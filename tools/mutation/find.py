@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator
 from tools.mutation import domain
+
+_trees: Any = import_module("cosmic_ray.ast")
+_mutating: Any = import_module("cosmic_ray.mutating")
+_plugins: Any = import_module("cosmic_ray.plugins")
 
 _COMPARED = (
     "Eq_NotEq", "NotEq_Eq", "Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Lt_Gt", "Gt_Lt", "Is_IsNot",
@@ -36,47 +39,66 @@ OPERATORS = (
 
 
 class Mutant(NamedTuple):
-    """One fault in one file; `line` is the text it stands in, which names it across edits."""
+    """One fault in one file; `line` is the text it stands in, which names it across edits.
+
+    `turn` counts those that look the same; `idle` is what nothing ever evaluates.
+    """
 
     module: str
     fault: str
     number: int
     row: int
     line: str
+    turn: int = 1
+    idle: bool = False
 
     @property
     def key(self) -> str:
         """Names it for as long as its line stays as it is."""
-        return f"{self.module}: {self.fault}: {self.line}"
+        turn = f" ({self.turn})" if self.turn > 1 else ""
+        return f"{self.module}: {self.fault}: {self.line}{turn}"
 
 
 def find(root: Path, module: str) -> Iterator[Mutant]:
-    """Every mutant of a file, in a fixed order."""
+    """Every mutant of a file, in a fixed order; those that look the same are counted."""
+    seen: Counter[str] = Counter()
+    for mutant in _found(root, module):
+        seen[mutant.key] += 1
+        yield mutant._replace(turn=seen[mutant.key])
+
+
+def _found(root: Path, module: str) -> Iterator[Mutant]:
     source = (root / module).read_text(encoding="utf-8")
     lines = source.splitlines()
-    unread = _unread(source)
+    unread, annotated = _unread(source), _annotated(source)
     for name in OPERATORS:
-        operator, number = get_operator(name)(), 0
-        for node in ast_nodes(get_ast(source)):
-            for (row, _), _ in operator.mutation_positions(node):
-                if row not in unread:
-                    yield Mutant(module, name, number, row, lines[row - 1].strip())
-                number += 1
+        for number, row in enumerate(_rows(name, source)):
+            if row not in unread:
+                idle = name.endswith("BitOr_BitAnd") and row in annotated
+                yield Mutant(module, name, number, row, lines[row - 1].strip(), idle=idle)
     for number, edit in enumerate(domain.edits(source)):
         row = source.count("\n", 0, edit.start) + 1
         yield Mutant(module, edit.fault, number, row, lines[row - 1].strip())
 
 
+def _rows(name: str, source: str) -> Iterator[int]:
+    """Where an operator finds something to do."""
+    operator = _operator(name)
+    for node in _trees.ast_nodes(_trees.get_ast(source)):
+        for (row, _), _ in operator.mutation_positions(node):
+            yield int(row)
+
+
 @cache
 def _operator(name: str) -> Any:
-    return get_operator(name)()
+    return _plugins.get_operator(name)()
 
 
 def mutated(root: Path, mutant: Mutant) -> str:
     """The file's text with the fault. Raises ValueError when the file has changed since."""
     source = (root / mutant.module).read_text(encoding="utf-8")
     if mutant.fault.startswith("core/"):
-        text = mutate_code(source, _operator(mutant.fault), mutant.number)
+        text: str | None = _mutating.mutate_code(source, _operator(mutant.fault), mutant.number)
         if text is None:
             raise ValueError(f"{mutant.module} changed: {mutant.fault} {mutant.number}")
         return text
@@ -103,3 +125,13 @@ def _unread(source: str) -> set[int]:
             case _:
                 pass
     return rows
+
+
+def _annotated(source: str) -> set[int]:
+    """Rows with an annotation of a variable: `|` stands there between types."""
+    return {
+        row
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.AnnAssign)
+        for row in range(node.annotation.lineno, (node.annotation.end_lineno or 0) + 1)
+    }

@@ -1,37 +1,41 @@
 """Mutants tried one by one, side by side, each in a copy of the project.
 
-A mutant is shown to the tests that run its line; one on a line that runs before any test does (a
-table) is shown to the tests of its group. It is killed when a test fails, or when the tests take
-far longer than they should. What survives is either a gap in the tests or changes nothing that
-matters: `survivors.toml` says which, with the reason, for every one that is known.
+A mutant is shown to the tests that run its line, those first that have killed others in its file;
+one on a line that runs before any test does (a table) is shown to the tests of its group. It is
+killed when a test fails twice with it that passes without it. Tests that take far longer than they
+should are told apart from that (`slow`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 import tomllib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 from tools.mutation.covering import Covering
 from tools.mutation.find import Mutant, find, mutated
+from tools.mutation.workers import Answer, Limits, Worker
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
-COPIED = ("src", "tests", "docs", "tools", "bench", "deploy", "pyproject.toml", "README.md")
-SLOWEST_FACTOR, LEAST_SECONDS, FIRST_TESTS = 6, 60.0, 4
-PYTEST = ("-W", "error", "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
+WALL_FACTOR, LEAST_WALL_SECONDS = 6, 90.0
+CPU_FACTOR, LEAST_CPU_SECONDS = 3, 30.0
+MOST_TESTS, MOST_SECONDS = 40, 12.0
+"""Of the tests that reach a line, so many are asked, as long as they take less than this."""
+
+MOST_KILLERS = 4
+TRUSTED_AFTER = 3
+"""A test that failed twice with so many mutants, and never only once, need not be run twice."""
+
+Kind = Literal["warm", "cold"]
 
 
 class Group(NamedTuple):
@@ -44,11 +48,16 @@ class Group(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a mutant: killed, survived, or slow (killed by its time)."""
+    """What became of a mutant: killed (by a test), survived, or slow: ended for its time."""
 
-    mutant: Mutant
+    key: str
+    module: str
+    row: int
+    fault: str
+    line: str
     group: str
     outcome: str
+    test: str
     seconds: float
 
 
@@ -71,7 +80,10 @@ def _resolved(patterns: Sequence[str], taken: set[str]) -> tuple[str, ...]:
 
 
 def drawn(sample: int, seed: int, only: Sequence[str]) -> list[tuple[Group, Mutant]]:
-    """Every mutant of the whole files, and a sample of the others."""
+    """Every mutant of the whole files, and a sample of the others; in an order drawn as well.
+
+    So what is done of them at any time is a sample of them all.
+    """
     whole: list[tuple[Group, Mutant]] = []
     others: list[tuple[Group, Mutant]] = []
     for group in groups():
@@ -81,154 +93,163 @@ def drawn(sample: int, seed: int, only: Sequence[str]) -> list[tuple[Group, Muta
         others += [(group, one) for file in group.sampled for one in find(PROJECT, file)]
     random = Random(seed)  # noqa: S311 - a sample that can be drawn again
     random.shuffle(others)
-    return whole + others[:sample]
+    work = [one for one in whole if not one[1].idle]
+    work += [one for one in others if not one[1].idle][:sample]
+    random.shuffle(work)
+    return work
 
 
-class Copies:
-    """Copies of the project to put mutants into, one for each that works."""
-
-    def __init__(self, count: int) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="paymaster-mutants-"))
-        self._free: SimpleQueue[Path] = SimpleQueue()
-        for number in range(count):
-            folder = self.root / f"{number}" / "main"
-            folder.mkdir(parents=True)
-            for name in COPIED:
-                source = PROJECT / name
-                if source.is_dir():
-                    ignored = shutil.ignore_patterns("__pycache__", "node_modules")
-                    shutil.copytree(source, folder / name, ignore=ignored)
-                elif source.exists():
-                    shutil.copy2(source, folder / name)
-            self._free.put(folder)
-
-    def take(self) -> Path:
-        """One that nobody uses."""
-        return self._free.get()
-
-    def give_back(self, folder: Path) -> None:
-        """It is as it was."""
-        self._free.put(folder)
-
-    def remove(self) -> None:
-        """All of them."""
-        shutil.rmtree(self.root, ignore_errors=True)
-
-
-def tests_of(folder: Path, tests: Sequence[str], most_seconds: float) -> tuple[str, float]:
-    """Run tests in a copy: `passed`, `failed` or `slow`, and how long it took."""
-    paths = f"{folder / 'src'}{os.pathsep}{folder / 'bench'}{os.pathsep}{folder}"
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, *PYTEST, "-m", "not long", *tests],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        outcome = "passed" if process.wait(most_seconds) == 0 else "failed"
-    except subprocess.TimeoutExpired:
-        outcome = "slow"
-        _end(process)
-    return outcome, time.monotonic() - began
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let pytest tidy up, its server with it; if it does not, end it."""
-    for sign, patience in ((signal.SIGINT, 15.0), (signal.SIGKILL, 15.0)):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(patience)
-        except (subprocess.TimeoutExpired, ProcessLookupError):
-            continue
-        return
-
-
-def tried(
-    work: Sequence[tuple[Group, Mutant]], workers: int, covering: Covering
-) -> Iterator[Result]:
-    """The results as they come. Raises SystemExit when tests do not pass without a fault."""
-    copies = Copies(workers)
-    try:
-        folder = copies.take()
-        for tests in {group.tests for group, _ in work}:
-            if tests_of(folder, tests, 1800)[0] != "passed":
-                sys.exit(f"These do not pass without a fault: {' '.join(tests)}")
-        copies.give_back(folder)
-        with ThreadPoolExecutor(workers) as pool:
-            for one in [pool.submit(_try, copies, *each, covering) for each in work]:
-                yield one.result()
-    finally:
-        copies.remove()
-
-
-def _try(copies: Copies, group: Group, mutant: Mutant, covering: Covering) -> Result:
-    tests = covering.of(mutant.module, mutant.row)
-    most_seconds = LEAST_SECONDS + SLOWEST_FACTOR * covering.needs(tests)
-    folder = copies.take()
-    file = folder / mutant.module
-    sound = file.read_text(encoding="utf-8")
-    try:
-        file.write_text(mutated(PROJECT, mutant), encoding="utf-8")
-        outcome, seconds = "passed", 0.0
-        for some in _in_stages(tests, group.tests):
-            outcome, took = tests_of(folder, some, most_seconds)
-            seconds += took
-            if outcome != "passed":
-                break
-    finally:
-        file.write_text(sound, encoding="utf-8")
-        copies.give_back(folder)
-    said = {"passed": "survived", "failed": "killed", "slow": "slow"}[outcome]
-    return Result(mutant, group.name, said, seconds)
-
-
-def _in_stages(reaching: Sequence[str], whole: Sequence[str]) -> list[Sequence[str]]:
-    """The quickest first: they kill most, and need not wait until all are collected.
-
-    What survives the tests that reach its line is shown to all of its group.
-    """
-    return [
-        some
-        for some in (reaching[:FIRST_TESTS], reaching[FIRST_TESTS:], whole[:1], whole[1:])
-        if some
-    ]
-
-
-def known_survivors() -> dict[str, str]:
-    """Why the survivors that are known live, by their key."""
-    file = HERE / "survivors.toml"
-    if not file.exists():
+def known(path: Path | None) -> dict[str, Result]:
+    """What became of mutants in a run before, by their key."""
+    if path is None or not path.exists():
         return {}
-    tables: list[dict[str, Any]] = tomllib.loads(file.read_text()).get("survivor", [])
-    return {table["key"]: table["reason"] for table in tables}
+    found = [Result(**json.loads(line)) for line in path.read_text().splitlines()]
+    return {result.key: result for result in found}
 
 
-def report(results: Sequence[Result], path: Path | None) -> int:
-    """Print the score of each group and every survivor; how many survive without a reason."""
-    known = known_survivors()
-    names = list(dict.fromkeys(result.group for result in results))
-    figures: list[dict[str, Any]] = []
-    for name in [*names, "all"]:
-        here = [result for result in results if name in ("all", result.group)]
-        dead = sum(result.outcome != "survived" for result in here)
-        score = round(100 * dead / len(here), 1) if here else 0.0
-        figures.append({"group": name, "mutants": len(here), "killed": dead, "score": score})
-        print(f"{name:24} {len(here):6} mutants {dead:6} killed  {score:5.1f} %")
-    alive = [result for result in results if result.outcome == "survived"]
-    for result in alive:
-        mutant, reason = result.mutant, known.get(result.mutant.key, "no reason given")
-        print(f"survived: {mutant.module}:{mutant.row} {mutant.fault}: {mutant.line} [{reason}]")
-    if path is not None:
-        told = [
-            {
-                "module": r.mutant.module, "row": r.mutant.row, "fault": r.mutant.fault,
-                "line": r.mutant.line, "key": r.mutant.key, "reason": known.get(r.mutant.key),
-            }
-            for r in alive
-        ]  # fmt: skip
-        path.write_text(json.dumps({"groups": figures, "survivors": told}, indent=1) + "\n")
-    return sum(result.mutant.key not in known for result in alive)
+class Trials:
+    """What is learnt while mutants are tried: which tests kill, and which can be believed."""
+
+    def __init__(self, covering: Covering) -> None:
+        self._covering = covering
+        self._killers: dict[tuple[str, Kind], Counter[str]] = defaultdict(Counter)
+        self._trusted: Counter[tuple[Kind, str]] = Counter()
+        self._sound: dict[tuple[Kind, str], bool] = {}
+
+    def one(self, worker: Worker, group: Group, mutant: Mutant) -> Result:
+        """Show a mutant to its tests."""
+        seconds = 0.0
+        outcome, test = "survived", ""
+        sound = (PROJECT / mutant.module).read_text(encoding="utf-8")
+        faulty = mutated(PROJECT, mutant)
+        fault = {"file": str(worker.folder / mutant.module), "sound": sound, "faulty": faulty}
+        worker.put(mutant.module, faulty)
+        try:
+            for kind, tests in self._plan(group, mutant):
+                answer, took = self._shown(worker, mutant, kind, tests, fault)
+                seconds += took
+                if answer.outcome == "unfit":
+                    answer, took = self._shown(worker, mutant, "cold", tests, fault)
+                    seconds += took
+                if answer.outcome != "passed":
+                    outcome = "killed" if answer.outcome == "failed" else "slow"
+                    test = answer.test
+                    break
+        finally:
+            worker.restore(mutant.module)
+        place = (mutant.module, mutant.row, mutant.fault, mutant.line)
+        return Result(mutant.key, *place, group.name, outcome, test, round(seconds, 2))
+
+    def _plan(self, group: Group, mutant: Mutant) -> Iterator[tuple[Kind, list[str]]]:
+        """Which tests, and how, one after the other."""
+        covering, module = self._covering, mutant.module
+        reaching = covering.ordered(module, mutant.row)
+        early = covering.imported(module, mutant.row) or not reaching
+        kind: Kind = "cold" if early else "warm"
+        killers = self._killers[module, kind]
+        if early:
+            first = [name for name, _ in killers.most_common(MOST_KILLERS)]
+            if first:
+                yield kind, first
+        reaching.sort(key=lambda test: -min(killers[test], MOST_KILLERS))
+        some: list[str] = []
+        for test in reaching[:MOST_TESTS]:
+            if not some or covering.needs([*some, test]) < MOST_SECONDS:
+                some.append(test)
+        if some:
+            yield kind, some
+        if early:
+            yield kind, list(group.tests)
+
+    def _shown(
+        self, worker: Worker, mutant: Mutant, kind: Kind, tests: list[str], fault: dict[str, str]
+    ) -> tuple[Answer, float]:
+        """Run tests with a fault; a failure that does not come twice is none."""
+        seconds, left = 0.0, [one for one in tests if self._sound.get((kind, one), True)]
+        while left:
+            answer = worker.ask(kind, left, self._limits(left), fault)
+            seconds += answer.seconds
+            if answer.outcome != "failed":
+                return answer, seconds
+            if not answer.test:
+                # Modules that cannot be imported, or tests of which one has no such name any more.
+                files = _files(left)
+                if left != files:
+                    left = files
+                    continue
+                is_sound = self._is_sound(worker, kind, files[0], mutant)
+                return (answer if is_sound else Answer("passed", "", 0.0)), seconds
+            if self._trusted[kind, answer.test] >= TRUSTED_AFTER:
+                self._killers[mutant.module, kind][answer.test] += 1
+                return answer, seconds
+            again = worker.ask(kind, [answer.test], self._limits([answer.test]), fault)
+            seconds += again.seconds
+            if again.outcome == "failed" and self._is_sound(worker, kind, answer.test, mutant):
+                self._trusted[kind, answer.test] += 1
+                self._killers[mutant.module, kind][answer.test] += 1
+                return answer, seconds
+            self._trusted[kind, answer.test] = -len(self._covering.seconds)
+            print(f"not to be believed ({kind}): {answer.test}", flush=True)
+            if answer.test in left:
+                left.remove(answer.test)
+            else:
+                left.append(f"--deselect={answer.test}")
+        return Answer("passed", "", 0.0), seconds
+
+    def _is_sound(self, worker: Worker, kind: Kind, test: str, mutant: Mutant) -> bool:
+        """Whether a test passes without a fault, run in the same way."""
+        if (kind, test) not in self._sound:
+            faulty = (worker.folder / mutant.module).read_text(encoding="utf-8")
+            worker.restore(mutant.module)
+            answer = worker.ask(kind, [test], self._limits([test]))
+            worker.put(mutant.module, faulty)
+            self._sound[kind, test] = answer.outcome == "passed"
+        return self._sound[kind, test]
+
+    def _limits(self, tests: list[str]) -> Limits:
+        """How long tests may take. Tests of whole files: as long as theirs took together."""
+        named = [
+            name
+            for one in tests
+            for name in ([one] if "::" in one else self._covering.of_file(one))
+        ]
+        needs = self._covering.needs(named)
+        return Limits(
+            LEAST_WALL_SECONDS + WALL_FACTOR * needs, LEAST_CPU_SECONDS + CPU_FACTOR * needs
+        )
+
+
+def _files(tests: Sequence[str]) -> list[str]:
+    named = [one for one in tests if not one.startswith("--")]
+    return list(dict.fromkeys(one.partition("::")[0] for one in named))
+
+
+def tried(work: Sequence[tuple[Group, Mutant]], count: int, covering: Covering) -> Iterator[Result]:
+    """The results as they come."""
+    root = Path(tempfile.mkdtemp(prefix="paymaster-mutants-"))
+    workers = [Worker(PROJECT, root / str(number) / "main") for number in range(count)]
+    trials, free = Trials(covering), SimpleQueue[Worker]()
+    files = sorted({name.partition("::")[0] for name in covering.seconds})
+
+    def begin(worker: Worker) -> None:
+        worker.start(files)
+        free.put(worker)
+
+    def one(each: tuple[Group, Mutant]) -> Result:
+        worker = free.get()
+        try:
+            return trials.one(worker, *each)
+        finally:
+            free.put(worker)
+
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for done in [pool.submit(begin, worker) for worker in workers]:
+                done.result()
+            for done in as_completed([pool.submit(one, each) for each in work]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for worker in workers:
+                worker.stop()
+            shutil.rmtree(root, ignore_errors=True)
