@@ -133,7 +133,7 @@ def payment(**changed: Any) -> Payment:
 
 
 def test_who_still_owes_an_answer_and_whose_refusal_says_nothing_against_the_payee() -> None:
-    assert {"sending", "unknown", "sent"} == UNRESOLVED
+    assert {"sending", "unknown", "sent", "awaiting_payee"} == UNRESOLVED
     assert not UNRESOLVED.intersection(ATTEMPT.terminal())
     assert {"funds", "ours", "provider"} == ABOUT_THE_ACCOUNT
 
@@ -164,6 +164,7 @@ def not_found(**changed: Any) -> Told:
     given: dict[str, Any] = {
         "id": 1, "batch_id": 1, "key": "k", "state": "unknown", "tries": 1, "lease_token": 1,
         "sent_at": NOW, "ended_at": NOW + timedelta(seconds=5), "over": True,
+        "cancels": False, "confirms": False,
     }  # fmt: skip
     verdict = changed.pop("verdict", Verdict.NOT_FOUND)
     return Told(Asked(**{**given, **changed}), Outcome("k", verdict), NOW)

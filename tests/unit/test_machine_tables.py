@@ -50,6 +50,7 @@ DESTINATIONS = """
     pause: active -> paused
     resume: paused -> active
     close: active paused -> closed
+    link: closed -> active
 """
 APPROVALS = """
     approve: proposed -> approved
