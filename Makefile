@@ -30,8 +30,8 @@ sim-mutants: $(READY)  ## Take each guard out of the code: the simulation must n
 services:  ## Install what some tests need from Debian (root only); without it they are skipped
 	tools/set-up-services
 
-test: $(READY)  ## Run the tests (ARGS="tests/unit -k money")
-	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope -m "not long" $(ARGS)
+test: $(READY)  ## Run the tests (ARGS="tests/unit -k money"); the house rules' are in `make check`
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope -m "not long" --ignore tests/tidy $(ARGS)
 
 test-long: $(READY)  ## The longer tests with real processes: other logs, kill -9, second copies
 	$(PYTEST) -m long $(ARGS)
