@@ -188,6 +188,7 @@ made_up = settings(
 )
 
 
+@pytest.mark.long  # one name for many: only a run in one process takes them all
 @SCHEMA.parametrize()
 @seed(7)
 @made_up
@@ -199,6 +200,7 @@ def test_made_up_requests_find_no_fault(case: schemathesis.Case, running: Runnin
     assert FOREIGN not in _unasked(case, response.content)
 
 
+@pytest.mark.long  # one name for many: only a run in one process takes them all
 @SCHEMA.parametrize()
 @seed(8)
 @made_up
