@@ -19,11 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
 
-from paymaster_sandbox.chassis.keys import keep
+from paymaster_sandbox.chassis.keys import keep, rsa_key
 
 _BITS: Final = 2048
 _VALID_FROM: Final = datetime(2020, 1, 1, tzinfo=UTC)
@@ -129,9 +128,7 @@ class Certificates:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / name
         fresh = b"" if path.exists() else _private(_new_key())
-        key = load_pem_private_key(keep(path, fresh), None)
-        assert isinstance(key, rsa.RSAPrivateKey)
-        return key
+        return rsa_key(keep(path, fresh))
 
 
 def _new_key() -> rsa.RSAPrivateKey:

@@ -29,6 +29,8 @@ _PRETENDED = {
     "fail_after": ("SYSTEM_ERROR", "系统繁忙"),
     "processing": ("REQUEST_PROCESSING", "支付处理中"),
     "unlisted_code": ("SANDBOX_NEVER_HEARD_OF", "未知错误"),
+    "lied_no": ("PAYEE_NOT_EXIST", "收款账号不存在"),
+    "lied_short": ("PAYER_BALANCE_NOT_ENOUGH", "余额不足 请充值后重试"),
 }
 
 

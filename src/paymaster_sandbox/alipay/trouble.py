@@ -21,8 +21,9 @@ BEFORE: Final = ("drop_requests", "fail_before", "rate_limit", "refuse_unlisted"
 """Nothing is done: the connection is cut; 20000; call limited; a code that no list has."""
 
 AFTER: Final = (
-    "drop_answers", "fail_after", "accepted", "processing", "unlisted_code",
-    "bad_signature", "unsigned", "unknown_serial", "stale_timestamp", "truncated", "garbled",
+    "drop_answers", "fail_after", "accepted", "processing", "unlisted_code", "lied_no",
+    "lied_short", "bad_signature", "unsigned", "unknown_serial", "stale_timestamp", "truncated",
+    "garbled",
 )  # fmt: skip
 """It is done, and the answer is missing, or says or proves something else."""
 

@@ -3,9 +3,12 @@
 import os
 import secrets
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import asyncssh
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,14 @@ def keep(path: Path, fresh: bytes) -> bytes:
             file.write(fresh)
         part.rename(path)
     return path.read_bytes()
+
+
+@lru_cache(maxsize=64)
+def rsa_key(pem: bytes) -> RSAPrivateKey:
+    """A private key that was kept. To read one takes long, so each is read once a process."""
+    found = load_pem_private_key(pem, None)
+    assert isinstance(found, RSAPrivateKey)
+    return found
 
 
 def load(directory: Path) -> Keys:

@@ -18,7 +18,7 @@ from paymaster_sandbox.chassis import journal
 from paymaster_sandbox.chassis.clock import SECOND
 from paymaster_sandbox.http import cut
 from paymaster_sandbox.wechat import crypto, fields, mishaps, parties
-from paymaster_sandbox.wechat.errors import V3Error
+from paymaster_sandbox.wechat.errors import V3Error, short_of_money
 from paymaster_sandbox.wechat.keys import read_public
 from paymaster_sandbox.wechat.mishaps import Mishap
 from paymaster_sandbox.wechat.parties import Merchant
@@ -267,6 +267,10 @@ def _distorted(mishap: Mishap | None, reply: Reply | None) -> Reply:
     if kind in ("code_before", "code_after"):
         status = mishap.number if mishap is not None and mishap.number else 400
         return Reply({"code": text or "NEVER_HEARD_OF", "message": "未知错误"}, status)
+    if kind == "lied_no":
+        return Reply(V3Error(400, "PARAM_ERROR", "参数错误").content(), 400)
+    if kind == "lied_short":
+        return Reply(short_of_money().content(), 403)
     if kind in ("accepted_before", "accepted_after"):
         return Reply(None, 202)
     assert reply is not None

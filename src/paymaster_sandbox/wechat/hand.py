@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from paymaster_sandbox.wechat import parties
+from paymaster_sandbox.wechat.authorisations import Wanted
 from paymaster_sandbox.wechat.errors import refused
 from paymaster_sandbox.wechat.orders import OrderError
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from paymaster_sandbox.chassis.store import Tx
     from paymaster_sandbox.wechat.authorisations import Authorisations, Authorization
     from paymaster_sandbox.wechat.orders import Order, Orders
+    from paymaster_sandbox.wechat.parties import Merchant
     from paymaster_sandbox.wechat.transfers import Transfers
 
 
@@ -65,6 +67,19 @@ class Hand:
             except OrderError as error:
                 raise refused(f"the order is {error.reason}") from error
         raise refused(f"cannot {act} a {kind}")
+
+    def agree_at_once(
+        self, tx: Tx, merchant: Merchant, appid: str, openid: str, scene: str, out_no: str
+    ) -> None:
+        """The merchant asks for an agreement, and the user gives it there and then.
+
+        Nobody is told of it. Raises V3Error if there is one already.
+        """
+        wanted = Wanted(
+            out_no=out_no, appid=appid, openid=openid, scene=scene, display="收款人",
+            perception=None, notify_url="",
+        )  # fmt: skip
+        self._agreements.agree(tx, self._agreements.ask(tx, merchant, wanted).id)
 
 
 def _order(one: Order) -> dict[str, object]:

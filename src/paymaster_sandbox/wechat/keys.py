@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from paymaster_sandbox.chassis.clock import Clock, moment
-from paymaster_sandbox.chassis.keys import keep
+from paymaster_sandbox.chassis.keys import keep, rsa_key
 
 _YEARS_FIVE = timedelta(days=1826)
 _BITS = 2048
@@ -171,9 +171,7 @@ class Keys:
         path = self._directory / f"{name}.pem"
         if not path.exists():
             _write(path, _private_pem(rsa.generate_private_key(65537, _BITS)))
-        private = serialization.load_pem_private_key(path.read_bytes(), None)
-        assert isinstance(private, rsa.RSAPrivateKey)
-        return private
+        return rsa_key(path.read_bytes())
 
 
 def read_public(pem: str) -> rsa.RSAPublicKey:

@@ -29,12 +29,17 @@ BEFORE: Final = frozenset(
 
 AFTER: Final = frozenset(
     {
-        "cut_after", "error_after", "limited_after", "code_after", "accepted_after", "slow",
+        "cut_after", "error_after", "limited_after", "code_after", "lied_no", "lied_short",
+        "accepted_after", "slow",
         "bad_signature", "no_signature", "unknown_serial", "stale", "signtest", "truncated",
         "garbled", "reordered", "extra_fields",
     }
 )  # fmt: skip
-"""What was asked for has been done, and the answer does not say so."""
+"""What was asked for has been done, and the answer does not say so.
+
+`lied_no` and `lied_short` are the worst of them: a code from the provider's own list, signed, says
+that nothing was done.
+"""
 
 NOTICES: Final = frozenset(
     {

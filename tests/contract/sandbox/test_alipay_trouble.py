@@ -41,6 +41,8 @@ async def test_a_cut_connection_says_nothing(
         ("processing", 400, "REQUEST_PROCESSING", 1),
         ("refuse_unlisted", 400, "SANDBOX_NEVER_HEARD_OF", 0),
         ("unlisted_code", 400, "SANDBOX_NEVER_HEARD_OF", 1),
+        ("lied_no", 400, "PAYEE_NOT_EXIST", 1),
+        ("lied_short", 400, "PAYER_BALANCE_NOT_ENOUGH", 1),
     ],
 )
 async def test_refusals_that_may_have_paid(
@@ -62,6 +64,7 @@ async def test_refusals_that_may_have_paid(
         ("rate_limit", "40005", "isv.app-call-limited", 0),
         ("processing", "40004", "REQUEST_PROCESSING", 1),
         ("unlisted_code", "40004", "SANDBOX_NEVER_HEARD_OF", 1),
+        ("lied_no", "40004", "PAYEE_NOT_EXIST", 1),
     ],
 )
 async def test_the_same_at_the_gateway(

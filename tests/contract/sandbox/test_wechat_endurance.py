@@ -16,7 +16,7 @@ from paymaster_sandbox import World
 
 FAULTS = (
     "cut_before", "cut_after", "error_before", "error_after", "limited_before", "limited_after",
-    "code_before", "code_after", "accepted_before", "accepted_after", "bad_signature",
+    "code_before", "code_after", "lied_no", "accepted_before", "accepted_after", "bad_signature",
     "no_signature", "unknown_serial", "stale", "truncated", "garbled",
 )  # fmt: skip
 

@@ -161,6 +161,8 @@ async def test_answers_that_must_not_be_believed_have_still_done_it(
         ("error_after", {}, 500, "SYSTEM_ERROR"),
         ("limited_after", {}, 429, "FREQUENCY_LIMITED"),
         ("code_after", {"text": "ODD"}, 400, "ODD"),
+        ("lied_no", {}, 400, "PARAM_ERROR"),
+        ("lied_short", {}, 403, "NOT_ENOUGH"),
     ],
 )
 async def test_errors_come_before_or_after_it_was_done(
@@ -170,6 +172,7 @@ async def test_errors_come_before_or_after_it_was_done(
     await merchant.mishap("transfer.create", kind, **more)
     answer = await merchant.transfer("A1", openid)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert merchant.genuine(answer)
     done = (await merchant.books())["merchants"][MCHID]["bills"]
     assert done == ({} if kind.endswith("before") else {"WAIT_USER_CONFIRM": 1})
     again = await merchant.transfer("A1", openid)
