@@ -5,9 +5,10 @@ Made once, through the same use cases as anywhere, in the database that runs are
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paymaster.compose import Deps
 from paymaster.db.tx import Actor, CellTx, ControlTx
@@ -22,9 +23,11 @@ from paymaster.people import destinations, users
 from paymaster.people.users import Upsert
 from paymaster.screen import activate
 from paymaster_sim.clock import START
-from paymaster_sim.place import CELLS, ENVIRONMENT, Place
+from paymaster_sim.place import CELLS, ENVIRONMENT
 
-CURRENCY = "EUR"
+if TYPE_CHECKING:
+    from paymaster_sim.mixes import Mix
+
 BANK, WALLET = "bank", "float"
 OUR_NUMBER, PROVIDER_NUMBER = 1, 2
 ITEMS = 400
@@ -33,16 +36,6 @@ ITEMS = 400
 ANSWER = "yes"
 ACTOR = Actor("sim:cast")
 _LONG_AGO = START - timedelta(days=30)
-_RULES: list[dict[str, Any]] = [
-    {"rule": "standing"},
-    {"rule": "minimum", "parameters": {"amounts": {CURRENCY: "1"}}},
-    {"rule": "maximum", "parameters": {"amounts": {CURRENCY: "40"}, "outcome": "review"}},
-    {
-        "id": "user-hour",
-        "rule": "velocity",
-        "parameters": {"scope": "user", "window_seconds": 3600, "count": 3},
-    },
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +68,7 @@ class Cast:
     people: list[Person]
     accounts: dict[str, int]
     funding: dict[str, str]
+    currency: str
 
 
 def iban(number: int) -> str:
@@ -90,37 +84,24 @@ def wallet(number: int) -> str:
     return f"SW-{nine}{'0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ'[total % 36]}"
 
 
-async def make(deps: Deps, place: Place, count: int) -> Cast:
-    """Put `count` users and all else into the database that `deps` has open."""
-    dbs = deps.dbs
-    made = await dbs.control.run(ACTOR, new_trace_id(), lambda tx: _accounts(tx, deps, place))
-    funding = await dbs.control.run(ACTOR, new_trace_id(), _work)
-    await dbs.control.run(ACTOR, new_trace_id(), _rules)
-    people = [await _person(deps, number) for number in range(count)]
-    return Cast(people, made, funding)
+async def make(deps: Deps, mix: Mix, wanted: Sequence[NewAccount], count: int) -> Cast:
+    """Put our accounts, `count` users and all else into the database that `deps` has open."""
+    run = deps.dbs.control.run
+    made = await run(ACTOR, new_trace_id(), lambda tx: _accounts(tx, deps, wanted))
+    funding = await run(ACTOR, new_trace_id(), lambda tx: _work(tx, mix.currency))
+    await run(ACTOR, new_trace_id(), lambda tx: _rules(tx, mix.currency))
+    people = [await _person(deps, mix, number) for number in range(count)]
+    return Cast(people, made, funding, mix.currency)
 
 
-async def _accounts(tx: ControlTx, deps: Deps, place: Place) -> dict[str, int]:
-    bank = {
-        "transport": "directory",
-        "outgoing": str(place.outside / "sftp" / "in"),
-        "incoming": str(place.outside / "sftp" / "out"),
-        "iban": iban(OUR_NUMBER),
-        "holder": "Zahlstelle GmbH",
-    }
-    float_ = {"url": "http://sandpay.sim", "topup_iban": iban(PROVIDER_NUMBER), "holder": "Sandpay"}
-    keys = {"api_key": "sandpay-api-key", "webhook_secret": "sandpay-webhook-secret"}
-    wanted = (
-        NewAccount(BANK, "iso20022-unique", CURRENCY, bank, {}, payout_window="15:00"),
-        NewAccount(WALLET, "sandbox-wallet", CURRENCY, float_, keys),
-    )
+async def _accounts(tx: ControlTx, deps: Deps, wanted: Sequence[NewAccount]) -> dict[str, int]:
     return {
         new.name: (await accounts.add(tx, ENVIRONMENT, CELLS[0], new, deps.rails)).id
         for new in wanted
     }
 
 
-async def _work(tx: ControlTx) -> dict[str, str]:
+async def _work(tx: ControlTx, currency: str) -> dict[str, str]:
     await campaign.put_sponsor(tx, ENVIRONMENT, CELLS[0], "sponsor", "Sponsor")
     funding: dict[str, str] = {}
     for job in JOBS:
@@ -128,14 +109,14 @@ async def _work(tx: ControlTx) -> dict[str, str]:
             job.campaign,
             "sponsor",
             job.campaign,
-            CURRENCY,
+            currency,
             _LONG_AGO,
             vesting_seconds=job.vesting_seconds,
         )
         view, _ = await campaign.put_campaign(tx, ENVIRONMENT, CELLS[0], wanted)
         funding[job.campaign] = view.funding_reference
         rule = {"kind": "gold", "item": "item", "answer": "answer"}
-        reward = Money(job.reward_minor, CURRENCY)
+        reward = Money(job.reward_minor, currency)
         work = PutTask(job.task, "labelling", job.task, reward, rule, _LONG_AGO)
         made, _ = await task.put_task(tx, ENVIRONMENT, job.campaign, work)
         gold = {f"i{number}": ANSWER for number in range(ITEMS)}
@@ -143,12 +124,22 @@ async def _work(tx: ControlTx) -> dict[str, str]:
     return funding
 
 
-async def _rules(tx: ControlTx) -> None:
+async def _rules(tx: ControlTx, currency: str) -> None:
     before = await activate.ensure(tx, ENVIRONMENT)
-    await activate.activate(tx, ENVIRONMENT, {"rules": _RULES}, based_on=before.version)
+    rules: list[dict[str, Any]] = [
+        {"rule": "standing"},
+        {"rule": "minimum", "parameters": {"amounts": {currency: "1"}}},
+        {"rule": "maximum", "parameters": {"amounts": {currency: "40"}, "outcome": "review"}},
+        {
+            "id": "user-hour",
+            "rule": "velocity",
+            "parameters": {"scope": "user", "window_seconds": 3600, "count": 3},
+        },
+    ]
+    await activate.activate(tx, ENVIRONMENT, {"rules": rules}, based_on=before.version)
 
 
-async def _person(deps: Deps, number: int) -> Person:
+async def _person(deps: Deps, mix: Mix, number: int) -> Person:
     dbs, sealer, name = deps.dbs, deps.secrets.sealer, f"user-{number}"
     [made] = await users.upsert_many(
         dbs, sealer, ENVIRONMENT, ACTOR, new_trace_id(), [Upsert(name)]
@@ -156,25 +147,22 @@ async def _person(deps: Deps, number: int) -> Person:
     if made.view is None:
         raise AssertionError(made)
     ref = made.view.ref
-    payees = {WALLET: wallet(number + 1), BANK: iban(1000 + number)}
-    details = {
-        WALLET: ("sandbox-wallet", {"wallet": payees[WALLET]}),
-        BANK: ("iban", {"iban": payees[BANK], "holder": f"Payee {number}"}),
-    }
+    ways = {rail: way(number) for rail, way in mix.ways.items()}
+    currency, payees = mix.currency, {rail: payee for rail, (_, _, payee) in ways.items()}
 
     async def work(tx: CellTx) -> dict[str, int]:
         found: dict[str, int] = {}
-        for rail, (kind, given) in details.items():
+        for rail, (kind, given, _) in ways.items():
             view = await destinations.add(
-                tx, sealer, ref.id, kind, CURRENCY, given, cooling=timedelta(0)
+                tx, sealer, ref.id, kind, currency, given, cooling=timedelta(0)
             )
             found[rail] = view.ref.id
         return found
 
-    for kind, given in details.values():
+    for kind, given, _ in ways.values():
 
-        async def claim(tx: ControlTx, kind: str = kind, given: dict[str, str] = given) -> int:
-            return await destinations.claim(tx, sealer, ENVIRONMENT, ref, kind, CURRENCY, given)
+        async def claim(tx: ControlTx, kind: str = kind, given: Mapping[str, str] = given) -> int:
+            return await destinations.claim(tx, sealer, ENVIRONMENT, ref, kind, currency, given)
 
         await dbs.control.run(ACTOR, new_trace_id(), claim)
     return Person(name, ref, await dbs.cell(ref.cell).run(ACTOR, new_trace_id(), work), payees)

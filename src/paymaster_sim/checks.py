@@ -55,6 +55,9 @@ _SUMS = """
         FROM {s}.attempt WHERE withdrawal_id IS NOT NULL AND state <> 'rejected'
         GROUP BY withdrawal_id HAVING count(*) > 1
 """
+_BEGINS, _TELLING = "pkg", 20
+"""How all begin that open a payment, and how many letters tell one from another."""
+
 _MOVED = """
     SELECT {n}, 'balance-postings', a.kind || ' ' || a.owner_id || ' is ' || a.balance
             || ', its postings sum to ' || coalesce(p.moved, 0)
@@ -217,3 +220,41 @@ def cash(eye: Eye, outside: Outside, accounts: Mapping[str, int]) -> None:
                 f"{name}: {ours} here and {clearing} in clearing ({suspense} in suspense),"
                 f" {real[name]} out there",
             )
+
+
+def matched(eye: Eye) -> None:
+    """At the end: no line about a payment of ours is in doubt. Raises Violation."""
+    found = eye.rows(
+        f"SELECT count(*), min(line_id) FROM cell_{CELLS[0]}.statement_line"  # noqa: S608 - a name of ours
+        " WHERE state <> 'matched' AND kind IN ('set-apart', 'given-back')"
+    )
+    if found[0][0]:
+        raise Violation("line-in-doubt", f"{found[0][0]} lines, for example {found[0][1]}")
+
+
+def sealed(eye: Eye, packages: Sequence[str]) -> None:
+    """At the end: what opens a payment in its payee's app is written nowhere in the clear.
+
+    Whatever of it was sealed is forgotten with the end of its payment; every column of every table
+    is looked at, whatever its type. Raises Violation.
+    """
+    if not packages:
+        return
+    begin = [package[:_TELLING] for package in packages]
+    if not all(one.startswith(_BEGINS) for one in begin):
+        raise AssertionError("the sandbox names them otherwise now")
+    # As it stands there, and as PostgreSQL writes bytes.
+    needles = [*begin, *(one.encode().hex() for one in begin)]
+    tables = eye.rows(
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition"
+        " AND (n.nspname = 'control' OR n.nspname = ANY(%(cells)s)) ORDER BY 1",
+        cells=[f"cell_{n}" for n in CELLS],
+    )
+    for (table,) in tables:
+        found = eye.rows(
+            f"SELECT t::text FROM {table} AS t WHERE t::text ~ %(starts)s",  # noqa: S608 - PostgreSQL wrote the name
+            starts=f"{_BEGINS}|{_BEGINS.encode().hex()}",
+        )
+        if any(needle in row for (row,) in found for needle in needles):
+            raise Violation("package-readable", f"{table} holds what opens a payment")

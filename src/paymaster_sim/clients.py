@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from paymaster.api.hot import Hot
 from paymaster.db.idempotency import Answer, Key
 from paymaster.db.tx import Actor, CellTx
+from paymaster.dispatch import confirmation
 from paymaster.earn import ingest
 from paymaster.earn.event import Status
 from paymaster.earn.intake import parse
@@ -21,7 +22,6 @@ from paymaster.kernel.money import Money
 from paymaster.withdraw import moves
 from paymaster.withdraw.request import RequestWithdrawal
 from paymaster.withdraw.request_keyed import Keyed
-from paymaster_sim import cast
 from paymaster_sim.cast import Cast
 from paymaster_sim.checks import Violation
 from paymaster_sim.place import ENVIRONMENT
@@ -100,7 +100,7 @@ class Clients:
         body = json.dumps([person.name, destination, wish.minor]).encode()
         key = Key.of(CREDENTIAL, ROUTE, wish.key, body)
         command = RequestWithdrawal(
-            person.ref.id, destination, Money(wish.minor, cast.CURRENCY), actor=APP
+            person.ref.id, destination, Money(wish.minor, self.cast.currency), actor=APP
         )
         try:
             await hot.claim(key)
@@ -135,6 +135,32 @@ class Clients:
         cell, number = wish.withdrawal
         user_id = self.cast.people[wish.person].ref.id
         await self.write(cell, APP, lambda tx: moves.cancel(tx, user_id, number))
+
+    async def take_back(self, key: str) -> None:
+        """A user takes back what has left already, and waits to be confirmed."""
+        wish = self.wishes.get(key)
+        if wish is None or wish.withdrawal is None:
+            return
+        cell, number = wish.withdrawal
+        user_id = self.cast.people[wish.person].ref.id
+
+        async def work(tx: CellTx) -> None:
+            await confirmation.take_back(tx, user_id, number, lambda _: True)
+
+        await self.write(cell, APP, work)
+
+    async def package(self, cell: int, number: int, user_id: int) -> str | None:
+        """What opens the provider's page for the payee; None while nothing is shown."""
+        try:
+            await self.api.up()
+            deps = self.api.deps
+            read = deps.dbs.cell(cell).read(
+                lambda tx: confirmation.show(tx, deps.secrets.sealer, number, user_id=user_id)
+            )
+            shown = await self.api.call(told(read, self.refused))
+        except ProcessDied:
+            return None
+        return None if shown is None else shown.package
 
     async def write(
         self, cell: int, actor: Actor, work: Callable[[CellTx], Awaitable[T]]

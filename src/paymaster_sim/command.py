@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from paymaster.kernel.clock import monotonic_seconds
 from paymaster.kernel.errors import Refusal
 from paymaster_sim import mutants, script, writing
+from paymaster_sim.mixes import rails_of
 from paymaster_sim.runtime import fixed_hash_seed, on_one_core
 from paymaster_sim.script import FAULTS, Script
 from paymaster_sim.shrink import shrink
@@ -35,6 +37,7 @@ class Options:
     script: Path | None = None
     workers: int = 1
     trace: Path | None = None
+    rails: str = ""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class Sum:
     faults: int = 0
     crashes: int = 0
     steps: int = 0
+    by_rail: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
     violations: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
 
     def add(self, result: Result) -> None:
@@ -55,6 +59,7 @@ class Sum:
         self.faults += result.faults
         self.crashes += result.crashes
         self.steps += result.steps
+        self._add_rails(result.by_rail)
         if result.violation is not None:
             self.violations.append({**result.violation.wire(), "trace": result.digest})
 
@@ -62,9 +67,16 @@ class Sum:
         """What another process has counted, as it wrote it."""
         for name in ("seeds", "withdrawals", "faults", "crashes", "steps"):
             setattr(self, name, getattr(self, name) + int(str(told[name])))
+        rails = told["by_rail"]
+        if isinstance(rails, dict):
+            self._add_rails(rails)  # pyright: ignore[reportUnknownArgumentType]
         found = told["violations"]
         if isinstance(found, list):
             self.violations += found  # pyright: ignore[reportUnknownArgumentType]
+
+    def _add_rails(self, more: Mapping[str, Mapping[str, int]]) -> None:
+        for name, states in more.items():
+            self.by_rail.setdefault(name, Counter()).update(states)
 
     def wire(self, seconds: float) -> dict[str, object]:
         """For JSON."""
@@ -75,6 +87,9 @@ class Sum:
             "crashes": self.crashes,
             "steps": self.steps,
             "seconds": round(seconds, 2),
+            "by_rail": {
+                name: dict(sorted(self.by_rail[name].items())) for name in sorted(self.by_rail)
+            },
             "violations": self.violations,
         }
 
@@ -94,6 +109,7 @@ def main(options: Options) -> int:
     """Run what was asked for; 1 when an invariant was violated."""
     fixed_hash_seed()
     chosen(options.faults)
+    rails_of(options.seed, options.rails)
     mutants.check(options.mutant)
     began, total = monotonic_seconds(), Sum()
     if options.workers > 1:
@@ -116,7 +132,8 @@ def main_mutants(options: Options) -> int:
         with mutants.applied(name), stage(options.users) as made:
             for seed in range(options.seed, options.seed + mutants.SEEDS):
                 tried += 1
-                one = writing.write(seed, options.days, options.users, faults)
+                rails = rails_of(seed, options.rails)
+                one = writing.write(seed, options.days, options.users, faults, rails)
                 found = made.play(one).violation
                 if found is not None:
                     break
@@ -131,7 +148,8 @@ def main_mutants(options: Options) -> int:
 
 def _arguments(options: Options) -> list[str]:
     given = [
-        f"--days={options.days}", f"--users={options.users}", f"--faults={options.faults}", "--json"
+        f"--days={options.days}", f"--users={options.users}", f"--faults={options.faults}",
+        f"--rails={options.rails}", "--json",
     ]  # fmt: skip
     return [*given, f"--mutant={options.mutant}"] if options.mutant else given
 
@@ -166,7 +184,8 @@ def _scripts(options: Options) -> Iterator[Script]:
         return
     faults = chosen(options.faults)
     for seed in range(options.seed, options.seed + options.seeds):
-        yield writing.write(seed, options.days, options.users, faults)
+        rails = rails_of(seed, options.rails)
+        yield writing.write(seed, options.days, options.users, faults, rails)
 
 
 def _shrunk(made: Stage, one: Script, found: Found) -> None:

@@ -45,6 +45,9 @@ async def finish(world: World) -> None:
     checks.acknowledged(seen, world.clients.promised(), world.clients.possible)
     checks.history(world.eye)
     checks.cash(world.eye, world.outside, world.cast.accounts)
+    if world.outside.yuan is not None:
+        checks.matched(world.eye)
+        checks.sealed(world.eye, world.outside.yuan.packages())
     await _prove(world)
     await _verify(world)
 

@@ -10,7 +10,14 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,18 +33,33 @@ from paymaster_sandbox.chassis import faults, oracle
 from paymaster_sandbox.chassis.clock import SECOND
 from paymaster_sandbox.chassis.oracle import Fate
 from paymaster_sim import cast
+from paymaster_sim.cast import Person
 from paymaster_sim.clock import START, microseconds
 from paymaster_sim.ground import Ground
+from paymaster_sim.merchants import ALIPAY, CONSENT, WECHAT, Merchants
+from paymaster_sim.merchants import CURRENCY as YUAN
+from paymaster_sim.yuan import Yuan
 
 T = TypeVar("T")
 SLOW_SECONDS = 70.0
 """Longer than any of our processes waits for an answer."""
 
 HOLDER = "Zahlstelle GmbH"
+EURO = "EUR"
 SPONSOR_PAYS = "Sponsor"
 _START_MICROSECONDS = round(START.timestamp()) * SECOND
-Listener = Callable[[httpx.Request], Awaitable[int]]
-"""Takes a notification and says with which status it answers."""
+Listener = Callable[[httpx.Request], Awaitable[tuple[int, bytes]]]
+"""Takes a notification and says with which status and words it answers."""
+
+ORDERS = {
+    "/v3/fund-app/mch-transfer/transfer-bills": "out_bill_no",
+    "/v3/fund-app/mch-transfer/transfer-bills/transfer": "out_bill_no",
+    "/v3/alipay/fund/trans/uni/transfer": "out_biz_no",
+}
+"""Where orders go to that are named in their body, and how that is called there."""
+
+_CHOSEN_ANEW = "out_authorization_no"
+"""The one thing in an order that may be another at the next try: which consent stands."""
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -52,19 +74,19 @@ class Wire(httpx.AsyncBaseTransport):
         self.odd: list[str] = []
         """Orders that came a second time, and were not the same."""
         self._orders: dict[str, tuple[str, bytes]] = {}
-        self._app: ASGIApp | None = None
+        self._apps: Mapping[str, ASGIApp] = {}
         self._ground: Ground | None = None
 
-    def lead_to(self, app: ASGIApp, ground: Ground) -> None:
-        """Another run begins."""
-        self._app, self._ground = app, ground
+    def lead_to(self, apps: Mapping[str, ASGIApp], ground: Ground) -> None:
+        """Another run begins; its applications by the name of their host."""
+        self._apps, self._ground = apps, ground
         self.refusals = self.delays = 0
         self.odd.clear()
         self._orders.clear()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See httpx."""
-        app, ground = self._app, self._ground
+        app, ground = self._apps.get(request.url.host), self._ground
         if app is None or ground is None:
             raise httpx.ConnectError("there is no run", request=request)
         if self.refusals > 0:
@@ -82,10 +104,23 @@ class Wire(httpx.AsyncBaseTransport):
 
     def _note(self, request: httpx.Request) -> None:
         """An order has the same key and the same bytes at every try."""
-        name = str(json.loads(request.content)["reference"])
-        order = request.headers["idempotency-key"], request.content
-        if self._orders.setdefault(name, order) != order:
+        name, order = order_in(request)
+        if name and self._orders.setdefault(name, order) != order:
             self.odd.append(f"{name}: {order} after {self._orders[name]}")
+
+
+def order_in(request: httpx.Request) -> tuple[str, tuple[str, bytes]]:
+    """The name of an order, and what must be the same at every try; no name if it is none."""
+    named = ORDERS.get(request.url.path)
+    if named is not None:
+        found: dict[str, Any] = json.loads(request.content)
+        found.pop(_CHOSEN_ANEW, None)
+        body = json.dumps(found, sort_keys=True).encode()
+        return str(found[named]), (request.url.path, body)
+    if "idempotency-key" not in request.headers:
+        return "", ("", b"")
+    name = str(json.loads(request.content)["reference"])
+    return name, (request.headers["idempotency-key"], request.content)
 
 
 def asked(app: ASGIApp, request: httpx.Request) -> httpx.Response:
@@ -141,7 +176,8 @@ class _Bell(httpx.AsyncBaseTransport):
         self._listener = listener
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return httpx.Response(await self._listener(request), request=request)
+        status, words = await self._listener(request)
+        return httpx.Response(status, content=words, request=request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +193,12 @@ class Paid:
 class Outside:
     """One run's world outside."""
 
-    def __init__(self, folder: Path, ground: Ground, seed: int, wire: Wire) -> None:
+    def __init__(
+        self, folder: Path, ground: Ground, seed: int, wire: Wire, merchants: Merchants | None
+    ) -> None:
         shutil.rmtree(folder, ignore_errors=True)
+        if merchants is not None:
+            merchants.lay_out(folder)
         config = WorldConfig(
             data=folder,
             seed=seed,
@@ -171,18 +211,35 @@ class Outside:
         self._out = folder / "sftp" / "out"
         self._ground = ground
         self._dated = set[str]()
-        wire.lead_to(self.world.app, ground)
+        self.yuan = None if merchants is None else Yuan(self.world, merchants)
+        apps: dict[str, ASGIApp] = {
+            "sandpay.sim": self.world.app,
+            "wechat.sim": self.world.wechat.app,
+            "alipay.sim": self.world.alipay.app,
+        }
+        wire.lead_to(apps, ground)
 
-    def open(self, bank_minor: int, float_minor: int) -> None:
-        """Our accounts, with what is on them at the start."""
+    def open(self, bank_minor: int, float_minor: int, people: Sequence[Person]) -> None:
+        """Our accounts, with what is on them at the start, and those whom we pay."""
+        ours, provider = cast.iban(cast.OUR_NUMBER), cast.iban(cast.PROVIDER_NUMBER)
+        currency = EURO if self.yuan is None else YUAN
         with self.world.chassis.tx() as tx:
-            ours, provider = cast.iban(cast.OUR_NUMBER), cast.iban(cast.PROVIDER_NUMBER)
-            self.world.bank.open_account(tx, ours, cast.CURRENCY, bank_minor, HOLDER)
-            url = "http://hooks.sim/"
-            self.world.wallet.open_merchant(tx, cast.CURRENCY, provider, float_minor, 0, url)
+            self.world.bank.open_account(tx, ours, currency, bank_minor, HOLDER)
+            if self.yuan is None:
+                url = "http://hooks.sim/"
+                self.world.wallet.open_merchant(tx, currency, provider, float_minor, 0, url)
+        if self.yuan is not None:
+            agreed = any(CONSENT in one.payees for one in people)
+            payees = [
+                (one.payees[CONSENT if agreed else WECHAT], one.payees[ALIPAY]) for one in people
+            ]
+            self.yuan.open(float_minor, payees, agreed=agreed)
 
     def secret(self, name: str) -> str:
         """What the rails' secrets are called in our store, and are."""
+        known = None if self.yuan is None else self.yuan.secret(name)
+        if known is not None:
+            return known
         keys = {
             "sandpay-api-key": self.world.api_key,
             "sandpay-webhook-secret": self.world.webhook_secret,
@@ -207,6 +264,8 @@ class Outside:
         with self.world.chassis.tx() as tx:
             faults.arm(tx, {**dict.fromkeys(faults.COUNTERS, 0), **faults.SETTINGS}, None)
             tx.run("DELETE FROM oracle")
+        if self.yuan is not None:
+            self.yuan.calm()
 
     def foretell(self, payee: str, outcome: str, code: str | None, after: float) -> None:
         """The next payment to this payee comes to this."""
@@ -235,7 +294,9 @@ class Outside:
     def next_due(self) -> datetime | None:
         """When something happens out there by itself."""
         due = self.world.next_due()
-        return None if due is None else START + timedelta(microseconds=due - _START_MICROSECONDS)
+        at = None if due is None else START + timedelta(microseconds=due - _START_MICROSECONDS)
+        bill = None if self.yuan is None else self.yuan.bills(self._ground.clock.now())[1]
+        return min((one for one in (at, bill) if one is not None), default=None)
 
     def files(self) -> list[str]:
         """The names of what the bank has laid out for us.
@@ -255,8 +316,14 @@ class Outside:
         with self.world.chassis.tx() as tx:
             return int(tx.value("SELECT count(*) FROM wallet_settlement"))
 
+    def bills(self) -> int:
+        """How many days' bills of WeChat Pay and Alipay are there."""
+        return 0 if self.yuan is None else self.yuan.bills(self._ground.clock.now())[0]
+
     def paid(self) -> list[Paid]:
         """Every payment that was ordered out there, but our own top-ups."""
+        if self.yuan is not None:
+            return [Paid(*row) for row in self.yuan.paid()]
         with self.world.chassis.tx() as tx:
             rows = tx.all(
                 "SELECT reference, wallet, amount, status FROM wallet_payout UNION ALL"
@@ -270,10 +337,10 @@ class Outside:
     def balances(self) -> dict[str, int]:
         """What lies on our accounts out there, in minor units, by the name of the account here."""
         books = self.world.books(brief=True)
-        return {
-            cast.BANK: int(books["bank"][cast.iban(cast.OUR_NUMBER)]["balance_minor"]),
-            cast.WALLET: int(books["wallet"][cast.CURRENCY]["balance_minor"]),
-        }
+        bank = int(books["bank"][cast.iban(cast.OUR_NUMBER)]["balance_minor"])
+        if self.yuan is not None:
+            return {cast.BANK: bank, **self.yuan.balances()}
+        return {cast.BANK: bank, cast.WALLET: int(books["wallet"][EURO]["balance_minor"])}
 
     def close(self) -> None:
         """Close the books."""

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -59,14 +60,14 @@ class Place:
         self.root = root
         self.outside = root / "outside"
         self._server = EmbeddedPostgres(root / "postgres", settings=_SETTINGS, exit_with_owner=True)
-        self._template = f"template_{secrets.token_hex(4)}"
+        self._bare = f"bare_{secrets.token_hex(4)}"
         self._number = 0
 
     def start(self) -> None:
-        """Start the server and make the empty schemas of the template."""
+        """Start the server and make the empty schemas that every template begins with."""
         self._server.start()
-        self._server.create_database(self._template)
-        owner = self._server.owner_dsn(self._template)
+        self._server.create_database(self._bare)
+        owner = self._server.owner_dsn(self._bare)
         migrate(owner, CONTROL_SCHEMA, "control", app_role=APP_ROLE, now=START)
         for number in CELLS:
             schema, moves = f"cell_{number}", legal_moves()
@@ -85,31 +86,27 @@ class Place:
                     (number, ENVIRONMENT, f"cell_{number}", number == CELLS[0], START),
                 )
 
-    def go_live(self) -> None:
+    def template(self, name: str) -> str:
+        """A new database, to put a cast into; its name."""
+        made = f"template_{name}_{secrets.token_hex(4)}"
+        self._copy(self._bare, made)
+        return made
+
+    def go_live(self, template: str) -> None:
         """Make the environment a live one, as it is in all runs.
 
         Accounts of rails that pretend can be made in a test one only, whose clock is asked for by
         every transaction.
         """
-        with psycopg.connect(self.template_owner_dsn, autocommit=True) as connection:
+        with psycopg.connect(self.owner_dsn(template), autocommit=True) as connection:
             connection.execute("UPDATE control.environment SET mode = 'live'")
 
     def stop(self) -> None:
         """Stop the server."""
         self._server.stop()
 
-    @property
-    def template_dsn(self) -> str:
-        """The template as the application sees it, to put the cast into it."""
-        return self._server.app_dsn(self._template)
-
-    @property
-    def template_owner_dsn(self) -> str:
-        """The template as its owner sees it."""
-        return self._server.owner_dsn(self._template)
-
     def app_dsn(self, database: str) -> str:
-        """The address for simulated processes."""
+        """The address for simulated processes, and for those who make a template."""
         return self._server.app_dsn(database)
 
     def owner_dsn(self, database: str) -> str:
@@ -117,18 +114,25 @@ class Place:
         return self._server.owner_dsn(database)
 
     @contextmanager
-    def database(self) -> Generator[str]:
-        """A copy of the template for one run; its name."""
+    def database(self, template: str) -> Generator[str]:
+        """A copy of a template for one run; its name."""
         self._number += 1
         name = f"sim_{self._number}"
-        with psycopg.connect(self._server.owner_dsn("postgres"), autocommit=True) as connection:
-            made = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
-            connection.execute(made.format(sql.Identifier(name), sql.Identifier(self._template)))
-            try:
-                yield name
-            finally:
-                gone = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        self._copy(template, name)
+        try:
+            yield name
+        finally:
+            gone = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+            with self._maintenance() as connection:
                 connection.execute(gone.format(sql.Identifier(name)))
+
+    def _copy(self, template: str, name: str) -> None:
+        made = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+        with self._maintenance() as connection:
+            connection.execute(made.format(sql.Identifier(name), sql.Identifier(template)))
+
+    def _maintenance(self) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(self._server.owner_dsn("postgres"), autocommit=True)
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from paymaster_sim import cast
 from paymaster_sim.clock import moment
+from paymaster_sim.merchants import CONSENT, WECHAT
 from paymaster_sim.script import Act
+from paymaster_sim.yuan import Yuan
 
 if TYPE_CHECKING:
     from paymaster_sim.world import World
@@ -24,7 +26,7 @@ async def play(world: World, act: Act) -> None:
 
 
 async def _open(world: World, _: Act, data: Data) -> None:
-    world.outside.open(data["bank"], data["float"])
+    world.outside.open(data["bank"], data["float"], world.cast.people)
 
 
 async def _fund(world: World, _: Act, data: Data) -> None:
@@ -45,11 +47,25 @@ async def _earn(world: World, act: Act, data: Data) -> None:
 
 
 async def _want(world: World, _: Act, data: Data) -> None:
+    plan = data.pop("payee", None)
+    if plan is not None:
+        person = world.cast.people[int(data["person"])]
+        world.payees.expect(person.payees[str(data["rail"])], plan)
     world.clients.want(data)
+
+
+async def _plan(world: World, _: Act, data: Data) -> None:
+    """Before what was planned for the same person: this is what comes of the next transfer."""
+    openid = world.cast.people[int(data["person"])].payees[WECHAT]
+    world.payees.expect(openid, data["plan"], first=True)
 
 
 async def _cancel(world: World, _: Act, data: Data) -> None:
     await world.clients.cancel(data["key"])
+
+
+async def _take_back(world: World, _: Act, data: Data) -> None:
+    await world.clients.take_back(data["key"])
 
 
 async def _close(world: World, _: Act, data: Data) -> None:
@@ -92,6 +108,39 @@ async def _fate(world: World, _: Act, data: Data) -> None:
     world.outside.foretell(payee, data["outcome"], data["code"], data["after"])
 
 
+def _yuan(world: World) -> Yuan:
+    found = world.outside.yuan
+    if found is None:
+        raise AssertionError("this run knows nobody at WeChat Pay or Alipay")
+    return found
+
+
+async def _mishap(world: World, _: Act, data: Data) -> None:
+    _yuan(world).mishap(**data)
+
+
+async def _alipay(world: World, _: Act, data: Data) -> None:
+    _yuan(world).knobs(data)
+
+
+async def _setting(world: World, _: Act, data: Data) -> None:
+    for name, value in data.items():
+        _yuan(world).setting(name, value)
+
+
+async def _rotate(world: World, _: Act, data: Data) -> None:
+    _yuan(world).rotate(data["key"])
+
+
+async def _learn(world: World, _: Act, __: Data) -> None:
+    _yuan(world).learn()
+
+
+async def _consent(world: World, _: Act, data: Data) -> None:
+    openid = world.cast.people[int(data["person"])].payees[CONSENT]
+    _yuan(world).consent(openid, given=bool(data["given"]))
+
+
 async def _slow(world: World, _: Act, data: Data) -> None:
     world.site.wire.delays += data["count"]
 
@@ -121,7 +170,9 @@ _PLAYERS: dict[str, Callable[[World, Act, Data], Awaitable[None]]] = {
     "fund": _fund,
     "earn": _earn,
     "want": _want,
+    "plan": _plan,
     "cancel": _cancel,
+    "take-back": _take_back,
     "close": _close,
     **{kind: _office(kind) for kind in ("approve", "deny", "hold", "release")},
     "find-out": _find_out,
@@ -130,6 +181,12 @@ _PLAYERS: dict[str, Callable[[World, Act, Data], Awaitable[None]]] = {
     "top-up": _top_up,
     "knob": _knob,
     "fate": _fate,
+    "mishap": _mishap,
+    "alipay": _alipay,
+    "setting": _setting,
+    "rotate": _rotate,
+    "learn": _learn,
+    "consent": _consent,
     "slow": _slow,
     "unreachable": _unreachable,
     "skew": _skew,

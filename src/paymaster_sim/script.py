@@ -13,7 +13,7 @@ from typing import Any
 
 from paymaster.kernel.errors import Refusal
 
-VERSION = 1
+VERSION = 2
 
 FAULTS: Mapping[str, str] = {
     "answer-lost": "the wallet provider pays, and its answer is lost",
@@ -36,8 +36,18 @@ FAULTS: Mapping[str, str] = {
     "stall": "a process stands still after a provider's answer, past the end of its lease",
     "connection": "a process loses its database connections at any of its awaits",
     "repeated": "clients that lose the answer and ask again under the same key",
+    "limited": "calls that are turned away because there were too many, or are said to go again",
+    "unlisted": "answers with a code that no list has, of orders that were carried out",
+    "doubtful": "answers that are not signed, or not right, or cannot be read",
+    "lied-no": "a listed refusal, signed, of an order that was carried out",
+    "late-end": "orders that a provider works on for hours before they have their end",
+    "rotated": "providers that sign with new keys before we know them",
+    "provider-skew": "providers whose clocks are wrong by some minutes",
+    "unwilling": "payees who forget to confirm, refuse, or come too late",
+    "taken-back": "payments that are taken back at the moment at which their payee confirms",
+    "consent-closed": "payees who withdraw their consent to transfers, and give it again",
 }
-"""Every fault by name."""
+"""Every fault by name; some can strike in one currency only. See `mixes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,7 @@ class Script:
     seed: int
     days: int
     users: int
+    rails: tuple[str, ...]
     acts: tuple[Act, ...]
 
     def without(self, gone: Iterable[int]) -> Script:
@@ -67,7 +78,13 @@ class Script:
 
     def dump(self) -> str:
         """As JSON, one act a line."""
-        head = {"version": VERSION, "seed": self.seed, "days": self.days, "users": self.users}
+        head = {
+            "version": VERSION,
+            "seed": self.seed,
+            "days": self.days,
+            "users": self.users,
+            "rails": self.rails,
+        }
         lines = ",\n".join(f"  {json.dumps(_plain(act), sort_keys=True)}" for act in self.acts)
         return f'{json.dumps(head)[:-1]}, "acts": [\n{lines}\n]}}\n'
 
@@ -83,6 +100,7 @@ def load(text: str) -> Script:
         if found["version"] != VERSION:
             raise ValueError(f"version {found['version']} is not {VERSION}")
         acts = tuple(Act(**act) for act in found["acts"])
-        return Script(int(found["seed"]), int(found["days"]), int(found["users"]), acts)
+        rails = tuple(str(name) for name in found["rails"])
+        return Script(int(found["seed"]), int(found["days"]), int(found["users"]), rails, acts)
     except (ValueError, KeyError, TypeError) as error:
         raise Refusal("script-unreadable", f"This is no script of a run: {error}.") from None

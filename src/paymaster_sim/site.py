@@ -25,6 +25,7 @@ from paymaster.secrets.generated import LOCAL_KEYS
 from paymaster.secrets.opening import Secrets, open_secrets
 from paymaster.settings import Settings
 from paymaster.settings.load import PREFIX
+from paymaster_sim.merchants import Safe
 from paymaster_sim.outside import Wire
 
 LEASE_SECONDS = 60
@@ -39,6 +40,7 @@ class Site:
     metrics: Metrics
     wire: Wire
     http: httpx.AsyncClient
+    safe: Safe
 
     def deps(self, dbs: Databases, clock: Clock, secret: Callable[[str], str]) -> Deps:
         """What a process works with."""
@@ -66,7 +68,8 @@ def make(folder: Path) -> Site:
         for name in LOCAL_KEYS
     }
     wire = Wire()
-    return Site(settings, open_secrets(settings, keys), Metrics(), wire, new_client(wire))
+    safe = Safe(folder / "providers")
+    return Site(settings, open_secrets(settings, keys), Metrics(), wire, new_client(wire), safe)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from paymaster_sim import cast
 from paymaster_sim.checks import WENT_OUT
 from paymaster_sim.clients import Clients
 from paymaster_sim.eye import Eye, Order
+from paymaster_sim.merchants import ALIPAY, CONSENT, WECHAT
 from paymaster_sim.outside import Outside
 from paymaster_sim.place import CELLS, ENVIRONMENT
 from paymaster_sim.roles import told
@@ -26,6 +27,7 @@ from paymaster_sim.runtime import ProcessDied
 
 PERSON = Actor("staff:sim")
 REASON = "looked at"
+TOPPED_UP = (WECHAT, CONSENT, ALIPAY)
 SETTLED_AFTER = timedelta(hours=3)
 """A person says what became of a payment only when whoever sent it has certainly ended."""
 
@@ -106,6 +108,8 @@ class Staff:
 
     async def _found_out(self, one: Order) -> None:
         out_there = {each.reference: each.state for each in self.outside.paid()}
+        if out_there.get(one.key) == "pending":
+            return
         went = out_there.get(one.key) in WENT_OUT
         finding = Finding.PAID if went else Finding.NOT_PAID
         if finding is Finding.NOT_PAID and self._company(one.key, out_there):
@@ -126,7 +130,14 @@ class Staff:
         return any(out_there.get(each) in WENT_OUT for each in keys)
 
     async def top_up(self, minor: int) -> None:
-        """Move money from the bank to the wallet provider."""
+        """Move money from the bank to the wallet provider.
+
+        WeChat Pay and Alipay are topped up from elsewhere, on their own pages.
+        """
+        if self.outside.yuan is not None:
+            for name in TOPPED_UP:
+                self.outside.yuan.top_up(name, minor)
+            return
         deps, there = self.desk.api.deps, self.desk.cast.accounts
         known = await self._known()
         if known is None:
@@ -134,7 +145,7 @@ class Staff:
 
         async def work(tx: CellTx) -> Any:
             order = transfer.Order(
-                there[cast.BANK], there[cast.WALLET], Money(minor, cast.CURRENCY), REASON
+                there[cast.BANK], there[cast.WALLET], Money(minor, self.desk.cast.currency), REASON
             )
             return await transfer.request(tx, known, deps.rails, [order])
 

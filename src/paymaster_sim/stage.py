@@ -14,6 +14,7 @@ from paymaster_sim import cast, site
 from paymaster_sim.cast import Cast
 from paymaster_sim.checks import Violation
 from paymaster_sim.clock import DAY_SECONDS, START
+from paymaster_sim.mixes import Mix, mix_of
 from paymaster_sim.place import Place, place
 from paymaster_sim.runtime import Simulation, SimulationError
 from paymaster_sim.script import Script
@@ -55,8 +56,17 @@ class Result:
     crashes: int
     violation: Found | None
     states: Counter[str] = field(default_factory=Counter[str])
+    by_rail: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
     counts: Counter[str] = field(default_factory=Counter[str])
     lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A cast, and the database that runs with it are copied from."""
+
+    cast: Cast
+    template: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,16 @@ class Stage:
 
     place: Place
     site: Site
-    cast: Cast
+    users: int
+    _casts: dict[str, Played] = field(default_factory=dict[str, Played])
+
+    def cast(self, mix: Mix) -> Played:
+        """Everybody who plays with this money, made when they are first needed."""
+        if mix.name not in self._casts:
+            self._casts[mix.name] = _cast(self.place, self.site, mix, self.users)
+            gc.collect()
+            gc.freeze()
+        return self._casts[mix.name]
 
     def play(
         self,
@@ -75,16 +94,20 @@ class Stage:
         meddle: Callable[[World], None] | None = None,
     ) -> Result:
         """Play a script to its end, or to its first violation. With `keep` the trace is kept."""
-        with _no_collection(), self.place.database() as database:
+        mix = mix_of(script.rails)
+        played = self.cast(mix)
+        with _no_collection(), self.place.database(played.template) as database:
             strikes = Strikes()
             owner = self.place.owner_dsn(database)
             with Simulation(script.seed, owner, start=START, faults=strikes, keep=keep) as sim:
                 world = World(
-                    sim, self.site, self.place, self.cast, script, database, strikes, meddle
+                    sim, self.site, self.place, mix, played.cast, script, database, strikes, meddle
                 )
                 try:
                     violation = _judged(sim, world)
-                    states = Counter(one.state for one in world.eye.withdrawals())
+                    seen = world.eye.withdrawals()
+                    states = Counter(one.state for one in seen)
+                    by_rail = world.by_rail(seen)
                 finally:
                     world.close()
                 return Result(
@@ -96,6 +119,7 @@ class Stage:
                     strikes.struck["crash"],
                     violation,
                     states,
+                    by_rail,
                     world.counts + sim.counts + strikes.struck,
                     tuple(sim.trace.lines),
                 )
@@ -129,29 +153,32 @@ def _judged(sim: Simulation, world: World) -> Found | None:
 
 @contextmanager
 def stage(users: int) -> Generator[Stage]:
-    """A place with a server, a cast of so many users; all of it is removed afterwards."""
+    """A place with a server, for casts of so many users; all of it is removed afterwards."""
     with _hushed(), place() as where:
-        made = site.make(where.root)
-        with Simulation("cast", where.template_owner_dsn, start=START) as sim:
-
-            async def main() -> Cast:
-                process = sim.process("cast", mortal=False)
-                dbs = process.databases({"main": where.template_dsn})
-                await process.call(dbs.open())
-                deps = made.deps(dbs, process.clock, lambda _: "none")
-                try:
-                    return await process.call(cast.make(deps, where, users))
-                finally:
-                    await process.call(dbs.close())
-
-            people = sim.run(main())
-        where.go_live()
-        gc.collect()
-        gc.freeze()
         try:
-            yield Stage(where, made, people)
+            yield Stage(where, site.make(where.root), users)
         finally:
             gc.unfreeze()
+
+
+def _cast(where: Place, made: Site, mix: Mix, users: int) -> Played:
+    template = where.template(mix.name)
+    with Simulation("cast", where.owner_dsn(template), start=START) as sim:
+
+        async def main() -> Cast:
+            process = sim.process("cast", mortal=False)
+            dbs = process.databases({"main": where.app_dsn(template)})
+            await process.call(dbs.open())
+            deps = made.deps(dbs, process.clock, lambda _: "none")
+            wanted = mix.accounts(where, made)
+            try:
+                return await process.call(cast.make(deps, mix, wanted, users))
+            finally:
+                await process.call(dbs.close())
+
+        people = sim.run(main())
+    where.go_live(template)
+    return Played(people, template)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,9 +21,11 @@ from paymaster_sim.checks import Violation
 from paymaster_sim.clients import Clients
 from paymaster_sim.clock import START, moment, seconds
 from paymaster_sim.ending import finish
-from paymaster_sim.eye import Due, Eye
+from paymaster_sim.eye import Due, Eye, Seen
 from paymaster_sim.ground import Ground, Process
+from paymaster_sim.mixes import EURO, Mix
 from paymaster_sim.outside import Outside
+from paymaster_sim.payees import Payees
 from paymaster_sim.place import CELLS, ENVIRONMENT, Place
 from paymaster_sim.playing import play
 from paymaster_sim.roles import Role
@@ -64,6 +66,7 @@ class World:
     ground: Ground
     site: Site
     place: Place
+    mix: Mix
     cast: Cast
     script: Script
     database: str
@@ -74,16 +77,18 @@ class World:
 
     def __post_init__(self) -> None:
         place, ground = self.place, self.ground
-        self.outside = Outside(place.outside, ground, self.script.seed, self.site.wire)
+        merchants = None if self.mix is EURO else self.site.safe.merchants
+        self.outside = Outside(place.outside, ground, self.script.seed, self.site.wire, merchants)
         self.bell = self.outside.bell(self._rings)
         self.eye = Eye(place.owner_dsn(self.database), self.cast.accounts[cast.BANK])
         self.roles = {name: Role(ground, name, kind, self._build) for name, kind in KINDS.items()}
         self.clients = Clients(self.roles["api"], self.cast)
         self.staff = Staff(self.clients, self.eye, self.outside)
+        self.payees = Payees(self.outside.yuan, self.clients, self.eye, ground.clock)
         self.skews: dict[str, timedelta] = {}
         self._random = ground.random("wake")
         self._files: Sequence[str] = ()
-        self._settlements = 0
+        self._settlements = self._bills = 0
         self._steps = 0
         self._checked: dict[int, int] = {}
 
@@ -110,6 +115,8 @@ class World:
             due = [self.eye.next_due(), self.outside.next_due()]
             known = [one for one in due if one is not None]
             target = max(min(known, default=moment(at)), now + timedelta(seconds=gap))
+            # What people do is not left to gather: others do something at that very moment.
+            target = min(target, self.payees.next_due() or target)
             if target >= moment(at):
                 break
             await self.pass_until((target - START).total_seconds())
@@ -155,7 +162,7 @@ class World:
         for role in self.roles.values():
             role.collect()
         for _ in range(ROUNDS):
-            rung = await self.outside.turn(self.bell)
+            rung = await self.payees.act() + await self.outside.turn(self.bell)
             due = self.eye.due(self.ground.clock.now())
             due = self._worth_waking(due + self._letters(), before)
             again = again + 1 if due == before else 0
@@ -192,9 +199,10 @@ class World:
     def _letters(self) -> list[Due]:
         """Something new lies at a provider for us."""
         files, settlements = self.outside.files(), self.outside.settlements()
-        if (files, settlements) == (self._files, self._settlements):
+        bills = self.outside.bills()
+        if (files, settlements, bills) == (self._files, self._settlements, self._bills):
             return []
-        self._files, self._settlements = files, settlements
+        self._files, self._settlements, self._bills = files, settlements, bills
         return [Due("settle", "files", 0)]
 
     async def _wake(self, due: Sequence[Due]) -> None:
@@ -211,8 +219,8 @@ class World:
             self.counts[role] += 1
         await asyncio.gather(*(self.roles[role].lanes(names) for role, names in lanes.items()))
 
-    async def _rings(self, request: httpx.Request) -> int:
-        """A provider calls: the status that it is answered with."""
+    async def _rings(self, request: httpx.Request) -> tuple[int, bytes]:
+        """A provider calls: the status and the words that it is answered with."""
         hooks = self.roles["hooks"]
         try:
             await hooks.up()
@@ -220,16 +228,27 @@ class World:
         except ProcessDied:
             raise httpx.ReadError("the process ended", request=request) from None
 
-    async def _receive(self, deps: Deps, request: httpx.Request) -> int:
+    async def _receive(self, deps: Deps, request: httpx.Request) -> tuple[int, bytes]:
+        account = request.url.path.strip("/") or cast.WALLET
         try:
-            await receive(
-                deps.dbs, deps.rails, deps.secrets.sealer, ENVIRONMENT, cast.WALLET,
+            received = await receive(
+                deps.dbs, deps.rails, deps.secrets.sealer, ENVIRONMENT, account,
                 dict(request.headers), request.content, new_trace_id(),
             )  # fmt: skip
         except Unauthenticated:
             self.counts["forged"] += 1
-            return 401
+            return 401, b""
         except PaymasterError as error:
             self.clients.refused[error.slug] += 1
-            return error.status
-        return 204
+            return error.status, b""
+        answer = received.answer
+        return (204, b"") if answer is None else (answer.status, answer.body)
+
+    def by_rail(self, seen: Sequence[Seen]) -> dict[str, Counter[str]]:
+        """The states of withdrawals by the account that they were last sent to, if to any."""
+        names = {number: name for name, number in self.cast.accounts.items()}
+        found: dict[str, Counter[str]] = defaultdict(Counter[str])
+        for one in seen:
+            if one.rail_account_id is not None:
+                found[names[one.rail_account_id]][one.state] += 1
+        return {name: found[name] for name in sorted(found)}

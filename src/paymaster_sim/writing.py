@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from paymaster_sim import cast
+from paymaster_sim import cast, writing_yuan
 from paymaster_sim.clock import DAY_SECONDS
+from paymaster_sim.mixes import EURO, mix_of, rails_of
 from paymaster_sim.script import FAULTS, Act, Script
 
 HOUR = 3600
@@ -25,22 +26,34 @@ gathered is then done together, as on a bank's Monday."""
 _PROVED = 0.15
 """After which part of the closed days we seal what there is, and prove our books."""
 
-_FLOAT, _SHORT_FLOAT = 2_000_000, 60_000
+_FLOAT, _SHORT_FLOAT, _SHORT_YUAN = 2_000_000, 60_000, 15_000
 _CODES = ("wallet_blocked", "wallet_limit_exceeded", "recipient_unverified")
 
 
-def write(seed: int, days: int, users: int, faults: Collection[str]) -> Script:
-    """The script of a seed. The ordinary acts are the same whatever faults are chosen."""
-    plain = _Plain(Random(f"{seed}/plain"), days, users)  # noqa: S311 - a story, no secret
+def write(
+    seed: int, days: int, users: int, faults: Collection[str], rails: Sequence[str] = ()
+) -> Script:
+    """The script of a seed. The ordinary acts are the same whatever faults are chosen.
+
+    Without `rails` the seed chooses how people are paid; see `mixes`.
+    """
+    rails = tuple(rails) or rails_of(seed)
+    yuan = mix_of(rails) is not EURO
+    plain = _Plain(Random(f"{seed}/plain"), days, users, rails)  # noqa: S311 - a story, no secret
     acts = list(plain.acts("repeated" in faults))
-    short = "short" in faults
-    acts.append(Act(0, "open", {"bank": 5_000_000, "float": _SHORT_FLOAT if short else _FLOAT}))
+    if yuan:
+        acts = writing_yuan.planned(Random(f"{seed}/payees"), acts)  # noqa: S311 - a story
+    short = _SHORT_YUAN if yuan else _SHORT_FLOAT
+    opening = short if "short" in faults else _FLOAT
+    acts.append(Act(0, "open", {"bank": 5_000_000, "float": opening}))
+    writers = {**_WRITERS, **writing_yuan.WRITERS} if yuan else _WRITERS
     for name in FAULTS:
-        if name in faults and name in _WRITERS:
+        if name in faults and name in writers:
             random = Random(f"{seed}/{name}")  # noqa: S311 - a story, no secret
-            acts += _WRITERS[name](_Trouble(random, days, users, name, plain.waves))
+            trouble = Trouble(random, days, users, name, rails, plain.waves, plain.asked)
+            acts += writers[name](trouble)
     ordered = sorted(enumerate(acts), key=lambda pair: (pair[1].at, _rank(pair[1]), pair[0]))
-    return Script(seed, days, users, tuple(act for _, act in ordered))
+    return Script(seed, days, users, rails, tuple(act for _, act in ordered))
 
 
 def _rank(act: Act) -> int:
@@ -55,10 +68,13 @@ class _Plain:
     random: Random
     days: int
     users: int
+    rails: Sequence[str]
 
     def __post_init__(self) -> None:
         self.waves: dict[int, list[int]] = {}
-        """Who asks for money in their wallet, by moment."""
+        """Who asks for money in their wallet, or by the first of the ways, by moment."""
+        self.asked: list[tuple[int, str, str]] = []
+        """When which key is asked for, and by which way."""
         self._keys = 0
         self._answered = [0] * self.users
 
@@ -104,7 +120,7 @@ class _Plain:
             self._keys += 1
             key = f"w{self._keys}"
             person = random.randrange(self.users)
-            rail = cast.BANK if random.random() < 0.3 else cast.WALLET
+            rail = self.rails[-1] if random.random() < 0.3 else self.rails[0]
             minor = random.choice((100, 150, 200, 499, 700, 1000, 1999, 2500, 4100))
             most = 250 * (day + 2)
             data: dict[str, Any] = {
@@ -114,8 +130,9 @@ class _Plain:
             if repeated and oddity < 0.25:
                 data["copies" if oddity < 0.12 else "lost"] = random.randint(1, 2)
                 data["copies"] = max(data.get("copies", 1), 1) + (oddity < 0.12)
-            if rail == cast.WALLET:
+            if rail == self.rails[0]:
                 askers.append(person)
+            self.asked.append((at, key, rail))
             yield Act(at, "want", data)
             if random.random() < 0.06:
                 later = random.choice((0, 1, 30, 3000))
@@ -136,14 +153,16 @@ class _Plain:
 
 
 @dataclass(frozen=True)
-class _Trouble:
+class Trouble:
     """Where and when one fault may strike."""
 
     random: Random
     days: int
     users: int
     name: str
+    rails: Sequence[str]
     waves: Mapping[int, Sequence[int]]
+    asked: Sequence[tuple[int, str, str]]
 
     def often(self, per_month: float) -> int:
         """How many times in this script: about so many in thirty days, at least once."""
@@ -208,7 +227,7 @@ class _Trouble:
         return found
 
 
-def _stalls(trouble: _Trouble) -> list[Act]:
+def _stalls(trouble: Trouble) -> list[Act]:
     """Whoever calls a provider stands still until another has the order, too.
 
     Twice: at the first time both often have orders of their own, and at the second the other's.
@@ -229,7 +248,7 @@ def _stalls(trouble: _Trouble) -> list[Act]:
 
 _STALLED = 6
 RAILS = (cast.BANK, cast.WALLET, cast.WALLET)
-_WRITERS: dict[str, Callable[[_Trouble], list[Act]]] = {
+_WRITERS: dict[str, Callable[[Trouble], list[Act]]] = {
     "answer-lost": lambda t: t.knob(7, "drop_answers", 2),
     "error-before": lambda t: t.knob(5, "fail_before", 2),
     "error-after": lambda t: t.knob(5, "fail_after", 2),

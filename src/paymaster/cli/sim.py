@@ -19,6 +19,10 @@ def sim(
     faults: Annotated[
         str, typer.Option("--faults", help="all, none, or names separated by commas.")
     ] = "all",
+    rails: Annotated[
+        str,
+        typer.Option("--rails", help="float,bank or wechat,alipay; without it the seed chooses."),
+    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one line of JSON on standard output.")
     ] = False,
@@ -50,8 +54,9 @@ def sim(
     from paymaster_sim.command import Options, main, main_mutants
 
     if mutants:
-        raise typer.Exit(main_mutants(Options(seed, seeds, days, users, faults, workers=workers)))
+        asked = Options(seed, seeds, days, users, faults, workers=workers, rails=rails)
+        raise typer.Exit(main_mutants(asked))
     options = Options(
-        seed, seeds, days, users, faults, as_json, shrink, mutant, script, workers, trace
+        seed, seeds, days, users, faults, as_json, shrink, mutant, script, workers, trace, rails
     )
     raise typer.Exit(main(options))
