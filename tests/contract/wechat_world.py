@@ -15,7 +15,7 @@ from tests.contract.checking import patiently
 from tests.contract.harness import Delivery, Fate, Fault
 from tests.contract.sandboxes import MakeRail, Outside, SandboxHarness
 
-from paymaster.kernel.clock import WallClock, milliseconds
+from paymaster.kernel.clock import milliseconds
 from paymaster.kernel.ids import reference, time_floor
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Instruction, Payee, RailAccount
@@ -162,7 +162,7 @@ class WeChatHarness(SandboxHarness):
             number = next(self.outside.numbers)
             payee = self.add_user(number, behaviour)
             self.agree(payee)
-            at = time_floor(milliseconds(WallClock().now()))
+            at = time_floor(milliseconds(self.now()))
             money = Money(amounts[place] if amounts else 500 + place, "CNY")
             made.append(
                 Instruction(reference(1, at + number), money, payee, "任务奖励", self.now())

@@ -13,7 +13,9 @@ from tests.contract.wechat_world import WeChatHarness
 
 from paymaster.kernel.errors import (
     NeverSent,
+    RailDoubted,
     RailError,
+    RailPutOff,
     RailRefused,
     RailUnknown,
     Unprocessable,
@@ -81,11 +83,11 @@ async def test_a_consent_is_asked_for_given_used_and_closed(agreed: WeChatHarnes
 
 
 V2_CODES = [
-    ("NOTENOUGH", NeverSent),
-    ("NO_AUTH", NeverSent),
-    ("SIGN_ERROR", NeverSent),
-    ("OPENID_ERROR", RailRefused),
-    ("AMOUNT_LIMIT", RailRefused),
+    ("NOTENOUGH", RailPutOff),
+    ("NO_AUTH", RailPutOff),
+    ("SIGN_ERROR", RailPutOff),
+    ("OPENID_ERROR", RailDoubted),
+    ("AMOUNT_LIMIT", RailDoubted),
     ("SYSTEMERROR", RailUnknown),
     ("SEND_FAILED", RailUnknown),
     ("FATAL_ERROR", RailUnknown),
