@@ -38,6 +38,7 @@ NOTHING_THERE = {
     "/v1/withdrawals/{withdrawal}/receipt": 409,
     "/v1/withdrawals/{withdrawal}/confirmation": 403,
     "/v1/me/withdrawals/{withdrawal}/confirmation": 403,
+    "/v1/destinations/{destination}/consent": 403,
     "/v1/me/links": 403,
     "/v1/me/money": 403,
     "/v1/me/stream": 403,
