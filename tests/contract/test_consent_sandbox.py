@@ -42,17 +42,17 @@ class Place:
     app: Any
     api: httpx.AsyncClient
 
-    async def earner(self, number: int) -> tuple[Earner, str]:
+    async def earner(self, number: int, name: str | None = None) -> tuple[Earner, str]:
         """Somebody with 100 yuan and a linked destination; its openid."""
         payee = self.harness.add_user(number, behaviour="wait")
+        details = {**payee.details, **({} if name is None else {"name": name})}
 
         async def work(tx: CellTx) -> Earner:
             user_id, fund_id, reward_id = tx.ids(3)
             (made,) = await put(tx, self.payouts.sealer, [user_id], [Upsert(f"user-{number}")])
             assert made.slug is None
             view = await destinations.add(
-                tx, self.payouts.sealer, user_id, "wechat", "CNY", dict(payee.details),
-                cooling=timedelta(0),
+                tx, self.payouts.sealer, user_id, "wechat", "CNY", details, cooling=timedelta(0),
             )  # fmt: skip
             money, nothing = Money.parse("100.00", "CNY"), Money.zero("CNY")
             reward = recipes.reward(
@@ -145,6 +145,31 @@ async def test_a_consent_is_asked_for_given_used_and_ended(place: Place) -> None
         "destination.consent_ask",
         "destination.consent_end",
     ]
+
+
+async def test_the_providers_own_receipt(place: Place) -> None:
+    """Of a payment whose name it checked; made when it is first asked for."""
+    for number, name in ((1, "王小明"), (2, None)):
+        earner, openid = await place.earner(number, name)
+        await place.api.post(path_of(earner), json=NAMED)
+        place.harness.confirm_consent(authorization_no(place.harness.account, openid, 0))
+        withdrawal = await approved(place.payouts, earner, "30.00")
+        path = f"/v1/withdrawals/{text_id('wd', 1, withdrawal)}/provider-receipt"
+        assert told(await place.api.get(path)) == (409, "receipt-not-yet")
+        assert await place.paid(withdrawal) == "paid"
+        answer = await place.api.get(path)
+        if name is None:
+            assert told(answer) == (409, "receipt-refused")
+            continue
+        for _ in range(100):
+            if answer.status_code == 200:
+                break
+            assert told(answer) == (503, "receipt-generating")
+            assert answer.headers["retry-after"] == "30"
+            await place.harness.rest()
+            answer = await place.api.get(path)
+        assert answer.headers["content-type"] == "application/pdf"
+        assert answer.content.startswith(b"%PDF")
 
 
 async def test_it_is_the_owners_and_the_apps_alone(place: Place) -> None:

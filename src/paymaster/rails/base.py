@@ -309,6 +309,18 @@ class AsksConsent(Protocol):
 
 
 @runtime_checkable
+class GivesReceipts(Protocol):
+    """Rails whose providers make out a receipt of a payment."""
+
+    async def receipt(self, account: RailAccount, key: str) -> bytes | None:
+        """The file (PDF); it is asked for where it was not yet. None while it is being made.
+
+        No money moves. Raises what `send` raises; RailRefused or RailDoubted where there is none.
+        """
+        ...
+
+
+@runtime_checkable
 class ReadsWebhooks(Protocol):
     """Rails that call us."""
 

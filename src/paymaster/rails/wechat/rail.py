@@ -19,7 +19,17 @@ from paymaster.rails.base import (
     WebhookAnswer,
 )
 from paymaster.rails.deps import RailDeps
-from paymaster.rails.wechat import authorise, bills, cancel, notices, prepare, query, send, settings
+from paymaster.rails.wechat import (
+    authorise,
+    bills,
+    cancel,
+    notices,
+    prepare,
+    query,
+    receipts,
+    send,
+    settings,
+)
 from paymaster.rails.yuan import CNY
 
 NAME = "wechat-pay"
@@ -112,3 +122,7 @@ class WeChatPayRail:
         """See AsksConsent."""
         found = await authorise.close(self._deps, account, payee.details["openid"])
         return Consent(found.consent)
+
+    async def receipt(self, account: RailAccount, key: str) -> bytes | None:
+        """See GivesReceipts."""
+        return await receipts.get(self._deps, account, key)
