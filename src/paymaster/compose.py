@@ -19,7 +19,7 @@ from paymaster.kernel.machine import Machine
 from paymaster.observe import Metrics
 from paymaster.rails.base import Rail
 from paymaster.rails.deps import RailDeps
-from paymaster.rails.http import client_with_identity, new_client
+from paymaster.rails.http import client_with_identity, new_client, refuses_identity
 from paymaster.rails.registry import Registry
 from paymaster.secrets.generated import ensure_generated
 from paymaster.secrets.opening import Secrets, makes_keys, open_secrets, secrets_directory
@@ -61,7 +61,8 @@ async def build(
         ensure_generated(secrets_directory(settings))
     secrets = open_secrets(settings)
     providers = settings.providers
-    http = new_client(ca=providers.ca, tls_1_2_hosts=providers.tls_1_2_hosts)
+    older = providers.tls_1_2_hosts
+    http = new_client(ca=providers.ca, tls_1_2_hosts=older)
     dbs = Databases(
         app_dsns(settings, role),
         clock,
@@ -73,10 +74,13 @@ async def build(
     try:
         async with secrets.kept(metrics):
             await dbs.open()
-            with_identity = partial(
-                client_with_identity, ca=providers.ca, tls_1_2_hosts=providers.tls_1_2_hosts
+            rail_deps = RailDeps(
+                http,
+                secrets.text,
+                clock,
+                partial(client_with_identity, ca=providers.ca, tls_1_2_hosts=older),
+                partial(refuses_identity, ca=providers.ca, tls_1_2_hosts=older),
             )
-            rail_deps = RailDeps(http, secrets.text, clock, with_identity)
             registry = Registry.installed()
             rails = {name: registry.build(name, rail_deps) for name in registry.names()}
             yield Deps(settings, clock, dbs, secrets, rails, http, metrics)

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from tests.contract.harness import Delivery, Fate, Fault
 from tests.contract.sandboxes import MakeRail, Outside, SandboxHarness
 
-from paymaster.kernel.clock import WallClock, milliseconds
+from paymaster.kernel.clock import milliseconds
 from paymaster.kernel.ids import reference, time_floor
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Instruction, Payee, RailAccount
@@ -117,7 +117,7 @@ class AlipayHarness(SandboxHarness):
         made: list[Instruction] = []
         for place in range(count):
             number = next(self.outside.numbers)
-            at = time_floor(milliseconds(WallClock().now()))
+            at = time_floor(milliseconds(self.now()))
             money = Money(LEAST + (amounts[place] if amounts else 500 + place), "CNY")
             payee = self.add_user(number)
             made.append(

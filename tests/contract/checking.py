@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.contract.harness import Harness
 
-from paymaster.kernel.errors import NeverSent, RailRefused
+from paymaster.kernel.errors import NeverSent, RailDoubted, RailRefused
 from paymaster.kernel.guard import TRANSACTION_OPEN
 from paymaster.rails.base import (
     FetchesFiles,
@@ -71,6 +71,8 @@ class Run:
     harness: Harness
     rail: Rail
     belief: Belief = field(default_factory=Belief)
+    doubted: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+    """Keys that were refused by a no which a look-up has to bear out, with the codes."""
 
     def prepare(self, batch: Sequence[Instruction]) -> list[Prepared]:
         """Orders for a batch, of as many payments as the rail takes."""
@@ -97,6 +99,9 @@ class Run:
             for key in order.keys:
                 self.belief.learn(Outcome(key, Verdict.REJECTED, code=error.extra.get("code")))
             return "refused"
+        except RailDoubted as error:
+            self.doubted.update(dict.fromkeys(order.keys, error.extra.get("code")))
+            return "doubted"
         except Exception:  # noqa: BLE001 - the contract: whatever else comes out is unknown
             return "unknown"
         expect(
@@ -137,6 +142,9 @@ class Run:
                     outcome = await self.rail.query(self.harness.account, key)
                     expect(outcome.key == key, "a look-up answered about another key")
                     self.belief.learn(outcome)
+                    if outcome.verdict is Verdict.NOT_FOUND and key in self.doubted:
+                        dead = Outcome(key, Verdict.REJECTED, code=self.doubted[key])
+                        self.belief.learn(dead)
             if self._open(order) and self.rail.caps.replay_window is not None:
                 await self.send(order)
         await self.harness.rest()

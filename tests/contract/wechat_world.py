@@ -15,12 +15,12 @@ from tests.contract.checking import patiently
 from tests.contract.harness import Delivery, Fate, Fault
 from tests.contract.sandboxes import MakeRail, Outside, SandboxHarness
 
-from paymaster.kernel.clock import WallClock, milliseconds
+from paymaster.kernel.clock import milliseconds
 from paymaster.kernel.ids import reference, time_floor
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Instruction, Payee, RailAccount
 from paymaster.rails.deps import RailDeps
-from paymaster.rails.http import client_with_identity
+from paymaster.rails.http import client_with_identity, refuses_identity
 from paymaster_sandbox.wechat import parties
 from paymaster_sandbox.wechat.parties import User
 
@@ -130,8 +130,14 @@ class WeChatHarness(SandboxHarness):
 
     def make_rail(self) -> Any:
         """The rail under test, made anew; its clock is the provider's."""
-        trusted = partial(client_with_identity, ca=self.outside.world.wechat.keys.tls_ca_path)
-        deps = RailDeps(self.outside.client, self.kept.__getitem__, self.clock, trusted)
+        ca = self.outside.world.wechat.keys.tls_ca_path
+        deps = RailDeps(
+            self.outside.client,
+            self.kept.__getitem__,
+            self.clock,
+            partial(client_with_identity, ca=ca),
+            partial(refuses_identity, ca=ca),
+        )
         if self._make is not None:
             return self._make(deps)
         from paymaster.rails.registry import Registry
@@ -162,7 +168,7 @@ class WeChatHarness(SandboxHarness):
             number = next(self.outside.numbers)
             payee = self.add_user(number, behaviour)
             self.agree(payee)
-            at = time_floor(milliseconds(WallClock().now()))
+            at = time_floor(milliseconds(self.now()))
             money = Money(amounts[place] if amounts else 500 + place, "CNY")
             made.append(
                 Instruction(reference(1, at + number), money, payee, "任务奖励", self.now())

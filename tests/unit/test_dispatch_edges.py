@@ -12,6 +12,7 @@ import pytest
 from tests.payouts import new_sealer
 from tests.scripted_rails import AskableRail
 
+from paymaster.dispatch.absence import Told, proof_at, proves_absence
 from paymaster.dispatch.accounts import SETTLED_AFTER, PayoutAccount
 from paymaster.dispatch.batch_store import Asked, BatchRow
 from paymaster.dispatch.desk import Desk, Order, Pace, PayoutPolicy, Standing
@@ -20,7 +21,7 @@ from paymaster.dispatch.failover_store import Payment
 from paymaster.dispatch.lane import Lane
 from paymaster.dispatch.machine import ATTEMPT, UNRESOLVED
 from paymaster.dispatch.outcome import ABOUT_THE_ACCOUNT
-from paymaster.dispatch.resolve import Told, _ask_next, _proof_at, _proves_absence
+from paymaster.dispatch.resolve import _ask_next
 from paymaster.dispatch.send import Answer, Sent
 from paymaster.dispatch.window import window_fault
 from paymaster.kernel.retry import Backoff
@@ -47,7 +48,8 @@ def test_an_order_is_over_when_all_its_tries_have_ended_long_enough_ago() -> Non
     lag = timedelta(minutes=5)
 
     def row(ended: int, ended_at: datetime | None) -> BatchRow:
-        return BatchRow(1, "k", 1, b"", b"", "unknown", 2, NOW, NOW, ended, ended_at, ["a"], 1, 0)
+        order = (1, "k", 1, b"", b"", "unknown", 2, NOW, NOW)
+        return BatchRow(*order, ended, ended_at, None, False, ["a"], 1, 0)
 
     assert row(2, NOW - lag).over_since(NOW, lag)
     assert not row(2, NOW - lag + TICK).over_since(NOW, lag)
@@ -174,7 +176,7 @@ def test_from_when_on_not_found_is_proof() -> None:
     pace = Pace()
 
     def proof(told: Told, caps: RailCaps = CAPS, found: PayoutAccount | None = None) -> object:
-        return _proof_at(found or account(), caps, told, pace)
+        return proof_at(found or account(), caps, told, pace)
 
     assert proof(not_found()) == NOW + timedelta(seconds=5) + LAG
     silent = NOW + pace.lease + pace.call + LAG
@@ -189,8 +191,8 @@ def test_from_when_on_not_found_is_proof() -> None:
 
 def test_a_not_found_before_its_time_proves_nothing() -> None:
     ended = NOW - LAG
-    assert _proves_absence(account(), CAPS, not_found(ended_at=ended), Pace())
-    assert not _proves_absence(account(), CAPS, not_found(ended_at=ended + TICK), Pace())
+    assert proves_absence(account(), CAPS, not_found(ended_at=ended), Pace())
+    assert not proves_absence(account(), CAPS, not_found(ended_at=ended + TICK), Pace())
 
 
 def test_it_is_asked_again_when_not_found_is_proof_and_no_later() -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from paymaster.api.shapes import Shape, Time
+
+
+class ConsentOut(Shape):
+    """A payee's consent; `package` opens the provider's page while it waits for the payee."""
+
+    destination: str
+    state: Literal["none", "waiting", "in_effect", "closed", "unknown"]
+    package: str | None
+    expires_at: Time | None
+    public: dict[str, str]
 
 
 class WayOut(Shape):

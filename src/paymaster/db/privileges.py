@@ -82,7 +82,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "legal_hold": ("lifted_by", "lift_reason", "lifted_at", "version"),
     "batch": (
         "state", "tries", "due_at", "lease_token", "sent_at", "detail", "version", "sealed",
-        "ended", "ended_at",
+        "ended", "ended_at", "doubted_no", "put_off",
     ),
     "attempt": (
         "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",

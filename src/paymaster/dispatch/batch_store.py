@@ -24,13 +24,19 @@ async def lock_held(tx: CellTx, claims: Sequence[tuple[int, int]]) -> set[int]:
 
 
 class BatchChange(NamedTuple):
-    """What is written to a batch that is locked. `ended`: because a call has ended."""
+    """What is written to a batch that is locked. `ended`: because a call has ended.
+
+    `doubted_no` is the provider's code, where that call brought a no that proves nothing yet;
+    `put_off` says that it was "not now".
+    """
 
     id: int
     state: str
     due_at: datetime | None
     detail: str | None
     ended: bool = False
+    doubted_no: str | None = None
+    put_off: bool = False
 
 
 async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
@@ -42,9 +48,12 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
         UPDATE batch b SET state = u.state, due_at = u.due, detail = coalesce(u.detail, b.detail),
             ended = b.ended + u.ended::int,
             ended_at = CASE WHEN u.ended THEN %(now)s ELSE b.ended_at END,
+            doubted_no = CASE WHEN u.ended THEN u.doubted_no ELSE b.doubted_no END,
+            put_off = CASE WHEN u.ended THEN u.put_off ELSE b.put_off END,
             lease_token = 0, version = b.version + 1
         FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(dues)s::timestamptz[],
-            %(details)s::text[], %(ended)s::boolean[]) AS u (id, state, due, detail, ended)
+            %(details)s::text[], %(ended)s::boolean[], %(doubted)s::text[],
+            %(put_off)s::boolean[]) AS u (id, state, due, detail, ended, doubted_no, put_off)
         WHERE b.id = ANY(%(ids)s::bigint[]) AND b.id = u.id
         """,
         {
@@ -53,6 +62,8 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
             "dues": [change.due_at for change in changes],
             "details": [change.detail for change in changes],
             "ended": [change.ended for change in changes],
+            "doubted": [change.doubted_no for change in changes],
+            "put_off": [change.put_off for change in changes],
             "now": tx.now,
         },
     )
@@ -78,6 +89,8 @@ class BatchRow:
     sent_at: datetime | None
     ended: int
     ended_at: datetime | None
+    doubted_no: str | None
+    put_off: bool
     keys: list[str]
     unresolved: int
     spoilt: int
@@ -93,7 +106,7 @@ async def take_due(tx: CellTx, rail_account_id: int, state: str, limit: int) -> 
     return await tx.fetch(
         """
         SELECT b.id, b.batch_key, b.rail_account_id, b.sealed, b.digest, b.state, b.tries,
-            b.created_at, b.sent_at, b.ended, b.ended_at,
+            b.created_at, b.sent_at, b.ended, b.ended_at, b.doubted_no, b.put_off,
             (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
                 AND a.state IN ('sending', 'unknown')) AS unresolved,
@@ -113,7 +126,7 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
     return await tx.fetch(
         """
         SELECT b.id, b.batch_key, b.rail_account_id, b.sealed, b.digest, b.state, b.tries,
-            b.created_at, b.sent_at, b.ended, b.ended_at,
+            b.created_at, b.sent_at, b.ended, b.ended_at, b.doubted_no, b.put_off,
             (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
                 AND a.state IN ('sending', 'unknown')) AS unresolved,
@@ -132,7 +145,7 @@ async def take_awaiting(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
     return await tx.fetch(
         """
         SELECT b.id, b.batch_key, b.rail_account_id, b.sealed, b.digest, b.state, b.tries,
-            b.created_at, b.sent_at, b.ended, b.ended_at,
+            b.created_at, b.sent_at, b.ended, b.ended_at, b.doubted_no, b.put_off,
             (SELECT array_agg(a.key ORDER BY a.id) FROM attempt a WHERE a.batch_id = b.id) AS keys,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
                 AND a.state = 'awaiting_payee' AND a.cancel_at IS NULL) AS unresolved,

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.rails.base import Outcome
 
-NEVER, ABSENT = "send:never", "query:absent"
-"""Evidence of a call that sent nothing, and of a provider that does not know the payment."""
+NEVER, ABSENT, BORNE_OUT = "send:never", "query:absent", "query:no-and-absent"
+"""Evidence of a call that sent nothing; of a provider that does not know the payment; and of one
+that does not know it after it had said no to it."""
 
 AGAIN = "again-by-hand"
 """The code of an order that a person knows to be dead, and wants to be followed by another."""

@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 
 from paymaster.db.tx import CellTx
-from paymaster.dispatch import batch_store, failover, outcome
+from paymaster.dispatch import absence, batch_store, failover, outcome
+from paymaster.dispatch.absence import Told
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.batch_store import Asked, BatchChange, BatchRow
 from paymaster.dispatch.desk import Desk, Order, Pace
@@ -81,7 +81,7 @@ async def claim_replays(tx: CellTx, desk: Desk, account: PayoutAccount, room: in
     ready: list[BatchRow] = []
     waiting: list[BatchChange] = []
     for row in rows:
-        may = _may_replay(account, rail.caps, row, desk.pace, tx.now)
+        may = absence.may_replay(account, rail.caps, row, desk.pace, tx.now)
         replays = not asks and account.active and may
         if row.unresolved and replays:
             ready.append(row)
@@ -104,19 +104,9 @@ async def claim_proven(
     rows = [
         row
         for row in await batch_store.take_unknown(tx, list(absent))
-        if row.unresolved and _may_replay(account, rail.caps, row, desk.pace, tx.now)
+        if row.unresolved and absence.may_replay(account, rail.caps, row, desk.pace, tx.now)
     ]
     return await _claim(tx, desk, account, rows, replay=True, absent=absent)
-
-
-def _may_replay(
-    account: PayoutAccount, caps: RailCaps, row: BatchRow, pace: Pace, now: datetime
-) -> bool:
-    """Whether the provider still knows the key, and will for as long as the replay may take."""
-    window = caps.replay_window
-    if window is None or not account.knows(row.created_at):
-        return False
-    return now + pace.lease < row.created_at + window
 
 
 async def _claim(
@@ -185,20 +175,6 @@ def _reopened(tx: CellTx, desk: Desk, row: BatchRow) -> Prepared:
     return Prepared(row.batch_key, body, tuple(row.keys))
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What the provider said about one attempt, when asked at `asked_at`."""
-
-    asked: Asked
-    outcome: Outcome
-    asked_at: datetime
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the provider answered."""
-        return self.outcome.verdict is not Verdict.UNKNOWN
-
-
 async def claim_questions(tx: CellTx, desk: Desk, account: PayoutAccount, room: int) -> list[Asked]:
     """Attempts that are due to be asked about, at most `room`."""
     rail = desk.rail(account)
@@ -238,7 +214,7 @@ async def claim_unshown(
         for row in await batch_store.take_awaiting(tx, batch_ids)
         if row.unresolved
         and not row.spoilt
-        and _may_replay(account, rail.caps, row, desk.pace, tx.now)
+        and absence.may_replay(account, rail.caps, row, desk.pace, tx.now)
     ]
     return await _claim(tx, desk, account, rows, replay=True)
 
@@ -284,7 +260,8 @@ async def conclude(
 ) -> dict[int, frozenset[str]]:
     """Apply the answers; the payments, by batch, that are proven not to be at the provider.
 
-    Those that cannot be sent again are given up for another account, if one can pay them.
+    Orders to which it had said no are dead by that. Of the others, those that cannot be sent again
+    are given up.
     """
     held = await batch_store.lock_asked(
         tx, [(each.asked.id, each.asked.lease_token) for each in told]
@@ -307,40 +284,13 @@ async def conclude(
     await batch_store.ask_later(tx, later)
     if rail is None:
         return {}
-    gone = [each for each in mine if _proves_absence(account, rail.caps, each, desk.pace)]
+    gone = [each for each in mine if absence.proves_absence(account, rail.caps, each, desk.pace)]
     absent: dict[int, frozenset[str]] = {}
     for each in gone:
         known = absent.get(each.asked.batch_id, frozenset())
         absent[each.asked.batch_id] = known | {each.asked.key}
-    buried = await _bury(tx, desk, account, rail.caps, gone, absent)
+    buried = await absence.bury(tx, desk, account, rail.caps, gone, absent)
     return {batch_id: keys for batch_id, keys in absent.items() if batch_id not in buried}
-
-
-async def _bury(
-    tx: CellTx,
-    desk: Desk,
-    account: PayoutAccount,
-    caps: RailCaps,
-    gone: Sequence[Told],
-    absent: Mapping[int, frozenset[str]],
-) -> frozenset[int]:
-    """Give up what is absent and cannot go again, where every try had ended before the lag.
-
-    A sender that went silent may still be about to send; with the same bytes that does no harm,
-    with another account it would pay twice.
-    """
-    lag = caps.not_found_is_proof_after
-    if lag is None or not absent:
-        return frozenset()
-    first = sorted(gone, key=lambda each: each.asked_at, reverse=True)
-    asked_at = {each.asked.batch_id: each.asked_at for each in first}
-    stuck = {
-        row.id: absent[row.id]
-        for row in await batch_store.take_unknown(tx, list(absent))
-        if row.over_since(asked_at[row.id], lag)
-        and not (account.active and _may_replay(account, caps, row, desk.pace, tx.now))
-    }
-    return await failover.bury_absent(tx, desk, account, stuck)
 
 
 def _ask_next(
@@ -356,28 +306,5 @@ def _ask_next(
     urgent = asked.state == AttemptState.UNKNOWN or asked.cancels
     backoff = pace.ask_again if urgent else pace.poll_again
     again = now + backoff.delay(asked.tries, random)
-    proof_at = _proof_at(account, caps, told, pace) if caps is not None else None
+    proof_at = absence.proof_at(account, caps, told, pace) if caps is not None else None
     return min(again, proof_at) if proof_at is not None and proof_at > now else again
-
-
-def _proof_at(account: PayoutAccount, caps: RailCaps, told: Told, pace: Pace) -> datetime | None:
-    """From when on "not found" proves that the payment is not there; None if it never does.
-
-    The provider's lag counts from when the last try was over. A sender that went silent may have
-    begun as late as its lease ran out, and have been on the wire for as long as a call may take.
-    Settings that were changed since may name another merchant, who knows nothing of it.
-    """
-    lag, asked = caps.not_found_is_proof_after, told.asked
-    if told.outcome.verdict is not Verdict.NOT_FOUND or asked.state != AttemptState.UNKNOWN:
-        return None
-    if lag is None or asked.sent_at is None or not account.knows(asked.sent_at):
-        return None
-    if asked.over and asked.ended_at is not None:
-        return asked.ended_at + lag
-    return asked.sent_at + pace.lease + pace.call + lag
-
-
-def _proves_absence(account: PayoutAccount, caps: RailCaps, told: Told, pace: Pace) -> bool:
-    """Not found, asked long enough after the last try that the provider would know it by now."""
-    proof_at = _proof_at(account, caps, told, pace)
-    return proof_at is not None and told.asked_at >= proof_at

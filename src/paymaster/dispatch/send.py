@@ -3,6 +3,7 @@
     yes        outcomes, applied one by one; a payment that the answer leaves out is unknown
     never      nothing left this machine: the same order is due again, with the same bytes
     no         the order was refused: all its payments are, if no earlier try may have been taken
+    doubted    it was refused, or put off, by a provider whose no has to be borne out: unknown
     unknown    everything else: silence, a broken answer, a fault of ours, the end of this process
 
 Transaction 2 writes only under the lease of transaction 1. A process that was stopped past its
@@ -25,7 +26,7 @@ from paymaster.dispatch.failures import waits_for_funds
 from paymaster.dispatch.machine import AttemptState
 from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.clock import Clock
-from paymaster.kernel.errors import NeverSent, PaymasterError, RailRefused
+from paymaster.kernel.errors import NeverSent, PaymasterError, RailDoubted, RailPutOff, RailRefused
 from paymaster.observe import get_logger
 from paymaster.rails import meaning
 from paymaster.rails.base import Outcome, Rail, Verdict
@@ -42,6 +43,10 @@ class Answer(StrEnum):
     ANSWERED = "answered"
     NEVER = "never"
     REFUSED = "refused"
+    DOUBTED = "doubted"
+    """It said no, and has to say as well that it does not know the order: unknown until then."""
+    PUT_OFF = "put_off"
+    """It said "not now", which has to be borne out in the same way."""
     UNKNOWN = "unknown"
     LATE = "late"
     """The lease had run out before anything was sent: somebody else may have the order now."""
@@ -62,7 +67,7 @@ class Sent:
     @property
     def healthy(self) -> bool:
         """Whether this speaks for the provider: it answered, and not that our money is short."""
-        if self.answer is Answer.REFUSED:
+        if self.answer in {Answer.REFUSED, Answer.DOUBTED}:
             return not waits_for_funds(self.code)
         return self.answer is Answer.ANSWERED
 
@@ -78,6 +83,10 @@ async def call(rail: Rail, order: Order, pace: Pace, clock: Clock) -> Sent:
         return _failed(order, Answer.NEVER, error)
     except RailRefused as error:
         return _failed(order, Answer.REFUSED, error)
+    except RailPutOff as error:
+        return _failed(order, Answer.PUT_OFF, error)
+    except RailDoubted as error:
+        return _failed(order, Answer.DOUBTED, error)
     except PaymasterError as error:
         return _failed(order, Answer.UNKNOWN, error)
     except TimeoutError:
@@ -175,7 +184,7 @@ def _outcomes(sent: Sent) -> list[Outcome]:
             return [
                 Outcome(key, Verdict.REJECTED, code=sent.code, detail=sent.detail) for key in keys
             ]
-        case Answer.UNKNOWN if not order.replay:
+        case Answer.UNKNOWN | Answer.DOUBTED | Answer.PUT_OFF if not order.replay:
             return [
                 Outcome(key, Verdict.UNKNOWN, code=sent.code, detail=sent.detail) for key in keys
             ]
@@ -211,7 +220,10 @@ def _change(
         state, due_at = "prepared", again
     else:
         state, due_at = "unknown", again
-    return BatchChange(order.batch_id, state, due_at, _detail(sent), ended=True)
+    put_off = sent.answer is Answer.PUT_OFF
+    no = sent.code if put_off or sent.answer is Answer.DOUBTED else None
+    detail = _detail(sent)
+    return BatchChange(order.batch_id, state, due_at, detail, True, no, put_off)
 
 
 def _detail(sent: Sent) -> str | None:

@@ -10,6 +10,8 @@
         NeverSent    proof that nothing left this machine
         RailRefused  the provider said no, definitely
         RailUnknown  no proof either way
+          RailDoubted  it said no, which a query has to bear out
+            RailPutOff  it said "not now"
       Broken       an invariant does not hold: stop this lane and call a person
 
 Every error carries a `slug`: the stable, documented name (docs/reference/errors.md).
@@ -136,6 +138,14 @@ class RailRefused(RailError):
 
 class RailUnknown(RailError):
     """The order may or may not have been executed: only a query or a report can tell."""
+
+
+class RailDoubted(RailUnknown):
+    """The provider said no, which by itself proves nothing: a query has to say so as well."""
+
+
+class RailPutOff(RailDoubted):
+    """It said "not now": the same order goes again, once a query says that it is not there."""
 
 
 class Broken(PaymasterError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import httpx
@@ -11,7 +11,7 @@ from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import PaymasterError, Problem, Unprocessable
 from paymaster.rails import meaning
 from paymaster.rails.base import RailAccount
-from paymaster.rails.http import client_with_identity
+from paymaster.rails.http import client_with_identity, refuses_identity
 from paymaster.rails.meaning import Kind
 
 
@@ -22,12 +22,14 @@ class RailDeps:
     `http` is shared and made by `paymaster.rails.http.new_client`. `secret` gives the current value
     of a named secret, so that a rotated one is used without a restart. `client_with` makes a client
     that shows a certificate of ours (PEM, with its key): for one call, to be closed after it.
+    `refuses` says whether the server at an address breaks off because of such a certificate.
     """
 
     http: httpx.AsyncClient
     secret: Callable[[str], str]
     clock: Clock
     client_with: Callable[[str], httpx.AsyncClient] = client_with_identity
+    refuses: Callable[[str, str], Awaitable[bool]] = refuses_identity
 
 
 def setting(account: RailAccount, name: str) -> str:

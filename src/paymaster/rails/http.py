@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httpx
 
@@ -22,6 +23,11 @@ CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
 MAX_ANSWER_BYTES = 1024 * 1024
 _FIRST_BYTES = ".send_request_headers.started"
 """What httpcore calls the step from which on the provider may have something of the request."""
+_ALERT_SECONDS: Final = 3.0
+
+CERTIFICATE_REFUSED: Final = "certificate-refused"
+"""The code of an attempt whose provider does not accept the certificate that we show."""
+
 _IDLE_SECONDS = 3.0
 
 
@@ -95,6 +101,39 @@ def client_with_identity(
 ) -> httpx.AsyncClient:
     """A client like any other that shows a certificate of ours; see `new_client`."""
     return new_client(ca=ca, tls_1_2_hosts=tls_1_2_hosts, identity=identity)
+
+
+async def refuses_identity(
+    identity: str, url: str, *, ca: Path | None = None, tls_1_2_hosts: Collection[str] = ()
+) -> bool:
+    """Whether a server breaks off once it has seen our certificate: for words, never for a proof.
+
+    It says so by an alert (RFC 8446, 6.2), or closes at once. A request that is on its way at that
+    moment drowns both, so this one connects, says nothing, and listens for a moment. False when it
+    waits for our request, as it should, and when it cannot be found out.
+    """
+    forbid_network()
+    place = httpx.URL(url)
+    older = place.host in tls_1_2_hosts
+    oldest = ssl.TLSVersion.TLSv1_2 if older else ssl.TLSVersion.TLSv1_3
+    context = _context(ca, oldest, identity)
+    try:
+        async with asyncio.timeout(_ALERT_SECONDS):
+            port = place.port or 443
+            reader, writer = await asyncio.open_connection(place.host, port, ssl=context)
+    except ssl.SSLError as error:
+        return "ALERT" in str(error.reason)
+    except (OSError, TimeoutError):
+        return False
+    try:
+        async with asyncio.timeout(_ALERT_SECONDS):
+            return not await reader.read(1)
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    finally:
+        writer.transport.abort()
 
 
 def _context(

@@ -2,6 +2,8 @@
 
     safe        nothing was executed, and nothing will be by this try: the same bytes may go again
     refused     the provider's definite no
+    doubted     the provider's no, which it may take back: dead when it does not know the order
+    put off     its "not now": when it does not know the order, the same bytes go again
     same key    it may have been executed; asking, or the same bytes under the same key, will tell
     unknown     it may have been executed; only a query, a replay or a report can tell
 
@@ -21,7 +23,14 @@ from typing import Final
 
 import httpx
 
-from paymaster.kernel.errors import NeverSent, RailError, RailRefused, RailUnknown
+from paymaster.kernel.errors import (
+    NeverSent,
+    RailDoubted,
+    RailError,
+    RailPutOff,
+    RailRefused,
+    RailUnknown,
+)
 
 
 class Means(StrEnum):
@@ -29,6 +38,8 @@ class Means(StrEnum):
 
     SAFE = "safe"
     REFUSED = "refused"
+    DOUBTED = "doubted"
+    PUT_OFF = "put off"
     SAME_KEY = "same key"
     UNKNOWN = "unknown"
 
@@ -53,6 +64,8 @@ class Kind(StrEnum):
     TURNED_AWAY = "turned-away"
     SAME_KEY = "same-key"
     REFUSED = "refused"
+    SAYS_NO = "says-no"
+    NOT_NOW = "not-now"
     UNEXPLAINED = "unexplained"
     SERVER_FAULT = "server-fault"
     HOST_KEY = "host-key"
@@ -83,6 +96,11 @@ _AGAIN = "the same bytes are due again, after a growing pause"
 _ASK = "the provider is asked; no other order is made"
 _REPORT = "the bank's report or statement tells, or a person"
 _NO = "the order is dead, with this as its proof"
+_ONCE_ABSENT = (
+    "the provider is asked; once it does not know the order the same bytes go again, and when they"
+    " may not any more it is dead"
+)
+_IF_ABSENT = "the provider is asked; the order is dead once it does not know it, after its lag"
 
 TABLE: Final[tuple[Meaning, ...]] = (
     Meaning(
@@ -189,6 +207,20 @@ TABLE: Final[tuple[Meaning, ...]] = (
         _NO,
     ),
     Meaning(
+        Kind.SAYS_NO,
+        Means.DOUBTED,
+        "provider-refused",
+        "WeChat Pay, Alipay: a listed error about this order alone, signed where answers are",
+        _IF_ABSENT,
+    ),
+    Meaning(
+        Kind.NOT_NOW,
+        Means.PUT_OFF,
+        "provider-turned-away",
+        "WeChat Pay, Alipay: a listed error about our funds, rate, keys or rights",
+        _ONCE_ABSENT,
+    ),
+    Meaning(
         Kind.UNEXPLAINED,
         Means.UNKNOWN,
         "provider-error",
@@ -281,6 +313,8 @@ OF: Final[Mapping[Kind, Meaning]] = {row.kind: row for row in TABLE}
 _CLASSES: Final[Mapping[Means, type[RailError]]] = {
     Means.SAFE: NeverSent,
     Means.REFUSED: RailRefused,
+    Means.DOUBTED: RailDoubted,
+    Means.PUT_OFF: RailPutOff,
     Means.SAME_KEY: RailUnknown,
     Means.UNKNOWN: RailUnknown,
 }

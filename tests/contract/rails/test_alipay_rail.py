@@ -19,9 +19,9 @@ from tests.contract.harness import Delivery
 from tests.contract.sandboxes import Outside, outside
 
 from paymaster.kernel.errors import (
-    NeverSent,
+    RailDoubted,
     RailError,
-    RailRefused,
+    RailPutOff,
     RailUnknown,
     Refusal,
     Unauthenticated,
@@ -95,11 +95,11 @@ async def test_an_answer_that_only_looks_unusual_is_understood(
 
 
 @MODES
-async def test_too_many_requests_were_never_sent(apps: dict[str, AlipayHarness], mode: str) -> None:
+async def test_too_many_requests_are_asked_about(apps: dict[str, AlipayHarness], mode: str) -> None:
     await apps[mode].reset()
     await apps[mode].knob(rate_limit=1)
     said = await proven(apps[mode])
-    assert type(said) is NeverSent
+    assert type(said) is RailPutOff
     assert said.extra["code"] == "APP_CALL_LIMITED"
 
 
@@ -116,12 +116,12 @@ async def test_a_wrong_key_of_ours_stops_the_rail(
         said = await proven(harness)
     finally:
         harness.kept["private"] = ours
-    assert type(said) is NeverSent
+    assert type(said) is RailPutOff
     assert said.extra["code"] == "INVALID_SIGNATURE"
 
 
 @MODES
-async def test_nobody_of_that_number_is_a_definite_no(
+async def test_nobody_of_that_number_has_to_be_borne_out(
     apps: dict[str, AlipayHarness], mode: str
 ) -> None:
     harness = apps[mode]
@@ -129,7 +129,7 @@ async def test_nobody_of_that_number_is_a_definite_no(
     (item,) = harness.instructions(1)
     nobody = replace(item, payee=Payee("alipay", {"user_id": "2088999999999999"}))
     said = await proven(harness, nobody)
-    assert type(said) is RailRefused
+    assert type(said) is RailDoubted
     assert said.extra["code"] == "PAYEE_NOT_EXIST"
 
 
@@ -157,7 +157,7 @@ async def test_an_empty_balance_waits_for_money(apps: dict[str, AlipayHarness], 
     for one in rich:
         said = await proven(harness, one)
         if isinstance(said, RailError):
-            assert type(said) is NeverSent
+            assert type(said) is RailPutOff
             codes.add(said.extra["code"])
     assert codes == {"PAYER_BALANCE_NOT_ENOUGH"}
     await harness.outside.control(
@@ -179,7 +179,7 @@ async def test_payees_by_each_of_their_names(apps: dict[str, AlipayHarness]) -> 
     number = int(other.payee.details["user_id"][4:])
     wrong = Payee("alipay", {"logon_id": f"p{number}@example.com", "name": "李四"})
     said = await proven(harness, replace(other, payee=wrong))
-    assert type(said) is RailRefused
+    assert type(said) is RailDoubted
     assert said.extra["code"] == "PAYEE_USER_INFO_ERROR"
 
 

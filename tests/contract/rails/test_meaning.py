@@ -24,7 +24,14 @@ from paymaster.dispatch import send
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.desk import Order, Pace
 from paymaster.kernel.clock import ManualClock
-from paymaster.kernel.errors import NeverSent, RailError, RailRefused, RailUnknown
+from paymaster.kernel.errors import (
+    NeverSent,
+    RailDoubted,
+    RailError,
+    RailPutOff,
+    RailRefused,
+    RailUnknown,
+)
 from paymaster.rails import meaning, sftp
 from paymaster.rails.base import RailAccount
 from paymaster.rails.http import call, new_client
@@ -32,10 +39,14 @@ from paymaster.rails.iso20022.rail import Iso20022Rail
 from paymaster.rails.meaning import OF, TABLE, Kind, Means
 from paymaster.rails.sandbox_wallet.rail import SandboxWalletRail
 from paymaster.rails.sftp import SftpTransport
+from paymaster.rails.wechat import codes as wechat_codes
+from paymaster.rails.wechat.calls import Said
 
 CLASSES = {
     Means.SAFE: NeverSent,
     Means.REFUSED: RailRefused,
+    Means.DOUBTED: RailDoubted,
+    Means.PUT_OFF: RailPutOff,
     Means.SAME_KEY: RailUnknown,
     Means.UNKNOWN: RailUnknown,
 }
@@ -215,6 +226,14 @@ async def unwritable(_folder: Path, _patch: pytest.MonkeyPatch) -> object:
     return rail.prepare(bank_account(), "01B7", [item], NOON)
 
 
+async def says_no(_folder: Path, _patch: pytest.MonkeyPatch) -> object:
+    raise wechat_codes.failure(Said(400, genuine=True, found={"code": "PARAM_ERROR"}))
+
+
+async def not_now(_folder: Path, _patch: pytest.MonkeyPatch) -> object:
+    raise wechat_codes.failure(Said(403, genuine=True, found={"code": "NOT_ENOUGH"}))
+
+
 def coded(status: int) -> Reply:
     return Reply.json(status, {"code": "some_code", "message": "no"})
 
@@ -237,6 +256,8 @@ CAUSES: dict[Kind, list[Cause]] = {
     Kind.TURNED_AWAY: [answering(coded(status)) for status in (401, 403, 425, 429)],
     Kind.SAME_KEY: [answering(coded(status)) for status in (408, 409)],
     Kind.REFUSED: [answering(coded(status)) for status in (400, 402, 404, 422, 451)],
+    Kind.SAYS_NO: [says_no],
+    Kind.NOT_NOW: [not_now],
     Kind.UNEXPLAINED: [answering(Reply(status, b"<html>")) for status in (400, 404, 422)],
     Kind.SERVER_FAULT: [answering(coded(status)) for status in (500, 502, 503, 504)],
     Kind.HOST_KEY: [host_key],

@@ -14,7 +14,7 @@ from paymaster.kernel.errors import RailUnknown, Refusal
 from paymaster.kernel.ids import reference
 from paymaster.kernel.money import Money
 from paymaster.rails.base import LineKind, RailAccount, RemoteFile, Statement, StatementLine
-from paymaster.rails.wechat import bills, flow, receipts
+from paymaster.rails.wechat import bills, calls, flow, receipts
 
 HEADER = (
     "记账时间,微信支付业务单号,资金流水单号,业务名称,业务类型,收支类型,收支金额(元),账户结余(元),"
@@ -222,16 +222,19 @@ async def test_a_receipt_is_made_and_checked(found: Outside) -> None:
         harness.account, rail.prepare(harness.account, item.key, [item], item.created_at)
     )
     await harness.rest()
-    deps = rail._deps
-    await receipts.order(deps, harness.account, item.key)
-    done = await receipts.look(deps, harness.account, item.key)
+    body = await rail.receipt(harness.account, item.key)
     for _ in range(200):
-        if done.state is receipts.ReceiptState.FINISHED:
+        if body is not None:
             break
         await harness.rest()
-        done = await receipts.look(deps, harness.account, item.key)
-    body = await receipts.download(deps, harness.account, done)
-    assert hashlib.sha256(body).hexdigest() == (done.digest or "").lower()
-    false = receipts.Receipt(done.key, done.state, "0" * 64, "SHA256", done.url)
+        body = await rail.receipt(harness.account, item.key)
+    assert body is not None
+    assert body.startswith(b"%PDF")
+    deps, url = rail._deps, f"{receipts.PATH}/{item.key}"
+    said = (await calls.ask(deps, harness.account, "GET", url)).found
+    assert hashlib.sha256(body).hexdigest() == str(said["hash_value"]).lower()
+    finished = receipts.ReceiptState.FINISHED
+    address = str(said["download_url"])
+    false = receipts.Receipt(item.key, finished, "0" * 64, "SHA256", address)
     with pytest.raises(RailUnknown):
         await receipts.download(deps, harness.account, false)

@@ -13,14 +13,16 @@ from tests.contract.wechat_world import WeChatHarness
 
 from paymaster.kernel.errors import (
     NeverSent,
+    RailDoubted,
     RailError,
+    RailPutOff,
     RailRefused,
     RailUnknown,
     Unprocessable,
 )
 from paymaster.kernel.ids import reference
-from paymaster.rails.base import Verdict
-from paymaster.rails.wechat.authorise import Consent
+from paymaster.rails.base import ConsentState, Payee, Verdict
+from paymaster.rails.wechat.authorise import authorization_no
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -61,31 +63,44 @@ async def test_a_consent_is_asked_for_given_used_and_closed(agreed: WeChatHarnes
     (item,) = agreed.instructions(1)
     item = replace(item, payee=payee)
     prepared = rail.prepare(agreed.account, item.key, [item], agreed.now())
-    assert (await rail.authorisation(agreed.account, openid)).consent is Consent.NONE
+    assert (await rail.consent(agreed.account, payee)).state is ConsentState.NONE
     with pytest.raises(RailRefused) as caught:
         await rail.send(agreed.account, prepared)
     assert caught.value.extra["code"] == "AUTHORIZATION_NOT_IN_EFFECT"
-    asked = await rail.authorise(agreed.account, openid, "王小明")
-    assert asked.consent is Consent.WAITING
+    asked = await rail.ask_consent(agreed.account, payee, "王小明")
+    assert asked.state is ConsentState.WAITING
     assert asked.confirmation is not None
-    agreed.confirm_consent(asked.number)
-    assert (await rail.authorisation(agreed.account, openid)).consent is Consent.IN_EFFECT
+    assert asked.confirmation.package not in repr(asked)
+    first = authorization_no(agreed.account, openid, 0)
+    agreed.confirm_consent(first)
+    assert (await rail.consent(agreed.account, payee)).state is ConsentState.IN_EFFECT
     (said,) = await rail.send(agreed.account, prepared)
     assert said.verdict is Verdict.ACCEPTED
     assert await settled(agreed, rail, item) is Verdict.PAID
-    closed = await rail.close_authorisation(agreed.account, openid)
-    assert (closed.consent, closed.why_closed) == (Consent.CLOSED, "CLOSE_VIA_MCH_API")
-    anew = await rail.authorise(agreed.account, openid, "王小明")
-    assert anew.consent is Consent.WAITING
-    assert anew.number != asked.number
+    assert (await rail.end_consent(agreed.account, payee)).state is ConsentState.CLOSED
+    assert (await rail.end_consent(agreed.account, payee)).state is ConsentState.NONE
+    anew = await rail.ask_consent(agreed.account, payee, "王小明")
+    assert anew.state is ConsentState.WAITING
+    agreed.confirm_consent(authorization_no(agreed.account, openid, 1))
+    assert (await rail.consent(agreed.account, payee)).state is ConsentState.IN_EFFECT
+
+
+async def test_only_the_product_for_it_and_only_its_own_app_need_a_consent(
+    agreed: WeChatHarness, old: WeChatHarness
+) -> None:
+    payee, rail = agreed.add_user(next(agreed.outside.numbers)), agreed.make_rail()
+    assert rail.needs_consent(agreed.account, payee)
+    assert not rail.needs_consent(old.account, payee)
+    elsewhere = Payee("wechat", {**payee.details, "appid": "wxffffffffffffffff"})
+    assert not rail.needs_consent(agreed.account, elsewhere)
 
 
 V2_CODES = [
-    ("NOTENOUGH", NeverSent),
-    ("NO_AUTH", NeverSent),
-    ("SIGN_ERROR", NeverSent),
-    ("OPENID_ERROR", RailRefused),
-    ("AMOUNT_LIMIT", RailRefused),
+    ("NOTENOUGH", RailPutOff),
+    ("NO_AUTH", RailPutOff),
+    ("SIGN_ERROR", RailPutOff),
+    ("OPENID_ERROR", RailDoubted),
+    ("AMOUNT_LIMIT", RailDoubted),
     ("SYSTEMERROR", RailUnknown),
     ("SEND_FAILED", RailUnknown),
     ("FATAL_ERROR", RailUnknown),

@@ -14,7 +14,8 @@ from tests.contract.wechat_sending import order, proven, settled
 from tests.contract.wechat_world import WeChatHarness
 
 from paymaster.kernel.errors import (
-    NeverSent,
+    RailDoubted,
+    RailPutOff,
     RailRefused,
     RailUnknown,
     Refusal,
@@ -72,20 +73,28 @@ async def test_what_proves_nothing_is_unknown(
 
 
 @pytest.mark.parametrize("code", ["NOT_ENOUGH", "NO_AUTH", "FREQUENCY_LIMITED", "SIGN_ERROR"])
-async def test_what_is_ours_to_mend_was_never_sent(bills: WeChatHarness, code: str) -> None:
+async def test_what_is_ours_to_mend_is_asked_about(bills: WeChatHarness, code: str) -> None:
     await bills.reset()
     await bills.mishap("code_before", text=code)
     said = await proven(bills)
-    assert type(said) is NeverSent
-    assert said.extra["code"] == code
+    assert type(said) is RailPutOff
+    assert (said.slug, said.extra["code"]) == ("provider-turned-away", code)
 
 
-async def test_a_wrong_parameter_is_a_definite_no(bills: WeChatHarness) -> None:
+@pytest.mark.parametrize("when", ["code_before", "code_after"])
+async def test_a_listed_no_has_to_be_borne_out(bills: WeChatHarness, when: str) -> None:
+    """Also where it is a lie: the order was made all the same."""
     await bills.reset()
-    await bills.mishap("code_before", text="PARAM_ERROR")
-    said = await proven(bills)
-    assert type(said) is RailRefused
-    assert said.extra["code"] == "PARAM_ERROR"
+    await bills.mishap(when, text="PARAM_ERROR")
+    (item,) = bills.instructions(1)
+    rail, prepared = order(bills, item)
+    with pytest.raises(RailDoubted) as caught:
+        await rail.send(bills.account, prepared)
+    assert caught.value.extra["code"] == "PARAM_ERROR"
+    if when == "code_before":
+        assert (await rail.query(bills.account, item.key)).verdict is Verdict.NOT_FOUND
+    else:
+        assert await settled(bills, rail, item) is Verdict.PAID
 
 
 @pytest.mark.parametrize("kind", ["reordered", "extra_fields"])
@@ -106,7 +115,7 @@ async def test_a_wrong_key_of_ours_stops_the_rail(bills: WeChatHarness) -> None:
         said = await proven(bills)
     finally:
         bills.kept["private"] = bills_key
-    assert type(said) is NeverSent
+    assert type(said) is RailPutOff
     assert said.slug == "provider-turned-away"
     assert said.extra["code"] == "SIGN_ERROR"
 

@@ -62,7 +62,7 @@ def failure(said: Said) -> RailError:
             kind = Kind.UNEXPLAINED
         return meaning.error(kind, f"The provider answered {said.code or said.status}.", extra)
     if said.code in LATER:
-        return meaning.error(Kind.TURNED_AWAY, f"The provider turned us away: {said.code}.", extra)
+        return meaning.error(Kind.NOT_NOW, f"The provider turned us away: {said.code}.", extra)
     if said.code in REFUSED:
-        return meaning.error(Kind.REFUSED, f"The provider refused: {said.code}.", extra)
+        return meaning.error(Kind.SAYS_NO, f"The provider refused: {said.code}.", extra)
     return meaning.error(Kind.UNEXPLAINED, f"The provider answered {said.code}.", extra)

@@ -11,11 +11,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final
 
 from paymaster.rails import meaning
-from paymaster.rails.base import Confirmation, RailAccount
+from paymaster.rails.base import Confirmation, ConsentState, RailAccount
 from paymaster.rails.deps import RailDeps, setting
 from paymaster.rails.meaning import Kind
 from paymaster.rails.wechat import calls, codes, wire
@@ -28,31 +27,21 @@ MOST_CLOSED: Final = 20
 _LONGEST_NAME: Final = 32
 
 
-class Consent(StrEnum):
-    """Whether transfers may be made."""
-
-    WAITING = "waiting"
-    IN_EFFECT = "in-effect"
-    CLOSED = "closed"
-    NONE = "none"
-    UNKNOWN = "unknown"
-
-
 @dataclass(frozen=True, slots=True)
 class Authorisation:
     """What is known of a consent. `why_closed` is the provider's code."""
 
     number: str
-    consent: Consent
+    consent: ConsentState
     provider_id: str | None = None
     why_closed: str | None = None
     confirmation: Confirmation | None = field(default=None, repr=False)
 
 
-_STATES: Final[Mapping[str, Consent]] = {
-    "WAIT_USER_CONFIRM": Consent.WAITING,
-    "TAKING_EFFECT": Consent.IN_EFFECT,
-    "CLOSED": Consent.CLOSED,
+_STATES: Final[Mapping[str, ConsentState]] = {
+    "WAIT_USER_CONFIRM": ConsentState.WAITING,
+    "TAKING_EFFECT": ConsentState.IN_EFFECT,
+    "CLOSED": ConsentState.CLOSED,
 }
 
 
@@ -70,7 +59,7 @@ async def authorise(
     Raises what `send` raises; no money moves in any case.
     """
     found = await authorisation(deps, account, openid)
-    if found.consent not in {Consent.NONE, Consent.WAITING}:
+    if found.consent not in {ConsentState.NONE, ConsentState.WAITING}:
         return found
     body: dict[str, Any] = {
         "out_authorization_no": found.number,
@@ -92,9 +81,9 @@ async def authorisation(deps: RailDeps, account: RailAccount, openid: str) -> Au
     for closed_before in range(1, MOST_CLOSED + 1):
         said = await calls.ask(deps, account, "GET", f"{PATH}/out-authorization-no/{number}")
         if said.genuine and said.status == 404 and said.code in codes.NOT_FOUND:
-            return Authorisation(number, Consent.NONE)
+            return Authorisation(number, ConsentState.NONE)
         found = _read(account, said, number, openid, deps.clock.now())
-        if found.consent is not Consent.CLOSED:
+        if found.consent is not ConsentState.CLOSED:
             return found
         number = authorization_no(account, openid, closed_before)
     raise meaning.error(Kind.REFUSED, "Too many consents of this payee were closed.", REFUSED)
@@ -103,7 +92,7 @@ async def authorisation(deps: RailDeps, account: RailAccount, openid: str) -> Au
 async def close(deps: RailDeps, account: RailAccount, openid: str) -> Authorisation:
     """End it: the payee has unlinked. Raises as `authorise`."""
     found = await authorisation(deps, account, openid)
-    if found.consent in {Consent.NONE, Consent.CLOSED}:
+    if found.consent in {ConsentState.NONE, ConsentState.CLOSED}:
         return found
     target = f"{PATH}/out-authorization-no/{found.number}"
     await calls.ask(deps, account, "POST", f"{target}/close")
@@ -114,9 +103,9 @@ async def close(deps: RailDeps, account: RailAccount, openid: str) -> Authorisat
 async def standing(deps: RailDeps, account: RailAccount, openid: str) -> str:
     """The number under which may be paid. Raises RailRefused `provider-refused` without one."""
     found = await authorisation(deps, account, openid)
-    if found.consent is Consent.UNKNOWN:
+    if found.consent is ConsentState.UNKNOWN:
         raise meaning.error(Kind.MALFORMED, "The state of the payee's consent is not known.")
-    if found.consent is not Consent.IN_EFFECT:
+    if found.consent is not ConsentState.IN_EFFECT:
         raise meaning.error(Kind.REFUSED, "The payee has not agreed to transfers.", REFUSED)
     return found.number
 
@@ -140,10 +129,10 @@ def _described(
         openid,
     }:
         raise UnreadableError("it is about another consent")
-    consent = _STATES.get(text(found, "state"), Consent.UNKNOWN)
+    consent = _STATES.get(text(found, "state"), ConsentState.UNKNOWN)
     package = some_text(found, "package_info")
     shown: Confirmation | None = None
-    if consent is Consent.WAITING and package is not None:
+    if consent is ConsentState.WAITING and package is not None:
         made = from_beijing(some_text(found, "create_time")) or now
         public = {"mchId": setting(account, "mchid"), "appId": setting(account, "appid")}
         shown = Confirmation(package, made + wire.ACCEPTANCE, public)

@@ -13,11 +13,11 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from paymaster.kernel.errors import Refusal
+from paymaster.kernel.errors import RailUnknown, Refusal
 from paymaster.rails import meaning
 from paymaster.rails.base import RailAccount
 from paymaster.rails.deps import RailDeps, secret, setting
-from paymaster.rails.http import Answer, call
+from paymaster.rails.http import CERTIFICATE_REFUSED, Answer, call
 from paymaster.rails.meaning import Kind
 from paymaster.rails.wechat import crypto, v2
 from paymaster.rails.wechat.settings import Merchant, merchant
@@ -126,14 +126,16 @@ async def ask_v2(
         client = deps.client_with(identity)
     except Refusal as error:
         raise meaning.error(Kind.SECRET, error.detail) from None
-    async with client:
-        answer = await call(
-            client,
-            "POST",
-            url,
-            headers={"content-type": "text/xml", "accept": "*/*", "user-agent": AGENT},
-            body=v2.write(whole),
-        )
+    headers = {"content-type": "text/xml", "accept": "*/*", "user-agent": AGENT}
+    try:
+        async with client:
+            answer = await call(client, "POST", url, headers=headers, body=v2.write(whole))
+    except RailUnknown:
+        if not await deps.refuses(identity, url):
+            raise
+        # What was written may have been read all the same: the words change, not the meaning.
+        extra = {"code": CERTIFICATE_REFUSED}
+        raise meaning.error(Kind.CUT_OFF, "Our client certificate is refused.", extra) from None
     if answer.status != 200:
         kind = meaning.of_status(answer.status, explained=False)
         # A door that turns us away without a word of the provider's proves nothing.

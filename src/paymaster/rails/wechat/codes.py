@@ -61,9 +61,9 @@ def failure(said: Said) -> RailError:
             kind = Kind.UNEXPLAINED
         return meaning.error(kind, f"The provider answered {said.status}.", extra)
     if code in LATER:
-        return meaning.error(Kind.TURNED_AWAY, f"The provider turned us away: {code}.", extra)
+        return meaning.error(Kind.NOT_NOW, f"The provider turned us away: {code}.", extra)
     if code in REFUSED:
-        return meaning.error(Kind.REFUSED, f"The provider refused: {code}.", extra)
+        return meaning.error(Kind.SAYS_NO, f"The provider refused: {code}.", extra)
     return meaning.error(Kind.UNEXPLAINED, f"The provider answered {code}.", extra)
 
 
@@ -71,7 +71,7 @@ def failure_v2(code: str | None) -> RailError:
     """What `result_code` FAIL means for an order of APIv2."""
     extra = {"code": code or "FAIL"}
     if code in LATER_V2:
-        return meaning.error(Kind.TURNED_AWAY, f"The provider turned us away: {code}.", extra)
+        return meaning.error(Kind.NOT_NOW, f"The provider turned us away: {code}.", extra)
     if code in REFUSED_V2:
-        return meaning.error(Kind.REFUSED, f"The provider refused: {code}.", extra)
+        return meaning.error(Kind.SAYS_NO, f"The provider refused: {code}.", extra)
     return meaning.error(Kind.UNEXPLAINED, f"The provider answered {code or 'FAIL'}.", extra)

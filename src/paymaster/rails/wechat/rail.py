@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from paymaster.rails.base import (
+    Consent,
     Instruction,
     Notice,
     Outcome,
+    Payee,
     Prepared,
     RailAccount,
     RailCaps,
@@ -17,8 +19,17 @@ from paymaster.rails.base import (
     WebhookAnswer,
 )
 from paymaster.rails.deps import RailDeps
-from paymaster.rails.wechat import authorise, bills, cancel, notices, prepare, query, send, settings
-from paymaster.rails.wechat.authorise import Authorisation
+from paymaster.rails.wechat import (
+    authorise,
+    bills,
+    cancel,
+    notices,
+    prepare,
+    query,
+    receipts,
+    send,
+    settings,
+)
 from paymaster.rails.yuan import CNY
 
 NAME = "wechat-pay"
@@ -90,16 +101,28 @@ class WeChatPayRail:
         """See FetchesFiles."""
         return bills.read(account, name, body)
 
-    async def authorise(
-        self, account: RailAccount, openid: str, display_name: str
-    ) -> Authorisation:
-        """Ask a payee for a standing consent; see `authorise.authorise`."""
-        return await authorise.authorise(self._deps, account, openid, display_name)
+    def needs_consent(self, account: RailAccount, payee: Payee) -> bool:
+        """See AsksConsent."""
+        ours = payee.details.get("appid") == account.settings.get("appid", "").strip()
+        return ours and settings.product(account) is settings.Product.AUTHORISED
 
-    async def authorisation(self, account: RailAccount, openid: str) -> Authorisation:
-        """What became of the consent; see `authorise.authorisation`."""
-        return await authorise.authorisation(self._deps, account, openid)
+    async def ask_consent(self, account: RailAccount, payee: Payee, display_name: str) -> Consent:
+        """See AsksConsent."""
+        found = await authorise.authorise(
+            self._deps, account, payee.details["openid"], display_name
+        )
+        return Consent(found.consent, found.confirmation)
 
-    async def close_authorisation(self, account: RailAccount, openid: str) -> Authorisation:
-        """End the consent; see `authorise.close`."""
-        return await authorise.close(self._deps, account, openid)
+    async def consent(self, account: RailAccount, payee: Payee) -> Consent:
+        """See AsksConsent."""
+        found = await authorise.authorisation(self._deps, account, payee.details["openid"])
+        return Consent(found.consent, found.confirmation)
+
+    async def end_consent(self, account: RailAccount, payee: Payee) -> Consent:
+        """See AsksConsent."""
+        found = await authorise.close(self._deps, account, payee.details["openid"])
+        return Consent(found.consent)
+
+    async def receipt(self, account: RailAccount, key: str) -> bytes | None:
+        """See GivesReceipts."""
+        return await receipts.get(self._deps, account, key)

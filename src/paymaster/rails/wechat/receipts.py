@@ -38,6 +38,21 @@ class Receipt:
     url: str | None = None
 
 
+async def get(deps: RailDeps, account: RailAccount, key: str) -> bytes | None:
+    """The receipt of a transfer; None while it is being made. Asked for where it was not yet.
+
+    Raises as `order`, and RailRefused `provider-refused` where the provider could not make it.
+    """
+    said = await calls.ask(deps, account, "GET", f"{PATH}/{quote(key)}")
+    if said.genuine and said.status == 404 and said.code in codes.NOT_FOUND:
+        await order(deps, account, key)
+        return None
+    found = _read(said, key)
+    if found.state is ReceiptState.FAILED:
+        raise meaning.error(Kind.REFUSED, "The provider could not make the receipt.")
+    return None if found.state is ReceiptState.GENERATING else await download(deps, account, found)
+
+
 async def order(deps: RailDeps, account: RailAccount, key: str) -> Receipt:
     """Ask for the receipt of a transfer; only transfers whose name was checked have one.
 
@@ -45,11 +60,6 @@ async def order(deps: RailDeps, account: RailAccount, key: str) -> Receipt:
     """
     body = wire.canonical({"out_bill_no": key})
     return _read(await calls.ask(deps, account, "POST", PATH, body), key)
-
-
-async def look(deps: RailDeps, account: RailAccount, key: str) -> Receipt:
-    """How far it is. Raises as `order`."""
-    return _read(await calls.ask(deps, account, "GET", f"{PATH}/{quote(key)}"), key)
 
 
 async def download(deps: RailDeps, account: RailAccount, receipt: Receipt) -> bytes:
@@ -67,6 +77,9 @@ async def download(deps: RailDeps, account: RailAccount, receipt: Receipt) -> by
 
 
 def _read(said: calls.Said, key: str) -> Receipt:
+    if said.genuine and 400 <= said.status < 500 and said.code not in codes.LATER:
+        extra = {"code": said.code or str(said.status)}
+        raise meaning.error(Kind.REFUSED, "The provider has no receipt.", extra)
     if not said.good:
         raise codes.failure(said)
     try:

@@ -1,0 +1,87 @@
+"""The receipt that a provider makes out of a payment, as it made it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from paymaster.api.context import Call, OwnReads
+from paymaster.api.door import Door
+from paymaster.api.explain import WithdrawalPath, withdrawal_of
+from paymaster.db.tx import CellRead
+from paymaster.dispatch import accounts, batch_store
+from paymaster.dispatch.batch_store import AttemptView
+from paymaster.kernel.errors import Busy, Conflict, RailDoubted, RailError, RailPutOff, RailRefused
+from paymaster.observe import get_logger
+from paymaster.rails.base import GivesReceipts
+from paymaster.withdraw import view
+
+router = APIRouter(route_class=Door, tags=["withdrawals"])
+TIMEOUT_SECONDS: Final = 20.0
+AGAIN_SECONDS: Final = 30
+_log = get_logger(__name__)
+_PAID: Final = frozenset({"paid", "returned"})
+_PDF: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The provider's file.",
+        "content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.get(
+    "/v1/withdrawals/{withdrawal}/provider-receipt", response_class=Response, responses=_PDF
+)
+async def get_provider_receipt(call: OwnReads, withdrawal: WithdrawalPath) -> Response:
+    """The provider's own receipt of a payment that was made (PDF), fetched now and checked.
+
+    Providers make it when it is first asked for: until it is there the answer is 503
+    `receipt-generating`, with `Retry-After`. WeChat Pay has one for payments whose name it checked.
+    """
+    ref = withdrawal_of(call, withdrawal)
+
+    async def work(tx: CellRead) -> list[AttemptView]:
+        await view.one(tx, ref.id, user_id=call.mine)
+        return await batch_store.attempts_of(tx, withdrawal_id=ref.id)
+
+    found = await call.cell(ref.cell).read(work)
+    paid = next((one for one in found if one.state in _PAID), None)
+    if paid is None:
+        raise Conflict("receipt-not-yet", "There is a receipt as soon as it has been paid.")
+    return Response(
+        await _fetched(call, paid),
+        media_type="application/pdf",
+        headers={"Content-Disposition": f'attachment; filename="{paid.key}.pdf"'},
+    )
+
+
+async def _fetched(call: Call, paid: AttemptView) -> bytes:
+    known = await accounts.load(call.deps.dbs, call.environment.id)
+    account = known.get(paid.rail_account_id)
+    rail = None if account is None else call.deps.rails.get(account.rail.rail)
+    if account is None or not isinstance(rail, GivesReceipts):
+        raise Conflict("receipt-not-offered", "Its provider makes out no receipts.")
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            body = await rail.receipt(account.rail, paid.key)
+    except RailPutOff as error:
+        raise _unavailable(error) from None
+    except (RailRefused, RailDoubted) as error:
+        code = error.extra.get("code", error.slug)
+        raise Conflict("receipt-refused", f"The provider refused: {code}.") from None
+    except (RailError, TimeoutError) as error:
+        raise _unavailable(error) from None
+    if body is None:
+        raise Busy(
+            "receipt-generating", "The provider makes it now.", retry_after_seconds=AGAIN_SECONDS
+        )
+    return body
+
+
+def _unavailable(error: Exception) -> Busy:
+    slug = error.slug if isinstance(error, RailError) else "call-timeout"
+    _log.warning("receipt_unavailable", slug=slug)
+    return Busy("receipt-unavailable", "The provider gave no answer.", retry_after_seconds=5)
