@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from paymaster_sim.clock import START
 from paymaster_sim.place import CELLS
 
 
@@ -39,9 +40,9 @@ _DUE = """
     UNION ALL SELECT 'intake', 'mature', {n} WHERE EXISTS (
         SELECT FROM {s}.reward WHERE due_at <= %(now)s)
     UNION ALL SELECT 'relay', 'relay', {n} WHERE EXISTS (
-        SELECT FROM {s}.commit c JOIN {s}.outbox o ON o.commit_id = c.id
-        WHERE o.target_cell IS NOT NULL AND c.last_seq > coalesce(
-            (SELECT seq FROM {s}.cursor WHERE name = 'relay'), 0))
+        SELECT FROM (SELECT id FROM {s}.commit WHERE last_seq > coalesce(
+            (SELECT seq FROM {s}.cursor WHERE name = 'relay'), 0) ORDER BY last_seq) c
+        JOIN {s}.outbox o ON o.commit_id = c.id WHERE o.target_cell IS NOT NULL)
 """
 _DUE_TREASURY = """
     UNION ALL SELECT 'reconcile', 'match', 0 WHERE EXISTS (
@@ -99,6 +100,11 @@ class Eye:
         first = f"cell_{CELLS[0]}"
         self._due = _everywhere(_DUE) + _DUE_TREASURY.format(s=first)
         self._next = f"SELECT min(found) FROM ({_everywhere(_NEXT)}) AS n (found)"  # noqa: S608 - names of ours
+        # Looked up all the time, and planned once: by the indexes of what is due.
+        self._connection.execute("SET enable_seqscan TO off")
+        self.due(START)
+        self.next_due()
+        self._connection.execute("SET enable_seqscan TO on")
 
     def close(self) -> None:
         """Look no more."""

@@ -191,7 +191,7 @@ def test_a_process_may_have_a_clock_of_its_own(sim_server: SimPostgres) -> None:
 
 
 def test_what_reads_from_a_snapshot_that_was_taken_is_no_step(sim_server: SimPostgres) -> None:
-    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path TO public"
+    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
     async def main(sim: Simulation, database: str) -> tuple[list[int], list[int], bool]:
         reader, writer = (Sql(sim, sim_server, database, name) for name in ("reader", "writer"))
@@ -199,19 +199,20 @@ def test_what_reads_from_a_snapshot_that_was_taken_is_no_step(sim_server: SimPos
 
         async def reads(*, dies: bool = False) -> list[int]:
             async with reader._pool.connection() as connection:
-                await connection.execute(begin)
+                sending = connection.sending
+                sending.open(begin, "public")
                 found: list[int] = []
                 for number in range(1, 10):
-                    rows = await connection.execute(
+                    reply = await sending.one(
                         "SELECT value, 'read' FROM row WHERE number = %s", (number,)
                     )
-                    found.append((await rows.fetchall())[0][0])
+                    found.append((await reply.rows())[0][0])
                     if number == 4:
                         await writer.process.call(writer.add(*range(1, 10)))
                         if dies:
                             reader.process.crash()
                             died.append(True)
-                await connection.execute("COMMIT")
+                await sending.close()
                 return found
 
         first = await reader.process.call(reads())

@@ -13,14 +13,14 @@ import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, errors
+from psycopg import errors
 from psycopg_pool import PoolTimeout
 
 from paymaster.db.connections import Connection, MakePool, own_pool
-from paymaster.db.sending import Sending, check_committed
+from paymaster.db.sending import Sending
 from paymaster.db.tx import (
     MERGED_PATIENCE,
     PATIENCE,
@@ -96,7 +96,9 @@ class Server:
     ) -> AsyncGenerator[Connection]:
         """A connection inside BEGIN ... COMMIT with the schema on its search path.
 
-        With `sent` its statements go through `sending`, and BEGIN and COMMIT with them.
+        With `sent` its statements are sent together, and BEGIN and COMMIT with them. Otherwise
+        BEGIN goes with the first: before a cursor of the connection's own is used comes
+        `sending.begun`.
 
         The clock of a test environment learns on the way how far it is ahead. When that is new,
         what was prepared for the transaction is of another time: raises _ClockMovedError, with
@@ -106,19 +108,17 @@ class Server:
             raise Broken("transaction-nested", "A transaction was opened inside another one.")
         async with self._pool.connection() as connection:
             token = TRANSACTION_OPEN.set(True)
+            sending = connection.sending
             try:
                 if sent:
-                    async with _sent(connection.sending, schema, begin, clock):
-                        yield connection
-                    return
-                statement = f'{begin}; SET LOCAL search_path TO "{schema}"'
-                try:
-                    await _begin(connection, statement, clock)
-                    yield connection
-                except BaseException:
-                    await _roll_back(connection)
-                    raise
-                check_committed((await connection.execute("COMMIT")).statusmessage)
+                    await _begin_together(sending, schema, begin, clock)
+                else:
+                    await _begin(sending, schema, begin, clock)
+                yield connection
+                await (sending.commit() if sent else sending.close())
+            except BaseException:
+                await sending.abandon()
+                raise
             finally:
                 TRANSACTION_OPEN.reset(token)
 
@@ -127,7 +127,12 @@ class Server:
         if TRANSACTION_OPEN.get():
             raise Broken("transaction-nested", "A transaction was opened inside another one.")
         async with self._pool.connection() as connection:
-            return await (await connection.execute(sql, params)).fetchall()
+            sending = connection.sending
+            try:
+                return await (await sending.one(sql, dict(params))).rows()
+            except BaseException:
+                await sending.abandon()
+                raise
 
 
 class _ClockMovedError(Exception):
@@ -135,25 +140,20 @@ class _ClockMovedError(Exception):
 
 
 async def _begin(
-    connection: AsyncConnection[Any], statement: str, clock: AheadClock | None
-) -> None:
-    if clock is None:
-        await connection.execute(cast("LiteralString", statement))
-        return
-    statement += "; SELECT ahead_seconds FROM test_clock"
-    cursor = await connection.execute(cast("LiteralString", statement))
-    while cursor.nextset():
-        pass
-    row = await cursor.fetchone()
-    if row is not None and clock.learn(row[0]):
-        raise _ClockMovedError
-
-
-@asynccontextmanager
-async def _sent(
     sending: Sending, schema: str, begin: LiteralString, clock: AheadClock | None
-) -> AsyncGenerator[None]:
-    """The same for statements that are sent together."""
+) -> None:
+    """Each answer is waited for. BEGIN goes with the first statement, COMMIT with the last one."""
+    sending.open(begin, schema)
+    if clock is not None:
+        for (ahead_seconds,) in await (await sending.one(_AHEAD)).rows():
+            if clock.learn(ahead_seconds):
+                raise _ClockMovedError
+
+
+async def _begin_together(
+    sending: Sending, schema: str, begin: LiteralString, clock: AheadClock | None
+) -> None:
+    """Statements are sent together, and BEGIN and COMMIT with them."""
     began = clock.ahead_seconds if clock is not None else 0
 
     def moved(rows: Sequence[tuple[Any, ...]]) -> Exception | None:
@@ -165,17 +165,11 @@ async def _sent(
                 return _ClockMovedError()
         return None
 
-    sending.begin()
-    try:
-        sending.put(begin)
-        sending.put(_SENT, (f'"{schema}"', MERGED_PATIENCE))
-        if clock is not None:
-            sending.put("SELECT ahead_seconds FROM test_clock", seen=moved)
-        yield
-        await sending.commit()
-    except BaseException:
-        await sending.abandon()
-        raise
+    sending.begin(schema)
+    sending.put(begin)
+    sending.put(_SENT, (f'"{schema}"', MERGED_PATIENCE))
+    if clock is not None:
+        sending.put(_AHEAD, seen=moved)
 
 
 def _met_another(error: psycopg.Error) -> bool:
@@ -187,19 +181,6 @@ def _met_another(error: psycopg.Error) -> bool:
 
 
 _MET = r"entry_p\d+_pkey\d*|account_kind_owner_id_asset_key|idempotency_pkey"
-
-
-async def _roll_back(connection: Connection) -> None:
-    """Roll back; a connection that cannot is closed, which is a rollback too."""
-    try:
-        await connection.execute("ROLLBACK")
-        # Upon which the driver has the server forget everything that is prepared.
-        connection.sending.forget()
-    except psycopg.Error:
-        await connection.close()
-    except asyncio.CancelledError:
-        await connection.close()
-        raise
 
 
 class Schema:
@@ -353,6 +334,7 @@ class CellDb(Schema):
         return await self._retried(once)
 
 
+_AHEAD: LiteralString = "SELECT ahead_seconds FROM test_clock"
 _SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE: LiteralString = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _SENT: LiteralString = """

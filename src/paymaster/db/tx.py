@@ -8,8 +8,8 @@ in the order of commits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import islice
@@ -19,8 +19,8 @@ import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.types.json import Jsonb
 
-from paymaster.db.rows import rows_as
-from paymaster.db.sending import Failing, Params, Sending
+from paymaster.db.connections import Connection
+from paymaster.db.sending import Failing, Params, Reply, Sending
 from paymaster.kernel.errors import Broken
 
 PATIENCE = "10s"
@@ -60,22 +60,6 @@ class Asked(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer that has come."""
-
-    _rows: list[tuple[Any, ...]]
-    _touched: int
-
-    async def rows(self) -> list[tuple[Any, ...]]:
-        """All rows."""
-        return self._rows
-
-    async def touched(self) -> int:
-        """How many rows the statement touched."""
-        return self._touched
-
-
 class ReadTx:
     """One snapshot of one schema. `now` is the moment at which it was opened.
 
@@ -86,13 +70,12 @@ class ReadTx:
         self, connection: AsyncConnection[Any], now: datetime, sending: Sending | None = None
     ) -> None:
         self._connection = connection
+        ours = isinstance(connection, Connection)
+        self._line = connection.sending if ours else Sending(connection)
         self._sending = sending
-        self.now = now
-
-    @property
-    def sent(self) -> bool:
+        self.sent = sending is not None
         """Whether statements are sent together: several callers wait for this transaction."""
-        return self._sending is not None
+        self.now = now
 
     async def ask(
         self, sql: LiteralString, params: Params = None, failing: Failing | None = None
@@ -104,22 +87,16 @@ class ReadTx:
         """
         if self._sending is not None:
             return self._sending.put(sql, params, failing)
-        try:
-            cursor = await self._connection.execute(sql, params)
-        except psycopg.Error as error:
-            meaning = None if failing is None else failing(error)
-            if meaning is None:
-                raise
-            raise meaning from error
-        return Answered(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
+        return await self._line.one(sql, params, failing)
+
+    async def _asked(self, sql: LiteralString, params: Params) -> Reply:
+        if self._sending is not None:
+            return self._sending.put(sql, params)
+        return await self._line.one(sql, params)
 
     async def fetch(self, sql: LiteralString, params: Params, row: type[T]) -> list[T]:
         """All rows, each as a `row`."""
-        if self._sending is not None:
-            return await self._sending.put(sql, params).read_as(row)
-        async with self._connection.cursor(row_factory=rows_as(row)) as cursor:
-            await cursor.execute(sql, params)
-            return await cursor.fetchall()
+        return await (await self._asked(sql, params)).read_as(row)
 
     async def maybe(self, sql: LiteralString, params: Params, row: type[T]) -> T | None:
         """The only row or None. Raises Broken when there are more."""
@@ -130,10 +107,7 @@ class ReadTx:
 
     async def tuples(self, sql: LiteralString, params: Params = None) -> list[tuple[Any, ...]]:
         """All rows as plain tuples, for aggregates and id lists."""
-        if self._sending is not None:
-            return await self._sending.put(sql, params).rows()
-        cursor = await self._connection.execute(sql, params)
-        return await cursor.fetchall()
+        return await (await self._asked(sql, params)).rows()
 
     async def only(self, sql: LiteralString, params: Params = None) -> list[tuple[Any, ...]]:
         """As `tuples`, of the only statement of a transaction that reads.
@@ -148,12 +122,8 @@ class ReadTx:
 
     async def value(self, sql: LiteralString, params: Params = None) -> Any:
         """The first column of the first row, or None."""
-        if self._sending is not None:
-            rows = await self._sending.put(sql, params).rows()
-            return rows[0][0] if rows else None
-        cursor = await self._connection.execute(sql, params)
-        found = await cursor.fetchone()
-        return found[0] if found else None
+        rows = await self.tuples(sql, params)
+        return rows[0][0] if rows else None
 
 
 class ControlRead(ReadTx):
@@ -229,10 +199,7 @@ class Writes(ReadTx):
 
     async def execute(self, sql: LiteralString, params: Params = None) -> int:
         """Run a statement; the number of rows it touched."""
-        if self._sending is not None:
-            return await self._sending.put(sql, params).touched()
-        cursor = await self._connection.execute(sql, params)
-        return cursor.rowcount
+        return await (await self._asked(sql, params)).touched()
 
     async def send(self, sql: LiteralString, params: Params = None) -> None:
         """Run a statement whose answer nobody needs.
@@ -240,10 +207,7 @@ class Writes(ReadTx):
         Where statements are sent together it is not waited for: should it fail, that is raised with
         the next answer, at the latest by the commit.
         """
-        if self._sending is not None:
-            self._sending.put(sql, params)
-        else:
-            await self._connection.execute(sql, params)
+        await self._asked(sql, params)
 
     @property
     def server_version(self) -> int:
@@ -259,6 +223,7 @@ class Writes(ReadTx):
     ) -> T:
         """As `copy`; `meanwhile` is called while the database is busy with the lines."""
         if self._sending is None:
+            await self._line.begun()
             return await self._copy(sql, lines, meanwhile)
         async with self._sending.paused():
             return await self._copy(sql, lines, meanwhile)
@@ -273,21 +238,32 @@ class Writes(ReadTx):
                 await target.write(piece)
             return meanwhile()
 
-    def pipeline(self) -> AbstractAsyncContextManager[object]:
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncGenerator[None]:
         """Statements inside are sent without waiting for each other's answers; no COPY there."""
-        return self._connection.pipeline() if self._sending is None else nullcontext()
+        if self._sending is not None:
+            yield
+            return
+        self._line.begin()
+        self._sending = self._line
+        try:
+            yield
+        finally:
+            self._sending = None
+        await self._line.end()
 
     async def seal(self) -> None:
         """Take the place in the order of commits; the database calls it right before COMMIT.
 
-        Nothing is read back, so that COMMIT can follow at once: when a day was closed after this
+        Nothing is read back, so that both are sent together: when a day was closed after this
         transaction had dated its entries there is no place for it, which the database refuses.
         Raises SerializationFailure then, there or at the commit, upon which the work is run again.
         """
         if not self._appended:
             return
         dated = self._dated_after
-        await self.ask(
+        leave = self._line.leave if self._sending is None else self._sending.put
+        leave(
             """
             WITH moved AS (
                 UPDATE head SET seq = seq + %(n)s, recorded_at = greatest(recorded_at, %(now)s)

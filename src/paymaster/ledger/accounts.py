@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, LiteralString
 
-from paymaster.db.tx import Answered, Asked, CellTx
+from paymaster.db.tx import Asked, CellTx
 from paymaster.kernel.money import exponent
 from paymaster.ledger.chart import KINDS, Account
 from paymaster.ledger.decide import AccountRow
@@ -221,14 +221,14 @@ async def _apply(tx: CellTx, wanted: Sequence[tuple[Account, _Sums]]) -> Taking:
         return Taking(names, await tx.ask(_APPLY, params), _written=True)
     async with tx.pipeline():
         await _plan_freely(tx, "off")
-        rows = await tx.tuples(_APPLY, params)
+        asked = await tx.ask(_APPLY, params)
         await _plan_freely(tx, "on")
-    return Taking(names, Answered(rows, len(rows)), _written=True)
+    return Taking(names, asked, _written=True)
 
 
 async def _plan_freely(tx: CellTx, free: Literal["on", "off"]) -> None:
     """Statements that are sent together are planned so anyway."""
-    await tx.execute(
+    await tx.send(
         "SELECT set_config(name, %s, true)"
         " FROM unnest('{enable_hashjoin,enable_mergejoin,enable_seqscan}'::text[]) AS name",
         (free,),

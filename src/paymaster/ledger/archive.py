@@ -176,6 +176,7 @@ async def _section(db: CellDb, writer: archive_file.Writer, section: str, span: 
     statement = archive_store.CONTENTS[section]
     for place, params in enumerate(span.slices(section)):
         async with db.server.transaction(db.name, _SNAPSHOT) as connection:
+            await connection.sending.begun()
             if place == 0:
                 query = f"SELECT * FROM ({statement}) s LIMIT 0"
                 cursor = await connection.execute(query, params)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import psycopg
 from psycopg import AsyncCursor, errors, pq, waiting
-from psycopg._preparing import PrepareManager
 from psycopg.conninfo import make_conninfo
 from psycopg.copy import AsyncLibpqWriter
 from psycopg.generators import copy_end, copy_to
+from psycopg.sql import Composable
 from psycopg_pool import PoolTimeout
 
 from paymaster.db import arrays
@@ -24,7 +24,6 @@ from paymaster.db.sending import Failing, Params, Reply, Seen, Sending
 from paymaster_sim.runtime.deferred import Deferred
 from paymaster_sim.runtime.errors import SimulationError
 from paymaster_sim.runtime.passage import at_once
-from paymaster_sim.runtime.prepared import Prepared
 
 if TYPE_CHECKING:
     from paymaster_sim.runtime.process import Process
@@ -32,7 +31,10 @@ if TYPE_CHECKING:
 _POOL_SECONDS = 5.0
 _CONNECT_SECONDS = 30.0
 _AGAIN_SECONDS = 0.5
-_READ_ONLY = " READ ONLY;"
+_READ_ONLY = " READ ONLY"
+_BEGINNING = 2
+"""Statements that begin a transaction: they are not said."""
+
 _NO_LIMITS = " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
 """What would happen at a moment of the machine's time."""
 
@@ -56,20 +58,47 @@ class _SimSending(Sending):
         self._to = connection
         self._deferred = Deferred(self._pgconn)
         self._pgconn = cast("pq.abc.PGconn", self._deferred)
+        self._reads = False
+        self._unsaid = 0
 
-    def begin(self) -> None:
+    def open(self, begin: str, path: str) -> None:
+        self._reads = _READ_ONLY in begin
+        super().open(begin, path)
+
+    def begin(self, path: str | None = None) -> None:
         self._deferred.forget()
-        super().begin()
+        self._unsaid = 0
+        if self._begins:
+            self._unsaid = _BEGINNING
+            self._to.reads = self._reads
+        elif self._to.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            self._to.reads = False
+        super().begin(path)
 
     def put(
         self,
-        sql: str,
+        sql: str | Composable,
         params: Params = None,
         failing: Failing | None = None,
         seen: Seen | None = None,
     ) -> Reply:
-        self._to.texts.append(_short(sql))
+        if self._unsaid:
+            self._unsaid -= 1
+        else:
+            self._to.texts.append(_text(sql))
         return super().put(sql, params, failing, seen)
+
+    async def receive(self) -> None:
+        self._to.together = True
+        await super().receive()
+
+    async def commit(self) -> None:
+        self._to.together = True
+        await super().commit()
+
+    async def _roll_back(self) -> None:
+        self._to.texts.append("ROLLBACK")
+        await super()._roll_back()
 
     def go(self) -> None:
         """Not before its turn has come."""
@@ -82,29 +111,11 @@ class _SimCursor(AsyncCursor[Any]):
     """Says what it executes; a COPY sends all its lines at once."""
 
     async def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Self:
-        if self._at_edge(query):
-            return self
-        self._note(query)
-        return await super().execute(query, params, **kwargs)
-
-    def _at_edge(self, query: object) -> bool:
-        """Whether it begins or ends a transaction without anybody else's noticing.
-
-        A transaction sees and holds nothing before its first statement, so it is begun together
-        with that; and how one ends that has only read makes no difference to others.
-        """
         connection = self.connection
-        if not isinstance(connection, SimConnection) or not isinstance(query, str):
-            return False
-        if query.startswith("BEGIN") and query.count(";") == 1:
-            connection.begin(query)
-            return True
-        if query == "COMMIT" and connection.has_only_read:
-            ended = connection.pgconn.exec_(b"COMMIT")
-            if ended.status == pq.ExecStatus.COMMAND_OK:
-                self._statusmessage = ended.command_status
-                return True
-        return False
+        if isinstance(connection, SimConnection):
+            connection.texts.append(_text(query))
+            connection.asked_by = self
+        return await super().execute(query, params, **kwargs)
 
     def copy(  # pyright: ignore[reportIncompatibleMethodOverride] - the same, from outside
         self, statement: Any, params: Any = None, **kwargs: Any
@@ -117,13 +128,6 @@ class _SimCursor(AsyncCursor[Any]):
     def copied(self, result: Any) -> None:
         """A COPY has ended so."""
         self._results = [result]
-
-    def _note(self, query: object) -> None:
-        connection = self.connection
-        if isinstance(connection, SimConnection):
-            connection.alone()
-            connection.texts.append(_text(query))
-            connection.asked_by = self
 
 
 class _AtOnce(AsyncLibpqWriter):
@@ -168,10 +172,11 @@ class SimConnection(Connection):
         self.owner: Process | None = None
         self.texts: list[str] = []
         self.asked_by: AsyncCursor[Any] | None = None
-        self.beginning: str | None = None
         self.opens_copy = False
-        self._reads = False
-        self._managers: dict[str, PrepareManager] = {}
+        self.together = False
+        """Whether several callers wait for what is sent."""
+        self.reads = False
+        """Whether the transaction is one that only reads."""
         self.server_pid = pgconn.backend_pid
 
     @cached_property
@@ -207,55 +212,30 @@ class SimConnection(Connection):
         texts, self.texts = self.texts, []
         asked_by, self.asked_by = self.asked_by, None
         opens_copy, self.opens_copy = self.opens_copy, False
+        together, self.together = self.together, False
+        if not texts and not opens_copy and self.process.goes_on:
+            # The beginning of a transaction: it sees and holds nothing yet.
+            return at_once(self, gen)
         if (opens_copy or self.has_only_read) and self._is_inside():
             return at_once(self, gen)
-        return await self.process.turnstile.statement(self, gen, texts, asked_by)
+        turnstile = self.process.turnstile
+        return await turnstile.statement(self, gen, texts, asked_by, together=together)
 
     def _is_inside(self) -> bool:
         """Whether it is in a transaction that has begun, of a process that can go on.
 
         Then what reads from the snapshot that was taken is no step: nobody can notice it, nor can
-        it notice anybody. Nor is the beginning of a COPY one, whose rows all come with its end.
+        it notice anybody; neither can its COMMIT. Nor is the beginning of a COPY one, whose rows
+        all come with its end.
         """
-        return (
-            self.beginning is None
-            and self.pgconn.transaction_status == pq.TransactionStatus.INTRANS
-            and self.process.goes_on
-        )
-
-    def begin(self, begin: str) -> None:
-        """Begin a transaction with the next statement.
-
-        What is prepared is kept apart for each search path: the server plans a statement anew when
-        the path is another one than at its last use, and processes go from cell to cell.
-        """
-        self.beginning = begin
-        self._reads = _READ_ONLY in begin
-        self._prepare_for(begin.partition(";")[2])
-
-    def _prepare_for(self, path: str) -> None:
-        if path not in self._managers:
-            self._managers[path] = Prepared(len(self._managers))
-        self._prepared = self._managers[path]
-
-    def alone(self) -> None:
-        """A statement is about to be executed: perhaps in no transaction but its own."""
-        idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        if idle and self.beginning is None:
-            self._reads = False
-            self._prepare_for("")
-
-    def begun(self) -> None:
-        """The turn of the first statement has come: what begins the transaction is sent."""
-        begin, self.beginning = self.beginning, None
-        if begin is not None and self.pgconn.status == pq.ConnStatus.OK:
-            self.pgconn.exec_(begin.encode())
+        inside = self.pgconn.transaction_status == pq.TransactionStatus.INTRANS
+        return inside and self.process.goes_on
 
     @property
     def has_only_read(self) -> bool:
         """Whether a transaction is open that can have written nothing."""
         open_ = self.pgconn.transaction_status == pq.TransactionStatus.INTRANS
-        return self._reads and open_ and self.process.alive
+        return self.reads and open_ and self.process.alive
 
     def pipeline(self) -> AbstractAsyncContextManager[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One by one: what is sent without waiting would be carried out before its turn."""
@@ -376,7 +356,7 @@ class SimPool:
         return made
 
     def _give_back(self, connection: SimConnection) -> None:
-        if connection.closed or connection.is_busy or connection.beginning is not None:
+        if connection.closed or connection.is_busy:
             if self._owner.alive:
                 self._owner.turnstile.drop([connection])
             self._owner.connections.pop(connection, None)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Fault(StrEnum):
@@ -20,8 +20,7 @@ class Fault(StrEnum):
     """The process reaches neither a database nor the outside for `Faults.stall_seconds`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A passage whose turn it is. `number` counts all passages of the simulation."""
 
     number: int

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import selectors
 from asyncio import AbstractEventLoop
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,9 @@ class SimLoop(asyncio.SelectorEventLoop):
     What the code would hand to a thread is done at once, in place.
     """
 
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+
     def __init__(self, idle: Idle) -> None:
         self._seconds = 0.0
         self._numbers = itertools.count(1)
@@ -103,6 +107,12 @@ class SimLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Let time pass: a microsecond more, so that a timer that is waited for is surely due."""
         self._seconds += seconds + 1e-6
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is ready and no timer is due: the next that happens is `idle`."""
+        timers = self._scheduled
+        return not self._ready and (not timers or timers[0].when() > self._seconds)
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future with a place in sets."""

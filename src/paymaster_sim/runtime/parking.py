@@ -60,8 +60,7 @@ class Parking:
         self._counts["parkings"] += 1
         self._backends.stop(passage.pid)
         if passage not in self.parked:
-            together = passage.asked_by is None
-            patience = MERGED_PATIENCE_SECONDS if together else PATIENCE_SECONDS
+            patience = MERGED_PATIENCE_SECONDS if passage.together else PATIENCE_SECONDS
             passage.deadline = self._seconds() + patience
             self.parked.append(passage)
         cycle = self._cycle(passage)

@@ -66,6 +66,7 @@ class Passage:
     gen: Generator[int, int, Any] | None = None
     action: Callable[[], Any] | None = None
     asked_by: AsyncCursor[Any] | None = None
+    together: bool = False
     connects: bool = False
     fault: Fault | None = None
     decreed: Decreed | None = None
@@ -105,8 +106,6 @@ class Passage:
         if gen is None or connection is None:
             raise SimulationError("A passage without a statement.")
         try:
-            if not self._wants:
-                connection.begun()
             wants = self._wants or next(gen)
             while True:
                 ready = _ready(connection.pgconn.socket, wants, is_blocked)
