@@ -19,7 +19,6 @@ from paymaster_sim import cast
 from paymaster_sim.checks import WENT_OUT
 from paymaster_sim.clients import Clients
 from paymaster_sim.eye import Eye, Order
-from paymaster_sim.merchants import ALIPAY, CONSENT, WECHAT
 from paymaster_sim.outside import Outside
 from paymaster_sim.place import CELLS, ENVIRONMENT
 from paymaster_sim.roles import told
@@ -27,7 +26,6 @@ from paymaster_sim.runtime import ProcessDied
 
 PERSON = Actor("staff:sim")
 REASON = "looked at"
-TOPPED_UP = (WECHAT, CONSENT, ALIPAY)
 SETTLED_AFTER = timedelta(hours=3)
 """A person says what became of a payment only when whoever sent it has certainly ended."""
 
@@ -135,8 +133,9 @@ class Staff:
         WeChat Pay and Alipay are topped up from elsewhere, on their own pages.
         """
         if self.outside.yuan is not None:
-            for name in TOPPED_UP:
-                self.outside.yuan.top_up(name, minor)
+            for name in self.desk.cast.accounts:
+                if name != cast.BANK:
+                    self.outside.yuan.top_up(name, minor)
             return
         deps, there = self.desk.api.deps, self.desk.cast.accounts
         known = await self._known()

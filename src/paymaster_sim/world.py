@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 
 import httpx
@@ -54,6 +54,11 @@ DISPATCH = ("dispatch-1", "dispatch-2")
 _BOTH = 0.2
 """How often both copies of dispatch look for work in the same moment without a reason."""
 
+_FETCHED = (
+    f"SELECT count(*) FROM cell_{CELLS[0]}.rail_file"  # noqa: S608 - a name of ours
+    " WHERE name LIKE 'wechat-%%' OR name LIKE 'alipay-%%'"
+)
+_AGAIN = timedelta(hours=1)
 SEAL_EVERY = 60
 _GAPS = (2.0, 95.0, 900.0, 4 * 3600.0, 12 * 3600.0)
 """How long what falls due by itself is left to gather, the longer ago the last act was."""
@@ -88,7 +93,9 @@ class World:
         self.skews: dict[str, timedelta] = {}
         self._random = ground.random("wake")
         self._files: Sequence[str] = ()
-        self._settlements = self._bills = 0
+        self._settlements = 0
+        self._late: datetime | None = None
+        """When bills are fetched again that could not be had."""
         self._steps = 0
         self._checked: dict[int, int] = {}
 
@@ -112,7 +119,7 @@ class World:
         """Let time pass until then; on the way, what falls due by itself is done."""
         for gap in (*_GAPS, *[_GAPS[-1]] * 1000):
             now = self.ground.clock.now()
-            due = [self.eye.next_due(), self.outside.next_due()]
+            due = [self.eye.next_due(), self.outside.next_due(), self._late]
             known = [one for one in due if one is not None]
             target = max(min(known, default=moment(at)), now + timedelta(seconds=gap))
             # What people do is not left to gather: others do something at that very moment.
@@ -199,11 +206,20 @@ class World:
     def _letters(self) -> list[Due]:
         """Something new lies at a provider for us."""
         files, settlements = self.outside.files(), self.outside.settlements()
-        bills = self.outside.bills()
-        if (files, settlements, bills) == (self._files, self._settlements, self._bills):
+        if (files, settlements) == (self._files, self._settlements) and not self._bills():
             return []
-        self._files, self._settlements, self._bills = files, settlements, bills
+        self._files, self._settlements = files, settlements
         return [Due("settle", "files", 0)]
+
+    def _bills(self) -> bool:
+        """Whether days' bills are there that we do not have; what failed is tried every hour."""
+        now = self.ground.clock.now()
+        missing = self.outside.bills() - self.eye.rows(_FETCHED)[0][0] if self.outside.yuan else 0
+        if not missing or (self._late is not None and now < self._late):
+            self._late = self._late if missing else None
+            return False
+        self._late = now + _AGAIN
+        return True
 
     async def _wake(self, due: Sequence[Due]) -> None:
         """All of them at the same time."""

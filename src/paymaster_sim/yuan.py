@@ -28,6 +28,7 @@ from paymaster_sim.merchants import (
     PRODUCTS,
     SCENE_ID,
     SELLER_ID,
+    WECHAT,
     Merchants,
 )
 
@@ -82,9 +83,9 @@ class Yuan:
 
         With `agreed` all of them have agreed to WeChat's transfers once and for all.
         """
+        ours = CONSENT if agreed else WECHAT
         with self._world.chassis.tx() as tx:
-            for name in MCHIDS:
-                self._merchant(tx, name)
+            self._merchant(tx, ours)
             options = Options(
                 gateway_url=HOOKS + ALIPAY, day_limit=NOBODY_MINDS, payee_day_limit=NOBODY_MINDS
             )
@@ -100,7 +101,7 @@ class Yuan:
                 )
                 if agreed:
                     self._agree(tx, openid)
-        for name in (*MCHIDS, ALIPAY):
+        for name in (ours, ALIPAY):
             self.top_up(name, minor)
         self.learn()
 
@@ -149,7 +150,7 @@ class Yuan:
             for name, mchid in MCHIDS.items():
                 merchant = parties.merchant(tx, mchid)
                 if merchant is None:
-                    return
+                    continue
                 ring = wechat.platform.ring(tx, merchant).items()
                 found = {serial: key.certificate or key.public_pem for serial, key in ring}
                 self._keys[f"yuan-keys-{name}"] = json.dumps(found)
