@@ -17,7 +17,7 @@ from paymaster_sim.place import Place
 from paymaster_sim.site import Site
 
 Details = Mapping[str, str]
-SHARE = 5
+SHARE = 7
 """Of so many seeds one is played in yuan, unless somebody says otherwise."""
 
 CONSENTED = 3
