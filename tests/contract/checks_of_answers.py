@@ -128,10 +128,6 @@ async def statements_of(work: Run, batch: Sequence[Instruction]) -> list[Stateme
     return work.belief.statements
 
 
-OUT = frozenset({LineKind.PAYOUT, LineKind.SET_APART})
-BACK = frozenset({LineKind.RETURN, LineKind.GIVEN_BACK})
-
-
 @check("statement-equals-payments", has_files)
 async def statement_equals_payments(harness: Harness) -> None:
     """The statement has every payment once, to the cent, adds up, and is proof of payment."""
@@ -144,10 +140,10 @@ async def statement_equals_payments(harness: Harness) -> None:
     lines = [line for statement in found for line in statement.lines]
     expect(len({line.line_id for line in lines}) == len(lines), "two lines have one id")
     for item in batch:
-        out = [x for x in lines if x.reference == item.key and x.kind in OUT]
+        out = [x for x in lines if x.reference == item.key and x.kind is LineKind.PAYOUT]
         expect(len(out) == 1, f"a payment has {len(out)} lines")
         expect(out[0].amount == -item.amount, "a line has another amount than the payment")
-    back = [x for x in lines if x.reference == batch[3].key and x.kind in BACK]
+    back = [x for x in lines if x.reference == batch[3].key and x.kind is LineKind.RETURN]
     expect(len(back) == 1, "a return has no line")
     expect(back[0].amount == batch[3].amount, "a return has another amount")
     finals = [work.belief.final(item.key) for item in batch]

@@ -143,10 +143,6 @@ class LineKind(StrEnum):
 
     PAYOUT = "payout"
     RETURN = "return"
-    SET_APART = "set-apart"
-    """Left our account for a payment that its payee may not have yet, and may never have."""
-    GIVEN_BACK = "given-back"
-    """Came back from one, whether its payee ever had it or not."""
     INCOMING = "incoming"
     TOPUP = "topup"
     FEE = "fee"

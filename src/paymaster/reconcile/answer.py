@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
-
 from paymaster.db.outbox import Outgoing
 from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import Broken
-from paymaster.kernel.ids import parse_text_id, text_id
+from paymaster.kernel.ids import parse_text_id
 from paymaster.ledger import recipes
 from paymaster.reconcile import breaks, store
 from paymaster.reconcile.breaks import MISSING, Kind
 from paymaster.reconcile.conclude import Doubted, Proven, conclude
 from paymaster.reconcile.decide import Doubt
-from paymaster.reconcile.store import Concluded, LineRow
+from paymaster.reconcile.store import LineRow
 from paymaster.reconcile.wire import Answer
-
-LOOK_AGAIN = timedelta(hours=6)
-"""So much later a line is put again whose payment had no end yet."""
 
 
 async def booked(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, int]:
@@ -41,26 +35,7 @@ async def booked(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, i
     matched = await conclude(tx, proven, doubted)
     subjects = [each for line in lines if line.id in matched for each in answers[line.id].subjects]
     await breaks.clear(tx, subjects, "A statement shows it after all.", kinds=MISSING)
-    later = [line.id for line in lines if answers[line.id].later]
-    await store.look_later(tx, later, tx.now + LOOK_AGAIN)
-    await _undo(tx, [line.id for line in lines if answers[line.id].undone])
     return {"matched": len(matched), "in_doubt": len(lines) - len(matched)}
-
-
-async def _undo(tx: CellTx, ids: Sequence[int]) -> None:
-    """Match lines of payments that were never made with those by which their money came back.
-
-    Both were put into suspense, each on its own day, so nothing is left there to be posted.
-    """
-    pairs = await store.pairs(tx, ids)
-    rows = [
-        Concluded(one, "matched", posted_id, text_id("sl", tx.cell, other))
-        for out, out_posted, back, back_posted in pairs
-        for one, posted_id, other in ((out, out_posted, back), (back, back_posted, out))
-    ]
-    await store.mark_concluded(tx, rows)
-    names = [text_id("sl", tx.cell, row.line_id) for row in rows]
-    await breaks.clear(tx, names, "What was set apart came back.")
 
 
 def _proven(cell: int, line: LineRow, answer: Answer) -> Proven:

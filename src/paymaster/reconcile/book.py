@@ -56,13 +56,13 @@ class _Work:
     statement: str
     answers: dict[str, Answer] = field(default_factory=dict[str, Answer])
     bookings: list[_Booking] = field(default_factory=list[_Booking])
-    claimed: dict[tuple[int, bool], str] = field(default_factory=dict[tuple[int, bool], str])
-    """By attempt, and whether it came back, the line of this command that is going to book it."""
+    claimed: dict[tuple[int, str], str] = field(default_factory=dict[tuple[int, str], str])
+    """By attempt and kind, the line of this command that is going to book it."""
 
     def line(self, question: Question, attempt: AttemptRow) -> str | None:
         """The line that has proved the same of this attempt before."""
-        stored = attempt.returned_line if question.back else attempt.booked_line
-        return stored or self.claimed.get((attempt.id, question.back))
+        stored = attempt.returned_line if question.kind == "return" else attempt.booked_line
+        return stored or self.claimed.get((attempt.id, question.kind))
 
 
 async def book(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, int]:
@@ -123,23 +123,13 @@ def _judge(
     elif any(attempt.withdrawal_id is None for attempt in free):
         said = f"{matched} holds a treasury transfer and cannot be booked as one sum."
         _refuse(work, question, Kind.REFERENCE_UNKNOWN, said)
-    elif any(_open(question, attempt) for attempt in free):
-        said = f"{matched} has no end yet: the money was only set apart there."
-        _refuse(work, question, Kind.ATTEMPT_CONTRADICTS, said, later=True)
-    elif not question.proves and all(attempt.state == "rejected" for attempt in free):
-        said = f"{matched} was not paid: what was set apart for it comes back."
-        _refuse(work, question, Kind.ATTEMPT_CONTRADICTS, said, undone=True)
+    elif any(attempt.state == "awaiting_payee" for attempt in free):
+        said = f"The payee of {matched} has not accepted it: the money was only set apart there."
+        _refuse(work, question, Kind.ATTEMPT_CONTRADICTS, said)
     elif len({attempt.asset for attempt in free}) > 1 or free[0].asset != question.amount.currency:
         _refuse(work, question, Kind.AMOUNT_DIFFERS, f"{matched} is in another currency.")
     else:
         _judge_amount(work, question, matched, free)
-
-
-def _open(question: Question, attempt: AttemptRow) -> bool:
-    """Whether a line about this attempt says nothing until the attempt has its end."""
-    if attempt.state == "awaiting_payee":
-        return True
-    return not question.proves and attempt.state not in {"paid", "returned", "rejected"}
 
 
 def _judge_amount(
@@ -151,22 +141,15 @@ def _judge_amount(
         _refuse(work, question, Kind.AMOUNT_DIFFERS, f"{matched} is over {total}.", total)
         return
     for attempt in attempts:
-        work.claimed[attempt.id, question.back] = question.line
+        work.claimed[attempt.id, question.kind] = question.line
     work.bookings.append(_Booking(question, attempts, matched))
 
 
 def _refuse(
-    work: _Work,
-    question: Question,
-    kind: Kind,
-    detail: str,
-    expected: Money | None = None,
-    *,
-    later: bool = False,
-    undone: bool = False,
+    work: _Work, question: Question, kind: Kind, detail: str, expected: Money | None = None
 ) -> None:
     work.answers[question.line] = Answer(
-        question.line, False, kind.value, detail, expected=expected, later=later, undone=undone
+        question.line, False, kind.value, detail, expected=expected
     )
 
 
@@ -185,7 +168,7 @@ async def _apply(tx: CellTx, work: _Work) -> None:
     told: list[tuple[_Booking, Outcome]] = []
     for booking in work.bookings:
         question = booking.question
-        verdict = Verdict.RETURNED if question.back else Verdict.PAID
+        verdict = Verdict.RETURNED if question.kind == "return" else Verdict.PAID
         for attempt in booking.attempts:
             amount = Money(attempt.amount, attempt.asset)
             code = question.code if verdict is Verdict.RETURNED else None
@@ -225,7 +208,7 @@ async def _post(tx: CellTx, work: _Work) -> None:
 
 
 def _mark(question: Question, attempt: AttemptRow) -> None:
-    if question.back:
+    if question.kind == "return":
         attempt.returned_on, attempt.returned_line = question.booked_on, question.line
     else:
         attempt.booked_on, attempt.booked_line = question.booked_on, question.line
@@ -235,11 +218,12 @@ def _entry(
     tx: CellTx, work: _Work, entry_id: int, question: Question, attempt: AttemptRow
 ) -> Entry:
     amount = Money(attempt.amount, attempt.asset)
-    recipe = recipes.unbooked_out if question.back else recipes.booked_out
+    is_return = question.kind == "return"
+    recipe = recipes.unbooked_out if is_return else recipes.booked_out
     evidence: Mapping[str, str] = {"line": question.line, "statement": work.statement}
     return Entry(
         entry_id,
-        "unbooked" if question.back else "booked",
+        "unbooked" if is_return else "booked",
         text_id("at", tx.cell, attempt.id),
         recipe(work.rail_account_id, work.treasury_cell, amount),
         effective_at=start_of_day(question.booked_on, tx.time_zone),

@@ -50,7 +50,7 @@ class Ask:
 
     cell: int
     key: str
-    kind: Literal["payout", "return", "set-apart", "given-back"]
+    kind: Literal["payout", "return"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,8 @@ def decide(
     if ref is not None and line.reference and ref.cell in cells:
         if line.amount < 0 and line.kind in _OUT:
             return Ask(ref.cell, line.reference, "payout")
-        if line.amount < 0 and line.kind == LineKind.SET_APART:
-            return Ask(ref.cell, line.reference, "set-apart")
         if line.amount > 0 and line.kind == LineKind.RETURN:
             return Ask(ref.cell, line.reference, "return")
-        if line.amount > 0 and line.kind == LineKind.GIVEN_BACK:
-            return Ask(ref.cell, line.reference, "given-back")
     if line.amount > 0 and line.kind in _IN:
         return _incoming(line, remittance, catalogue)
     return Doubt(

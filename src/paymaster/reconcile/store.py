@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
 from paymaster.db.tx import CellTx, ReadTx
@@ -298,43 +298,6 @@ async def mark_concluded(tx: CellTx, rows: Sequence[Concluded]) -> None:
             [row.matched for row in rows],
         ),
     )
-
-
-async def look_later(tx: CellTx, ids: Sequence[int], at: datetime) -> None:
-    """Let the matching look again at lines in doubt, then."""
-    if ids:
-        await tx.execute(
-            "UPDATE statement_line SET due_at = %s WHERE id = ANY(%s) AND state = 'break'",
-            (at, list(ids)),
-        )
-
-
-async def pairs(tx: CellTx, ids: Sequence[int]) -> list[tuple[int, int, int, int]]:
-    """Lines in doubt that undo each other, one of each pair among `ids`, locked.
-
-    `(what went out, its entry, what came back, its entry)`: of one account, reference and amount.
-    """
-    if not ids:
-        return []
-    rows = await tx.tuples(
-        """
-        SELECT o.id, o.posted_id, b.id, b.posted_id
-        FROM statement_line o JOIN statement_line b ON b.rail_account_id = o.rail_account_id
-            AND b.reference = o.reference AND b.amount = -o.amount AND b.asset = o.asset
-        WHERE o.amount < 0 AND o.kind = 'set-apart' AND b.kind = 'given-back'
-            AND o.state = 'break' AND b.state = 'break'
-            AND (o.id = ANY(%(ids)s) OR b.id = ANY(%(ids)s))
-        ORDER BY o.id, b.id FOR UPDATE
-        """,
-        {"ids": list(ids)},
-    )
-    found: dict[int, tuple[int, int, int, int]] = {}
-    taken = set[int]()
-    for out, out_posted, back, back_posted in rows:
-        if out not in found and back not in taken:
-            found[out] = (out, out_posted, back, back_posted)
-            taken.add(back)
-    return list(found.values())
 
 
 async def mark_retry(tx: CellTx, line_id: int, reference: str | None, *, accepted: bool) -> None:

@@ -20,11 +20,7 @@ CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A line with a reference. `amount` is positive; `accepted`: book our own amount anyway.
-
-    `kind` is as the rail has it: a `payout` or `return` proves what became of the payment, money
-    that was `set-apart` or `given-back` proves nothing about its payee.
-    """
+    """A line with a reference. `amount` is positive; `accepted`: book our own amount anyway."""
 
     line: str
     key: str
@@ -33,16 +29,6 @@ class Question:
     code: str | None
     booked_on: date
     accepted: bool
-
-    @property
-    def back(self) -> bool:
-        """Whether the money came in."""
-        return self.kind in {"return", "given-back"}
-
-    @property
-    def proves(self) -> bool:
-        """Whether it says what became of the payment."""
-        return self.kind in {"payout", "return"}
 
     def write(self) -> dict[str, Any]:
         """For the payload."""
@@ -77,8 +63,6 @@ class Answer:
 
     `booked` is what it booked, `subjects` the attempts (`at_...`) it booked, `matched` what the
     line stands for: an attempt or a whole order (`ba_...`). Without `ok`, `slug` is a break's kind.
-    `later`: its payment has no end yet, so the line is put again. `undone`: the payment was never
-    made, so the line goes with the one by which its money came back.
     """
 
     line: str
@@ -89,8 +73,6 @@ class Answer:
     expected: Money | None = None
     matched: str | None = None
     subjects: Sequence[str] = ()
-    later: bool = False
-    undone: bool = False
 
     def write(self) -> dict[str, Any]:
         """For the payload."""
@@ -103,8 +85,6 @@ class Answer:
             "expected": _write(self.expected),
             "matched": self.matched,
             "subjects": list(self.subjects),
-            "later": self.later,
-            "undone": self.undone,
         }
 
     @classmethod
@@ -119,8 +99,6 @@ class Answer:
             _read(row["expected"]),
             row["matched"],
             tuple(row["subjects"]),
-            bool(row.get("later")),
-            bool(row.get("undone")),
         )
 
 

@@ -62,7 +62,7 @@ def test_each_row_is_what_it_is() -> None:
     lines = {line.line_id: line for line in found.lines}
     kinds = {number: line.kind for number, line in lines.items()}
     assert kinds == {
-        "F1": LineKind.TOPUP, "F2": LineKind.SET_APART, "F3": LineKind.OTHER, "F5": LineKind.FEE,
+        "F1": LineKind.TOPUP, "F2": LineKind.PAYOUT, "F3": LineKind.OTHER, "F5": LineKind.FEE,
         "F6": LineKind.INCOMING, "F7": LineKind.OTHER,
     }  # fmt: skip
     assert (lines["F2"].amount, lines["F2"].reference) == (Money(-1234, "CNY"), OURS)
@@ -79,7 +79,7 @@ def test_what_comes_back_another_day_is_a_return() -> None:
     back = file([row("F8", "商家转账退回", "2.00", "92.00", OURS)], "`1.0,`1.0,`2.00,`0.0,`0.00")
     (found,) = flow.read(ACCOUNT, "OPERATION", NAME, back)
     (line,) = found.lines
-    assert (line.kind, line.amount) == (LineKind.GIVEN_BACK, Money(200, "CNY"))
+    assert (line.kind, line.amount) == (LineKind.RETURN, Money(200, "CNY"))
 
 
 def test_columns_are_found_by_name() -> None:
@@ -202,9 +202,9 @@ async def test_the_days_of_the_sandbox_add_up(found: Outside) -> None:
             for statement in rail.read_file(harness.account, one.name, one.body)[1]:
                 assert not statement.difference
                 lines += statement.lines
-    out = {line.reference: line for line in lines if line.kind is LineKind.SET_APART}
+    out = {line.reference: line for line in lines if line.kind is LineKind.PAYOUT}
     assert out[paid.key].amount == -paid.amount
-    back = [line for line in lines if line.kind is LineKind.GIVEN_BACK]
+    back = [line for line in lines if line.kind is LineKind.RETURN]
     assert [(line.reference, line.amount) for line in back] == [(waits.key, waits.amount)]
     assert (await rail.query(harness.account, waits.key)).code == "OVERDUE_CLOSE"
 

@@ -170,5 +170,5 @@ def _kind(one: Entry) -> LineKind:
     if known is LineKind.FEE or (known is not None and one.amount > 0):
         return known
     if parse_reference(one.reference) is not None:
-        return LineKind.GIVEN_BACK if one.amount > 0 else LineKind.SET_APART
+        return LineKind.RETURN if one.amount > 0 else LineKind.PAYOUT
     return LineKind.OTHER

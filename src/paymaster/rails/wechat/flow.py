@@ -132,7 +132,7 @@ def _kind(row: Row, signed: int) -> LineKind:
     if known is LineKind.FEE or (known is not None and signed > 0):
         return known
     if parse_reference(row["业务凭证号"]) is not None:
-        return LineKind.GIVEN_BACK if signed > 0 else LineKind.SET_APART
+        return LineKind.RETURN if signed > 0 else LineKind.PAYOUT
     return LineKind.OTHER
 
 
@@ -150,12 +150,12 @@ def _lines(moved: Sequence[_Movement]) -> Iterable[StatementLine]:
     """The rows as lines, those that cancelled each other out as one of nothing."""
     back: dict[tuple[str, int], list[_Movement]] = {}
     for one in moved:
-        if one.kind is LineKind.GIVEN_BACK:
+        if one.kind is LineKind.RETURN:
             back.setdefault((one.reference, one.amount), []).append(one)
     undone: set[str] = set()
     for one in moved:
         returns = back.get((one.reference, -one.amount))
-        if one.kind is LineKind.SET_APART and returns:
+        if one.kind is LineKind.PAYOUT and returns:
             other = returns.pop(0)
             undone.add(other.number)
             yield _line(one, LineKind.OTHER, 0, f"{one.name}; {other.name} {other.number}")
