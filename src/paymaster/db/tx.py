@@ -31,6 +31,11 @@ MERGED_PATIENCE = "2s"
 
 _LINES_AT_ONCE = 250
 
+_PLAN: LiteralString = """
+    SELECT set_config(name, %s, true)
+    FROM unnest('{enable_hashjoin,enable_mergejoin,enable_seqscan}'::text[]) AS name
+"""
+
 T = TypeVar("T")
 
 
@@ -233,6 +238,20 @@ class Writes(ReadTx):
             return await self._sending.put(sql, params).touched()
         cursor = await self._connection.execute(sql, params)
         return cursor.rowcount
+
+    async def in_order(self, sql: LiteralString, params: Params) -> list[tuple[Any, ...]]:
+        """As `tuples`, of an UPDATE from arrays: rows are visited in their order, by the index.
+
+        Other plans would visit, and so lock, in the order of the table. (Statements that are sent
+        together are planned so anyway.)
+        """
+        if self._sending is not None:
+            return await self.tuples(sql, params)
+        async with self.pipeline():
+            await self.execute(_PLAN, ("off",))
+            rows = await self.tuples(sql, params)
+            await self.execute(_PLAN, ("on",))
+        return rows
 
     async def send(self, sql: LiteralString, params: Params = None) -> None:
         """Run a statement whose answer nobody needs.
