@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import LiteralString, NamedTuple
 import msgspec
 
 from paymaster.db import copying
-from paymaster.db.copying import NULL
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.errors import Conflict
 
@@ -244,19 +244,30 @@ async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
 async def write_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None:
     """Write the moves of tasks' states. Raises Conflict `illegal-move`, as `check_legal`."""
     await check_legal(tx, machine, {(row.source, row.event, row.target) for row in rows})
-    first, commit = tx.append(len(rows)), tx.commit_id
-    text, moved = copying.text, tx.now.isoformat()
-    actor = text(tx.actor.name)
-    await tx.copy(
-        "COPY task_move (user_id, task_id, number, machine, source, event, target, reason, actor,"
-        " commit_id, ordinal, moved_at) FROM STDIN",
+    first = tx.append(len(rows))
+    same = b"".join(
         [
-            f"{row.user_id}\t{row.task_id}\t{row.number}\t{machine}\t{row.source}\t{row.event}"
-            f"\t{row.target}\t{NULL if row.reason is None else text(row.reason)}"
-            f"\t{actor}\t{commit}\t{place}\t{moved}\n"
+            copying.word(tx.actor.name),
+            copying.whole(tx.commit_id),
+            copying.whole(copying.moment(tx.now)),
+        ]
+    )
+    kinds: dict[tuple[str, str, str, str | None], bytes] = {}
+    for kind in {(row.source, row.event, row.target, row.reason) for row in rows}:
+        kinds[kind] = b"".join([copying.word(word) for word in (machine, *kind)]) + same
+    await tx.copy_rows(
+        "COPY task_move (user_id, task_id, number, ordinal, machine, source, event, target, reason,"
+        " actor, commit_id, moved_at) FROM STDIN (FORMAT binary)",
+        [
+            _move(12, 8, row.user_id, 8, row.task_id, 4, row.number, 4, place)
+            + kinds[row.source, row.event, row.target, row.reason]
             for place, row in enumerate(rows, first)
         ],
     )
+
+
+_move = struct.Struct(">hiqiqiiii").pack
+"""How many columns, user, task, number and ordinal."""
 
 
 async def check_legal(tx: CellTx, machine: str, moves: AbstractSet[tuple[str, str, str]]) -> None:
