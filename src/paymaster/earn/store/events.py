@@ -67,14 +67,16 @@ async def write_events(tx: CellTx, rows: Sequence[EventRow]) -> None:
             copying.whole(tx.commit_id),
         ]
     )
-    kinds: dict[tuple[str, str, str], bytes] = {}
-    for kind in {(row[0], row[4], row[8]) for row in rows}:
-        kinds[kind] = b"".join(map(copying.word, kind)) + same
+    tails: dict[tuple[str, str, str], bytes] = {}
     heads: dict[tuple[int, int], Callable[..., bytes]] = {}
     lines: list[bytes] = []
     for place, (source, name, task, user, kind, occurred_at, digest, payload, outcome) in enumerate(
         sorted(rows), first
     ):
+        said = source, kind, outcome
+        tail = tails.get(said)
+        if tail is None:
+            tail = tails[said] = b"".join(map(copying.word, said)) + same
         event_id, size = name.encode(), len(digest)
         head = heads.get((size, len(event_id)))
         if head is None:
@@ -88,7 +90,7 @@ async def write_events(tx: CellTx, rows: Sequence[EventRow]) -> None:
                 *(len(event_id), event_id, len(payload) + 1, 1),
             )
             + payload
-            + kinds[source, kind, outcome]
+            + tail
         )
     await tx.copy_rows(
         "COPY event (ordinal, task_id, user_id, occurred_at, digest, event_id, payload, source,"
@@ -132,7 +134,9 @@ async def known_events(
 ) -> dict[tuple[str, str], bytes]:
     """Digests of those of the events `(source, event id)` that are kept already.
 
-    Nearly always none. A probe of the key for each: a join can become a scan of all events.
+    Nearly always none. Where ids grow, nothing is kept between the least and the greatest of them,
+    and that is all that is looked for. Else a probe of the key for each: a join can become a scan
+    of all events.
     """
     sources: dict[str, list[str]] = {}
     for source, event_id in keys:
@@ -141,13 +145,20 @@ async def known_events(
     for source, ids in sources.items():
         rows = await tx.tuples(
             """
-            SELECT n.event_id, k.digest FROM unnest(%s::text[]) AS n (event_id)
-            CROSS JOIN LATERAL (
+            WITH n AS MATERIALIZED (SELECT unnest(%(ids)s::text[]) AS event_id), ends AS (
+                SELECT min(event_id) AS least, max(event_id) AS greatest FROM n
+            )
+            SELECT n.event_id, k.digest FROM n CROSS JOIN LATERAL (
                 SELECT e.digest FROM event e
-                WHERE e.source = %s AND e.event_id = n.event_id LIMIT 1
+                WHERE e.source = %(source)s AND e.event_id = n.event_id LIMIT 1
             ) k
+            WHERE EXISTS (
+                SELECT FROM event WHERE source = %(source)s
+                    AND event_id >= (SELECT least FROM ends)
+                    AND event_id <= (SELECT greatest FROM ends)
+            )
             """,
-            (ids, source),
+            {"ids": ids, "source": source},
         )
         found |= {(source, row[0]): bytes(row[1]) for row in rows}
     return found
