@@ -206,7 +206,19 @@ async def _keep(
     tx: CellTx, items: list[Item], known: dict[_Key, bytes], *, careful: bool
 ) -> list[Item]:
     """Write the events; those of them that are new. The others are added to `known`."""
-    rows = [_event_row(item, item.event) for item in items]
+    rows: list[EventRow] = [
+        (
+            *item.key,
+            item.offer.id,
+            item.user_id,
+            (event := item.event).type,
+            event.occurred_at,
+            event.digest,
+            event.stored,
+            item.shows,
+        )
+        for item in items
+    ]
     if not careful:
         await store.write_events(tx, rows)
         return items
@@ -239,20 +251,6 @@ def _end_again(item: Item, digest: bytes) -> None:
         item.end(
             Status.REJECTED, "event-conflict", "This event id came before with another content."
         )
-
-
-def _event_row(item: Item, event: Event) -> EventRow:
-    return (
-        event.source,
-        event.event_id,
-        item.offer.id,
-        item.user_id,
-        event.type,
-        event.occurred_at,
-        event.digest,
-        event.stored,
-        item.shows,
-    )
 
 
 async def _judge(

@@ -244,14 +244,7 @@ async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
 async def write_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None:
     """Write the moves of tasks' states. Raises Conflict `illegal-move`, as `check_legal`."""
     await check_legal(tx, machine, {(row.source, row.event, row.target) for row in rows})
-    first = tx.append(len(rows))
-    same = b"".join(
-        [
-            copying.word(tx.actor.name),
-            copying.whole(tx.commit_id),
-            copying.whole(copying.moment(tx.now)),
-        ]
-    )
+    first, same = tx.append(len(rows)), moved_by(tx)
     kinds: dict[tuple[str, str, str, str | None], bytes] = {}
     for kind in {(row.source, row.event, row.target, row.reason) for row in rows}:
         kinds[kind] = b"".join([copying.word(word) for word in (machine, *kind)]) + same
@@ -268,6 +261,17 @@ async def write_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None
 
 _move = struct.Struct(">hiqiqiiii").pack
 """How many columns, user, task, number and ordinal."""
+
+
+def moved_by(tx: CellTx) -> bytes:
+    """The columns of a move that say who made it, with which commit and when."""
+    return b"".join(
+        [
+            copying.word(tx.actor.name),
+            copying.whole(tx.commit_id),
+            copying.whole(copying.moment(tx.now)),
+        ]
+    )
 
 
 async def check_legal(tx: CellTx, machine: str, moves: AbstractSet[tuple[str, str, str]]) -> None:
