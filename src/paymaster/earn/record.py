@@ -105,17 +105,20 @@ async def record(
     earned = await _right_answers(tx, states, fresh) + patterns.complete(tx, states, ripe, before)
     await _judge(tx, catalogue, states, fresh, earned, how, turn)
     done = [one if isinstance(one, EventOutcome) else one.outcome or _lost(one) for one in found]
-    rejected = Status.REJECTED
-    await bury(
-        tx,
-        sealer,
-        [
-            (event.source, Fault(event.line, o.slug or "", o.detail or "", event.raw, o.event_id))
-            for event, o in zip(events, done, strict=True)
-            if o.status is rejected and o.slug != "budget-exhausted"
-        ],
-    )
+    await _bury_rejected(tx, sealer, events, done)
     return done
+
+
+async def _bury_rejected(
+    tx: CellTx, sealer: Sealer, events: Sequence[Event], done: Sequence[EventOutcome]
+) -> None:
+    rejected = Status.REJECTED
+    faults = [
+        (event.source, Fault(event.line, o.slug or "", o.detail or "", event.raw, o.event_id))
+        for event, o in zip(events, done, strict=True)
+        if o.status is rejected and o.slug != "budget-exhausted"
+    ]
+    await bury(tx, sealer, faults)
 
 
 def _once_each(items: list[Item]) -> tuple[dict[_Key, Item], list[Item]]:
