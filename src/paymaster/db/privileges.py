@@ -61,7 +61,8 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     ),
     "factor_guard": ("cooling_until", "version"),
     "task_state": (
-        "state", "number", "rewards", "expires_at", "updated_at", "version", "barred",
+        "state", "number", "rewards", "expires_at", "updated_at", "version", "barred", "counted",
+        "counted_type",
     ),
     "reward": (
         "state", "remaining", "due_at", "lease_token", "version", "matures_at", "taken",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, LiteralString
+from typing import Any, Final, LiteralString
 
 from paymaster.db.tx import Answered, Asked, CellTx
 from paymaster.kernel.money import exponent
@@ -203,10 +203,7 @@ _APPLY: LiteralString = (
 
 
 async def _apply(tx: CellTx, wanted: Sequence[tuple[Account, _Sums]]) -> Taking:
-    """Write the sums; rows are visited in the order of `wanted`, through the index.
-
-    Other plans would visit, and so lock, in the order of the table.
-    """
+    """Write the sums; rows are visited in the order of `wanted`."""
     params = (
         [account.kind for account, _ in wanted],
         [account.owner_id for account, _ in wanted],
@@ -219,20 +216,8 @@ async def _apply(tx: CellTx, wanted: Sequence[tuple[Account, _Sums]]) -> Taking:
     names = [account for account, _ in wanted]
     if tx.sent:
         return Taking(names, await tx.ask(_APPLY, params), _written=True)
-    async with tx.pipeline():
-        await _plan_freely(tx, "off")
-        rows = await tx.tuples(_APPLY, params)
-        await _plan_freely(tx, "on")
+    rows = await tx.in_order(_APPLY, params)
     return Taking(names, Answered(rows, len(rows)), _written=True)
-
-
-async def _plan_freely(tx: CellTx, free: Literal["on", "off"]) -> None:
-    """Statements that are sent together are planned so anyway."""
-    await tx.execute(
-        "SELECT set_config(name, %s, true)"
-        " FROM unnest('{enable_hashjoin,enable_mergejoin,enable_seqscan}'::text[]) AS name",
-        (free,),
-    )
 
 
 async def open_new(tx: CellTx, rows: Sequence[AccountRow]) -> None:
