@@ -32,6 +32,7 @@ _NOT_THERE: Final = frozenset({
     "NO_STATEMENT_EXIST", "STATEMENT_CREATING", "NO_BILL_EXIST", "BILL_CREATING", "NOT_FOUND",
 })  # fmt: skip
 TRADE_COUNT: Final = "总交易单数"
+TRADE_FREE: Final = "商品名称"
 TRADE_NEEDED: Final = ("交易时间", "商户号", "微信订单号", "商户订单号", "交易状态", "手续费")
 
 
@@ -62,7 +63,7 @@ def read(
 
 def trade_rows(body: bytes) -> Iterator[Row]:
     """The rows of a trade bill, one after the other. Raises Refusal `statement-malformed`."""
-    yield from Table(body, TRADE_NEEDED, TRADE_COUNT)
+    yield from Table(body, TRADE_NEEDED, TRADE_COUNT, TRADE_FREE)
 
 
 def _account(account: RailAccount) -> str:
