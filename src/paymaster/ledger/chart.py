@@ -35,7 +35,7 @@ KINDS: dict[str, Kind] = {
         Kind("commission", "house", None, None, 1, "our share of rewards"),
         Kind("fee_revenue", "house", None, None, 1, "withdrawal fees that users paid"),
         Kind("fx", "house", None, None, 1, "our position: taken in and given out in exchange"),
-        Kind("clearing", "rail account", None, None, 1, "paid by us, not yet on a statement"),
+        Kind("clearing", "rail account", None, None, 1, "paid and on no statement yet; below zero: set apart"),
         Kind("cash", "rail account", None, None, -1, "our money at a bank or provider"),
         Kind("transit", "house", None, None, -1, "on the way between two of our own accounts"),
         Kind("rail_fees", "rail account", None, None, -1, "what the rail charged us"),

@@ -71,7 +71,7 @@ async def match_due(
             case Fee():
                 proven.append(_fee(line))
             case Own():
-                postings = recipes.opening(line.rail_account_id, line.money)
+                postings = recipes.own(line.rail_account_id, line.money)
                 proven.append(Proven(line, "own", postings, "own"))
             case Doubt():
                 doubted.append(Doubted(line, decision))
