@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,73 @@ async def test_a_wrong_amount_is_ended_by_accepting_it(
         assert (await told(world)).open[WECHAT] == SUMS
         assert await world.in_books("clearing", WECHAT) == 0
         assert await world.in_books("suspense", WECHAT) == 0
+        await world.desk.assert_proven()
+
+
+async def end_gaps(world: BillWorld) -> None:
+    """No statement will come: what moved is a line now."""
+    gaps = await world.value(
+        "SELECT array_agg(id) FROM break WHERE state = 'open' AND kind = 'statement-gap'"
+    )
+    for gap in list(gaps):
+        await world.payouts.world.run(
+            lambda tx, one=gap: resolve.resolve(tx, one, "The provider lost the row.")
+        )
+    await world.settle()
+
+
+async def test_a_lost_row_is_ended_by_a_person(postgres: PostgresServer, tmp_path: Path) -> None:
+    """At both providers: the line of the gap is the payment that was missing."""
+    async with bill_world(postgres, tmp_path, topups="own") as world:
+        first = world.today()
+        await story(world, "omit", "bill_omit")
+        await end_gaps(world)
+        for kind in (WECHAT, ALIPAY):
+            account = world.account(kind).id
+            key = await world.value(
+                "SELECT key FROM attempt WHERE rail_account_id = %s AND booked_on IS NULL", account
+            )
+            line = await world.value(
+                "SELECT id FROM statement_line WHERE rail_account_id = %s AND state = 'break'",
+                account,
+            )
+            await world.payouts.world.run(
+                lambda tx, one=line, it=key: resolve.retry(
+                    tx, Ref(tx.cell, one), "It is this payment.", reference=it
+                )
+            )
+        await world.settle()
+        assert (await told(world)).open == {WECHAT: frozenset(), ALIPAY: frozenset()}
+        for kind in (WECHAT, ALIPAY):
+            assert await world.in_books("clearing", kind) == 0
+            assert await world.in_books("suspense", kind) == 0
+            assert await world.in_books("cash", kind) == await world.balance(kind)
+        await world.desk.assert_proven()
+        for place in range(5):
+            await world.close(first + timedelta(days=place))
+
+
+async def test_a_row_too_many_is_ended_by_a_person(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """The row and the line of its gap cancel each other out, whatever they are explained by."""
+    async with bill_world(postgres, tmp_path, topups="own") as world:
+        await story(world, "extra", "bill_extra")
+        await end_gaps(world)
+        lines = await world.value(
+            "SELECT array_agg(b.id) FROM break b WHERE state = 'open'"
+            " AND kind IN ('booked-twice', 'unknown-line')"
+        )
+        assert len(lines) == 4
+        for one in lines:
+            await world.payouts.world.run(
+                lambda tx, it=one: resolve.resolve(tx, it, "Not so.", resolve.Target("loss"))
+            )
+        await world.settle()
+        assert (await told(world)).open == {WECHAT: frozenset(), ALIPAY: frozenset()}
+        for kind in (WECHAT, ALIPAY):
+            assert await world.in_books("cash", kind) == await world.balance(kind)
+        assert await world.minor("loss", 0) == 0
         await world.desk.assert_proven()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 from tests.sent import Payout
@@ -23,12 +23,13 @@ from tests.statements import (
 from tests.store.test_reconcile_day import close_on_day, run_day
 from tests.world import PostgresServer, owner_rows
 
+from paymaster.db.tx import CellTx
 from paymaster.dispatch import outcome
 from paymaster.dispatch.outcome import Applied
-from paymaster.kernel.errors import Unprocessable
-from paymaster.kernel.ids import text_id
+from paymaster.kernel.errors import Conflict, Unprocessable
+from paymaster.kernel.ids import Ref, parse_text_id, text_id
 from paymaster.rails.base import LineKind, Outcome, Verdict
-from paymaster.reconcile import proof
+from paymaster.reconcile import proof, resolve, store
 
 
 async def told(desk: Office, payout: Payout, verdict: Verdict, code: str | None = None) -> Applied:
@@ -255,3 +256,79 @@ async def test_a_gap_is_no_quiet_day(postgres: PostgresServer) -> None:
         with pytest.raises(Unprocessable) as refused:
             await close_on_day(desk, [BANK], later(1))
         assert "no statement" in refused.value.problems[0].detail
+
+
+async def dismiss(desk: Office, kind: str) -> None:
+    found = await desk.world.read(
+        lambda tx: tx.value("SELECT id FROM break WHERE state = 'open' AND kind = %s", (kind,))
+    )
+    await desk.world.run(lambda tx: resolve.resolve(tx, found, "The provider lost a row."))
+
+
+async def test_a_gap_that_nothing_fills_becomes_a_line_that_is_explained(
+    postgres: PostgresServer,
+) -> None:
+    """Every day after a lost row would differ by it for ever, and none could be closed."""
+    async with office(postgres) as desk:
+        desk.world.clock.advance(timedelta(days=3))
+        lost, shown = await desk.payouts(["10.00", "20.00"], state="paid")
+        await desk.store(sheet("100.00", day=later(-1)))
+        await desk.store(sheet("90.00", set_apart(shown)))
+        await desk.store(sheet("70.00", day=later(1)))
+        await desk.settle()
+        for day in (later(-1), DAY, later(1)):
+            await run_day(desk, on=day)
+        await dismiss(desk, "statement-gap")
+        await desk.settle()
+        assert sorted(set(await desk.kinds())) == ["balance-differs", "unknown-line"]
+        await desk.assert_proven()
+        line_id = await desk.line(f"gap-st_{await statement_of(desk, DAY)}")
+        await desk.world.run(
+            lambda tx: resolve.retry(tx, Ref(1, line_id), "This one.", reference=lost.key)
+        )
+        await desk.settle()
+        for day in (later(-1), DAY, later(1)):
+            assert (await run_day(desk, on=day)).difference == 0
+        assert await desk.breaks() == []
+        assert (await desk.cash(), await clearing(desk)) == ("70.00", "0.00")
+        await desk.assert_proven()
+        for day in (later(-1), DAY, later(1)):
+            await close_on_day(desk, [BANK], day)
+
+
+async def statement_of(desk: Office, on: date) -> str:
+    found = await desk.world.read(
+        lambda tx: tx.value("SELECT min(id) FROM statement WHERE day = %s", (on,))
+    )
+    return text_id("st", 1, found).removeprefix("st_")
+
+
+async def test_a_gap_that_has_closed_meanwhile_is_not_filled(postgres: PostgresServer) -> None:
+    """The missing statement came while a person looked at the break."""
+    async with office(postgres) as desk:
+        await desk.store(sheet("100.00", day=later(-2)))
+        await desk.store(sheet("90.00"))
+        (gap,) = [subject for _, subject in await desk.breaks()]
+        fee = line("F", "-10.00", kind=LineKind.FEE)
+        await desk.store(sheet("100.00", fee, day=later(-1)))
+        await desk.settle()
+        assert await desk.breaks() == []
+        number = parse_text_id("st", gap).id
+        assert await desk.world.read(lambda tx: store.find_gap(tx, number)) is None
+        with pytest.raises(Conflict) as refused:
+            await desk.world.run(_resolve_any)
+        assert refused.value.slug == "break-resolved"
+        assert len(await desk.lines()) == 1
+
+
+async def _resolve_any(tx: CellTx) -> object:
+    number = await tx.value("SELECT id FROM break")
+    return await resolve.resolve(tx, number, "Too late.")
+
+
+async def test_two_statements_of_one_day_have_no_room_for_a_line(postgres: PostgresServer) -> None:
+    async with office(postgres) as desk:
+        await desk.store(sheet("100.00"))
+        await desk.store(sheet("90.00", name="second"))
+        await dismiss(desk, "statement-gap")
+        assert await desk.lines() == {}
