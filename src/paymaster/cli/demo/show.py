@@ -78,7 +78,12 @@ def money_table(summary: dict[str, Any], currency: str) -> Table:
     withdrawn = summary["paid_minor"] + summary["returned_minor"]
     row("withdrawals", summary["withdrawals"], withdrawn)
     row("  paid", summary["paid"], summary["paid_minor"], "green")
-    row("  came back (AC04), credited again", summary["returned"], summary["returned_minor"])
+    row("  came back, credited again", summary["returned"], summary["returned_minor"])
+    if "by_rail" in summary:
+        row("  not accepted within a day, credited again", summary["expired_returned"], None)
+        row("  accepted hours later, within the paid", summary["confirmed_late"], None)
+        for rail, own in summary["by_rail"].items():
+            row(f"  paid through {rail}", own["paid"], own["paid_minor"])
     row("paid by the providers' own books", "", summary["sandbox_paid_minor"])
     row("still owed to workers", "", summary["owed_minor"])
     row("paid twice", summary["duplicates_paid"], None)
