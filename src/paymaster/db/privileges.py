@@ -87,7 +87,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "attempt": (
         "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",
         "booked_on", "booked_line", "returned_on", "returned_line", "version", "alerted",
-        "cancel_at",
+        "cancel_at", "apart",
     ),
     "automatic_payout": (
         "mode", "destination_id", "minimum", "at_most", "every", "on_day", "own", "proven",
