@@ -61,6 +61,8 @@ async def workers_withdraw(story: Story) -> None:
     await clocks.begin(story, _at(story, 0, *_OPENING))
     await _foretell(story, plan)
     asked = {one["external_id"] for one in await story.app.all("/v1/withdrawals")}
+    if not asked:
+        await _arm_faults(story)
     roles = parts(plan)
     for number, item in enumerate(plan, start=1):
         worker, role = item["worker"], roles[item["worker"]]
@@ -86,6 +88,19 @@ async def _foretell(story: Story, plan: list[Item]) -> None:
                 "uses": 1,
             }
             await story.sandbox.post("/_control/oracle", fate)
+
+
+async def _arm_faults(story: Story) -> None:
+    """Each provider takes one order and does not answer, and says everything twice."""
+    if WECHAT in story.rails:
+        for mishap in (
+            {"call": "transfer.create", "kind": "cut_after"},
+            {"call": "notice", "kind": "copies", "number": 2, "times": None},
+        ):
+            await story.sandbox.post("/_control/wechat/mishaps", mishap)
+    if ALIPAY in story.rails:
+        knobs = {"drop_answers@alipay.fund.trans.uni.transfer": 1, "notice_copies": 2}
+        await story.sandbox.post("/_control/alipay/faults", knobs)
 
 
 async def _held_over_night(story: Story, item: Item, destination: str) -> None:
@@ -145,7 +160,6 @@ async def hours_pass(story: Story) -> None:
     await wait_for(lambda: _is_shown(story), "the payment to be shown to who never accepts")
     await clocks.forward(story, _at(story, 1, *_BILLS_READY))
     await _until(story, {NEVER: {"failed"}}, "the payment that nobody accepts to run out")
-    await _until(story, {RETURNED: {"returned"}}, "the payment that comes back")
 
 
 async def _of(story: Story, role: str) -> dict[str, Any] | None:
@@ -182,6 +196,8 @@ async def reconcile(story: Story) -> None:
     for day in _days(story):
         await story.sandbox.post("/_control/close-day", {"date": day, "advance": False})
     await clocks.forward(story, _at(story, 3, *_BILLS_READY))
+    # Should Alipay's message of it have been lost, the bill tells.
+    await _until(story, {RETURNED: {"returned"}}, "the payment that comes back")
     accounts = (BANK, *story.rails)
 
     async def matched() -> bool:
