@@ -23,7 +23,6 @@ ENDED: Final = frozenset({"paid", "returned", "failed", "cancelled"})
 _WAITS: Final = "awaiting_payee"
 _RETURN_CODE: Final = "PAYEE_CARD_REFUND"
 _RETURN_AFTER: Final = timedelta(hours=20)
-_HELD: Final = timedelta(hours=15)
 _OPENING, _BILLS_READY = (10, 0), (10, 30)
 
 Item = dict[str, str]
@@ -69,9 +68,7 @@ async def workers_withdraw(story: Story) -> None:
         accepts = role not in (NEVER, LATE)
         await linking.register(story, worker, item["kind"], accepts=accepts)
         destination = await linking.link(story, worker, item["kind"])
-        if role == NEVER:
-            await _held_over_night(story, item, destination)
-        elif worker not in asked:
+        if worker not in asked:
             await stages.request_twice(story, item, destination)
         story.step(number, len(plan))
 
@@ -101,19 +98,6 @@ async def _arm_faults(story: Story) -> None:
     if ALIPAY in story.rails:
         knobs = {"drop_answers@alipay.fund.trans.uni.transfer": 1, "notice_copies": 2}
         await story.sandbox.post("/_control/alipay/faults", knobs)
-
-
-async def _held_over_night(story: Story, item: Item, destination: str) -> None:
-    """WeChat looks at this payment until the next day before its payee is shown it.
-
-    The money is set apart there only then; so it leaves and comes back on one bill.
-    """
-    seconds = int(_HELD.total_seconds())
-    await story.sandbox.post("/_control/wechat/settings", {"accept_seconds": seconds})
-    await stages.request_twice(story, item, destination)
-    await wait_for(lambda: stages.screened(story), "a withdrawal to be screened")
-    await _until(story, {NEVER: ENDED | {_WAITS}}, "the payment that nobody will accept")
-    await story.sandbox.post("/_control/wechat/settings", {"accept_seconds": 0})
 
 
 async def money_leaves(story: Story) -> None:
@@ -156,7 +140,6 @@ async def hours_pass(story: Story) -> None:
     await clocks.forward(story, _at(story, 0, _OPENING[0] + LATE_HOURS))
     await _accept(story)
     await _until(story, {LATE: {"paid"}}, "the payment that is accepted late")
-    await clocks.forward(story, _at(story, 1, 2))
     await wait_for(lambda: _is_shown(story), "the payment to be shown to who never accepts")
     await clocks.forward(story, _at(story, 1, *_BILLS_READY))
     await _until(story, {NEVER: {"failed"}}, "the payment that nobody accepts to run out")
