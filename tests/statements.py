@@ -308,6 +308,18 @@ def came_back(payout: Payout, line_id: str | None = None) -> StatementLine:
     )
 
 
+def set_apart(payout: Payout, line_id: str | None = None) -> StatementLine:
+    """The line of money that left for a payment whose payee may still have to accept it."""
+    name = line_id or f"A{payout.key}"
+    return line(name, f"-{payout.amount.text()}", kind=LineKind.SET_APART, key=payout.key)
+
+
+def given_back(payout: Payout, line_id: str | None = None) -> StatementLine:
+    """The line of the same money on the account again."""
+    name = line_id or f"B{payout.key}"
+    return line(name, payout.amount.text(), kind=LineKind.GIVEN_BACK, key=payout.key)
+
+
 def sheet(
     opening: str, *lines: StatementLine, day: date = DAY, name: str | None = None
 ) -> Statement:

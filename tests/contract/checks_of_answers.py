@@ -60,6 +60,9 @@ def refused(rail: ReadsWebhooks, account: RailAccount, sent: Delivery, now: date
     return None
 
 
+OUT, BACK = {LineKind.PAYOUT, LineKind.SET_APART}, {LineKind.RETURN, LineKind.GIVEN_BACK}
+
+
 @check("webhook-is-read", has_webhooks)
 async def webhook_is_read(harness: Harness) -> None:
     """A genuine notification is believed; read again it is the same event."""
@@ -140,10 +143,10 @@ async def statement_equals_payments(harness: Harness) -> None:
     lines = [line for statement in found for line in statement.lines]
     expect(len({line.line_id for line in lines}) == len(lines), "two lines have one id")
     for item in batch:
-        out = [x for x in lines if x.reference == item.key and x.kind is LineKind.PAYOUT]
+        out = [x for x in lines if x.reference == item.key and x.kind in OUT]
         expect(len(out) == 1, f"a payment has {len(out)} lines")
         expect(out[0].amount == -item.amount, "a line has another amount than the payment")
-    back = [x for x in lines if x.reference == batch[3].key and x.kind is LineKind.RETURN]
+    back = [x for x in lines if x.reference == batch[3].key and x.kind in BACK]
     expect(len(back) == 1, "a return has no line")
     expect(back[0].amount == batch[3].amount, "a return has another amount")
     finals = [work.belief.final(item.key) for item in batch]

@@ -302,6 +302,7 @@ DAMAGE: dict[str, str] = {
     "UPDATE entry SET digest = 'x' WHERE kind = 'mature'": "earn-reward-entries",
     "UPDATE task_state SET rewards = 2": "earn-reward-count",
     "UPDATE task_state SET state = 'started'": "earn-task-moves",
+    "UPDATE task_state SET counted = counted + 1": "earn-counted",
     "DELETE FROM reward_move": "earn-reward-moves",
     "DELETE FROM reward WHERE state = 'credited'": "earn-spent",
     "UPDATE reward_move SET source = 'reversed' WHERE target = 'credited'": "earn-reward-legal",

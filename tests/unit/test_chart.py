@@ -23,6 +23,7 @@ def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
     made = {
         "fund": recipes.fund(1, 2, TEN),
         "opening": recipes.opening(1, TEN) + recipes.opening(1, -TEN),
+        "own": recipes.own(1, TEN) + recipes.own(1, -TEN),
         "reward": recipes.reward(1, 2, TEN, vests=False, owes=True, commission=ONE)
         + recipes.reward(1, 2, TEN, vests=True, owes=True, commission=ONE),
         "mature": recipes.mature(2, TEN, owes=True),

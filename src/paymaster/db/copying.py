@@ -3,12 +3,18 @@
 A row is one line of PostgreSQL's text format: columns parted by tabs, `NULL` for nothing. Numbers,
 ISO times and lower-case hexadecimal need no care; whatever else stands in a line goes through
 `text`.
+
+Where a batch has thousands of rows they are written in the binary format instead, as `rows` takes
+them: each column as its length and its bytes. That takes both sides half the time, as no moment
+and no bytes are spelled out and read again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -48,3 +54,49 @@ def hexadecimal(value: bytes) -> str:
 def json(value: Mapping[str, Any]) -> str:
     """A jsonb as it stands in a line."""
     return text(msgspec.json.encode(value).decode()) if value else _EMPTY
+
+
+_HEAD: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_END: Final = b"\xff\xff"
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_JSONB: Final = 1
+"""The version of jsonb's binary format."""
+
+length = struct.Struct(">i").pack
+_json_head = struct.Struct(">ib").pack
+_whole = struct.Struct(">iq").pack
+NOTHING: Final = length(-1)
+"""A column without a value."""
+
+
+def rows(made: Iterable[bytes]) -> Iterator[bytes]:
+    """Rows of the binary format, with what stands before and behind them."""
+    yield _HEAD
+    yield from made
+    yield _END
+
+
+def data(value: bytes) -> bytes:
+    """A bytea, or a text in UTF-8, as a column."""
+    return length(len(value)) + value
+
+
+def word(value: str | None) -> bytes:
+    """A text as a column."""
+    return NOTHING if value is None else data(value.encode())
+
+
+def written(value: bytes) -> bytes:
+    """A jsonb that is written out as a column."""
+    return _json_head(len(value) + 1, _JSONB) + value
+
+
+def whole(value: int) -> bytes:
+    """A bigint as a column."""
+    return _whole(8, value)
+
+
+def moment(value: datetime) -> int:
+    """A timestamptz as a bigint."""
+    since = value - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -5,6 +5,7 @@ The same rows as `outbox.put` makes; the moves of a batch of withdrawals are tol
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import msgspec
@@ -26,13 +27,32 @@ async def put(tx: Writes, lines: Sequence[Line]) -> None:
     if not lines:
         return
     first, ids = tx.append(len(lines)), tx.ids(len(lines))
-    text = copying.escaping([one.key for one in lines], [one.payload for one in lines])
-    same = f"{copying.NULL}\t{tx.commit_id}\t{copying.text(tx.trace_id)}\t{tx.now.isoformat()}\n"
-    await tx.copy(
-        "COPY outbox (ordinal, message_id, topic, key, payload, target_cell, commit_id, trace_id,"
-        " created_at) FROM STDIN",
+    same = copying.NOTHING + b"".join(
         [
-            f"{ordinal}\t{number}\t{line.topic}\t{text(line.key)}\t{text(line.payload)}\t{same}"
+            copying.whole(tx.commit_id),
+            copying.word(tx.trace_id),
+            copying.whole(copying.moment(tx.now)),
+        ]
+    )
+    topics = {topic: copying.word(topic) for topic in {line.topic for line in lines}}
+    length, written = copying.length, copying.written
+    await tx.copy_rows(
+        "COPY outbox (ordinal, message_id, topic, key, payload, target_cell, commit_id, trace_id,"
+        " created_at) FROM STDIN (FORMAT binary)",
+        [
+            b"%b%b%b%b%b%b"
+            % (
+                _ids(9, 4, ordinal, 8, number),
+                topics[line.topic],
+                length(len(key := line.key.encode())),
+                key,
+                written(line.payload.encode()),
+                same,
+            )
             for ordinal, (number, line) in enumerate(zip(ids, lines, strict=True), first)
         ],
     )
+
+
+_ids = struct.Struct(">hiiiq").pack
+"""How many columns, ordinal and message id."""

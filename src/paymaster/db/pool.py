@@ -73,7 +73,7 @@ class Server:
                 "application_name": f"paymaster-{os.getpid()}",
                 "options": f"-c statement_timeout={statement_seconds * 1000}"
                 f" -c lock_timeout={PATIENCE} -c idle_in_transaction_session_timeout=60000"
-                " -c timezone=UTC -c plan_cache_mode=force_generic_plan",
+                " -c timezone=UTC -c client_encoding=UTF8 -c plan_cache_mode=force_generic_plan",
             },
         )
 

@@ -61,7 +61,8 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     ),
     "factor_guard": ("cooling_until", "version"),
     "task_state": (
-        "state", "number", "rewards", "expires_at", "updated_at", "version", "barred",
+        "state", "number", "rewards", "expires_at", "updated_at", "version", "barred", "counted",
+        "counted_type",
     ),
     "reward": (
         "state", "remaining", "due_at", "lease_token", "version", "matures_at", "taken",
@@ -87,7 +88,7 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "attempt": (
         "state", "provider_id", "code", "detail", "tries", "due_at", "lease_token", "resolved_at",
         "booked_on", "booked_line", "returned_on", "returned_line", "version", "alerted",
-        "cancel_at",
+        "cancel_at", "apart",
     ),
     "automatic_payout": (
         "mode", "destination_id", "minimum", "at_most", "every", "on_day", "own", "proven",

@@ -8,17 +8,18 @@ in the order of commits.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import islice
-from typing import Any, LiteralString, Protocol, TypeVar
+from typing import Any, AnyStr, LiteralString, Protocol, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.types.json import Jsonb
 
+from paymaster.db import copying
 from paymaster.db.connections import Connection
 from paymaster.db.sending import Failing, Params, Reply, Sending
 from paymaster.kernel.errors import Broken
@@ -30,6 +31,11 @@ MERGED_PATIENCE = "2s"
 """How long one waits that several callers wait for."""
 
 _LINES_AT_ONCE = 250
+
+_PLAN: LiteralString = """
+    SELECT set_config(name, %s, true)
+    FROM unnest('{enable_hashjoin,enable_mergejoin,enable_seqscan}'::text[]) AS name
+"""
 
 T = TypeVar("T")
 
@@ -201,6 +207,20 @@ class Writes(ReadTx):
         """Run a statement; the number of rows it touched."""
         return await (await self._asked(sql, params)).touched()
 
+    async def in_order(self, sql: LiteralString, params: Params) -> Asked:
+        """As `ask`, of an UPDATE from arrays: rows are visited in their order, by the index.
+
+        Other plans would visit, and so lock, in the order of the table. (Statements that are sent
+        together are planned so anyway.)
+        """
+        if self._sending is not None:
+            return await self.ask(sql, params)
+        async with self.pipeline():
+            await self.send(_PLAN, ("off",))
+            asked = await self.ask(sql, params)
+            await self.send(_PLAN, ("on",))
+        return asked
+
     async def send(self, sql: LiteralString, params: Params = None) -> None:
         """Run a statement whose answer nobody needs.
 
@@ -218,23 +238,30 @@ class Writes(ReadTx):
         """Run a `COPY ... FROM STDIN`; see `paymaster.db.copying` for the lines."""
         await self.copy_while(sql, lines, lambda: None)
 
+    async def copy_rows(self, sql: LiteralString, rows: Iterable[bytes]) -> None:
+        """Run a `COPY ... FROM STDIN (FORMAT binary)`; see `paymaster.db.copying` for the rows."""
+        await self._copy(sql, _pieces(copying.rows(rows), b"".join), lambda: None)
+
     async def copy_while(
         self, sql: LiteralString, lines: Iterable[str], meanwhile: Callable[[], T]
     ) -> T:
         """As `copy`; `meanwhile` is called while the database is busy with the lines."""
-        if self._sending is None:
-            await self._line.begun()
-            return await self._copy(sql, lines, meanwhile)
-        async with self._sending.paused():
-            return await self._copy(sql, lines, meanwhile)
+        return await self._copy(sql, _pieces(lines, "".join), meanwhile)
 
     async def _copy(
-        self, sql: LiteralString, lines: Iterable[str], meanwhile: Callable[[], T]
+        self, sql: LiteralString, pieces: Iterable[str | bytes], meanwhile: Callable[[], T]
     ) -> T:
-        rest = iter(lines)
+        if self._sending is None:
+            await self._line.begun()
+            return await self._copied(sql, pieces, meanwhile)
+        async with self._sending.paused():
+            return await self._copied(sql, pieces, meanwhile)
+
+    async def _copied(
+        self, sql: LiteralString, pieces: Iterable[str | bytes], meanwhile: Callable[[], T]
+    ) -> T:
         async with self._connection.cursor() as cursor, cursor.copy(sql) as target:
-            # In pieces: the database works on one while the next is made.
-            while piece := "".join(islice(rest, _LINES_AT_ONCE)):
+            for piece in pieces:
                 await target.write(piece)
             return meanwhile()
 
@@ -286,6 +313,15 @@ class Writes(ReadTx):
             },
             _closed_meanwhile,
         )
+
+
+def _pieces(
+    lines: Iterable[AnyStr], joined: Callable[[Iterable[AnyStr]], AnyStr]
+) -> Iterator[AnyStr]:
+    """So that the database works on one while the next is made."""
+    rest = iter(lines)
+    while piece := joined(islice(rest, _LINES_AT_ONCE)):
+        yield piece
 
 
 def _closed_meanwhile(error: psycopg.Error) -> Exception | None:

@@ -23,7 +23,7 @@ from paymaster.dispatch.machine import ATTEMPT, AttemptEvent, AttemptState, Tran
 from paymaster.dispatch.policy import MOST_ORDERS
 from paymaster.dispatch.proof import Proof, ProofKind
 from paymaster.dispatch.store import AttemptChange, AttemptRow
-from paymaster.dispatch.told import contradicted, moved_on
+from paymaster.dispatch.told import contradicted, moved_on, returned_too
 from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.ids import text_id
 from paymaster.rails.base import Confirmation, Outcome, Verdict
@@ -180,7 +180,7 @@ async def payments_of(tx: CellRead, batch_key: str) -> list[str]:
 async def _wave(
     tx: CellTx, book: _Book, rail_account_id: int, wave: Sequence[tuple[int, Outcome]]
 ) -> dict[int, Applied]:
-    """At most one outcome for each attempt; a return may take two steps."""
+    """At most one outcome for each attempt; a return takes two steps where none was paid."""
     results: dict[int, Applied] = {}
     first: list[tuple[int, Outcome, AttemptEvent]] = []
     for index, outcome in wave:
@@ -194,9 +194,11 @@ async def _wave(
                 book.told.append(contradicted(tx, row, outcome, judged.slug, book.evidence[index]))
     results.update(await _step(tx, book, first))
     second = [
-        (index, outcome, AttemptEvent.RETURN)
+        (index, returned_too(outcome), AttemptEvent.RETURN)
         for index, outcome, event in first
-        if outcome.verdict is Verdict.RETURNED and event is AttemptEvent.PAY and results[index].done
+        if event is AttemptEvent.PAY
+        and results[index].done
+        and (outcome.verdict is Verdict.RETURNED or book.rows[outcome.key].came_back)
     ]
     results.update(await _step(tx, book, second))
     return results

@@ -164,6 +164,7 @@ class AttemptRow(NamedTuple):
     """An attempt as it is locked and moved; the batch only to be named.
 
     `cancels`: its user wants it taken back. `confirms`: there is a row in `confirmation`.
+    `came_back`: a statement shows that its money is on the account again.
     """
 
     id: int
@@ -181,6 +182,7 @@ class AttemptRow(NamedTuple):
     version: int
     cancels: bool
     confirms: bool
+    came_back: bool
 
     @property
     def money(self) -> Money:
@@ -194,7 +196,8 @@ async def lock_attempts(tx: CellTx, keys: Sequence[str]) -> dict[str, AttemptRow
         """
         SELECT id, withdrawal_id, transfer_id, batch_id, rail_account_id, key, amount, asset, state,
             number, provider_id, code, version, cancel_at IS NOT NULL,
-            EXISTS (SELECT FROM confirmation c WHERE c.attempt_id = attempt.id)
+            EXISTS (SELECT FROM confirmation c WHERE c.attempt_id = attempt.id),
+            returned_line IS NOT NULL
         FROM attempt WHERE key = ANY(%s) ORDER BY id FOR UPDATE
         """,
         (list(set(keys)),),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from paymaster.db.outbox_lines import Line
 from paymaster.db.tx import CellTx
 from paymaster.dispatch.store import AttemptRow
 from paymaster.kernel.ids import text_id
-from paymaster.rails.base import Outcome
+from paymaster.rails.base import Outcome, Verdict
 
 
 class _Moved(msgspec.Struct, gc=False):
@@ -31,6 +33,13 @@ class _Contradicted(msgspec.Struct, gc=False):
 
 
 _ENCODER = msgspec.json.Encoder()
+
+
+def returned_too(outcome: Outcome) -> Outcome:
+    """What is to be said of a payment that came back, after somebody said that it was paid."""
+    if outcome.verdict is Verdict.RETURNED:
+        return outcome
+    return replace(outcome, verdict=Verdict.RETURNED, code=None, detail="Payment was returned.")
 
 
 def moved_on(tx: CellTx, row: AttemptRow, outcome: Outcome, previous: str, evidence: str) -> Line:

@@ -29,7 +29,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     type: str
     occurred_at: datetime
     payload: Mapping[str, Scalar]
-    stored: str
+    stored: bytes
     line: int
     raw: bytes
     digest: bytes

@@ -29,6 +29,7 @@ from paymaster.earn.places import places_in
 from paymaster.earn.record import FIRST, MAX_BATCH, record
 from paymaster.earn.resolve import Item, resolve
 from paymaster.earn.turns import Overtaken, Turn
+from paymaster.kernel.garbage import CALM
 from paymaster.secrets.sealing import Sealer
 
 
@@ -56,7 +57,8 @@ async def ingest(
 ) -> Report:
     """Take a batch in. Raises Busy when a database cannot be reached: send the batch again."""
     way = _Way(dbs, sealer, environment_id, actor, trace_id, slice_rewards)
-    outcomes = await _in_turn(way, parsed.events)
+    with CALM.kept():
+        outcomes = await _in_turn(way, parsed.events)
     if parsed.faults:
         treasury = dbs.treasury(environment_id).number
         outcomes += await _refuse(way, treasury, [(source, one) for one in parsed.faults])

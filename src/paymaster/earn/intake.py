@@ -217,7 +217,7 @@ def checked(
         line.type,
         occurred_at,
         line.payload,
-        payload.decode(),
+        payload,
         number,
         raw,
         digest(head, payload),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import partial
 
@@ -12,32 +12,64 @@ from paymaster.earn.resolve import COUNTS, Item
 from paymaster.earn.states import States
 from paymaster.earn.store import events as store
 from paymaster.earn.store.events import Span
-from paymaster.earn.store.states import Pair
+from paymaster.earn.store.states import Counting, Pair
 from paymaster.kernel.clock import business_day
 from paymaster.kernel.errors import Broken
 
 MAX_STEPS = 10_000
 """How many events of one pattern are looked at in one judgement; older ones are left out."""
 
+Runs = Mapping[Pair, list[Item]]
+"""New events that count, by whose they are and towards what, in their order."""
 
-def runs_of(states: States, items: Sequence[Item]) -> dict[Pair, list[Item]]:
-    """What counts towards patterns that can still be earned."""
+
+def runs_of(items: Iterable[Item]) -> Runs:
+    """What counts towards patterns."""
     runs: dict[Pair, list[Item]] = {}
     for item in items:
         if item.shows is COUNTS:
-            run = runs.get(item.pair)
-            if run is None:
-                runs[item.pair] = [item]
+            pair = item.pair
+            if pair in runs:
+                runs[pair].append(item)
             else:
-                run.append(item)
-    return {pair: run for pair, run in runs.items() if states.open(pair)}
+                runs[pair] = [item]
+    return runs
 
 
-async def before(
-    tx: CellTx, states: States, runs: Mapping[Pair, Sequence[Item]]
-) -> dict[Pair, list[verify.Step]]:
+def counting(runs: Runs) -> dict[Pair, Counting]:
+    """How many there are of each, and of which type."""
+    return {
+        pair: (1, run[0].event.type) if len(run) == 1 else (len(run), _type(run))
+        for pair, run in runs.items()
+    }
+
+
+def _type(run: Sequence[Item]) -> str:
+    kinds = {item.event.type for item in run}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+def ripe(states: States, runs: Runs) -> Runs:
+    """Those that may be complete now: enough counts, and they can still be earned.
+
+    None of which something was taken back before they were.
+    """
+    found: dict[Pair, list[Item]] = {}
+    for pair, run in runs.items():
+        row = states.row(pair)
+        enough = row.counted + len(run) >= _rule(run).count
+        if enough and row.rewards == 0 and not row.barred:
+            found[pair] = run
+    return found
+
+
+async def before(tx: CellTx, states: States, runs: Runs) -> dict[Pair, list[verify.Step]]:
     """What users did towards their patterns before this batch, where it can matter."""
-    spans = [_span(run) for pair, run in runs.items() if not states.begins(pair)]
+    spans = [
+        _span(run)
+        for pair, run in runs.items()
+        if states.row(pair).counted and not _by_number(states, pair, run)
+    ]
     if not spans:
         return {}
     found: dict[Pair, list[verify.Step]] = {}
@@ -47,18 +79,31 @@ async def before(
 
 
 def complete(
-    tx: CellTx, runs: Mapping[Pair, Sequence[Item]], known: Mapping[Pair, Sequence[verify.Step]]
+    tx: CellTx, states: States, runs: Runs, known: Mapping[Pair, Sequence[verify.Step]]
 ) -> list[tuple[Item, str]]:
-    """The last new event of each pattern that is complete now, with its occurrence."""
+    """The last new event of each ripe pattern that is complete now, with its occurrence."""
     day = partial(_day, tx.time_zone, {})
     earned: list[tuple[Item, str]] = []
     for pair, run in runs.items():
-        rule, earlier = run[0].offer.rule, known.get(pair, ())
-        if not isinstance(rule, verify.Count) or len(earlier) + len(run) < rule.count:
-            continue
-        if verify.complete(rule, [*map(_step, run), *earlier], day):
-            earned.append((run[-1], verify.ONCE))
+        if not _by_number(states, pair, run):
+            steps = [*map(_step, run), *known.get(pair, ())]
+            if not verify.complete(_rule(run), steps, day):
+                continue
+        earned.append((run[-1], verify.ONCE))
     return earned
+
+
+def _by_number(states: States, pair: Pair, run: Sequence[Item]) -> bool:
+    """Whether the number decides: nothing else matters, and all that counts is of one type."""
+    rule, row = _rule(run), states.row(pair)
+    return verify.by_number(rule) and (row.counted == 0 or row.counted_type == rule.event)
+
+
+def _rule(run: Sequence[Item]) -> verify.Count:
+    rule = run[0].offer.rule
+    if not isinstance(rule, verify.Count):
+        raise Broken("rule-kind", "Only counts are judged over time.")
+    return rule
 
 
 def _day(zone: str, cache: dict[datetime, date], moment: datetime) -> date:
@@ -74,12 +119,9 @@ def _step(item: Item) -> verify.Step:
 
 
 def _span(run: Sequence[Item]) -> Span:
-    rule = run[0].offer.rule
-    if not isinstance(rule, verify.Count):
-        raise Broken("rule-kind", "Only counts are judged over time.")
-    least = max(rule.count - len(run), 0)
+    rule, offer, user_id = _rule(run), run[0].offer, run[0].user_id
     if rule.within_seconds is None:
-        return Span(run[0].offer.id, run[0].user_id, None, None, least)
+        return Span(offer.id, user_id, None, None, 0)
     times = [item.event.occurred_at for item in run]
     first, last = verify.reach(rule, min(times), max(times))
-    return Span(run[0].offer.id, run[0].user_id, first, last, least)
+    return Span(offer.id, user_id, first, last, max(rule.count - len(run), 0))

@@ -68,6 +68,17 @@ _BY_USER: dict[str, LiteralString] = {
         ) r ON r.user_id = s.user_id AND r.task_id = s.task_id
         WHERE coalesce(s.rewards, 0) <> coalesce(r.n, 0) LIMIT 100
     """,
+    "earn-counted": """
+        SELECT s.user_id || '/' || s.task_id, s.counted || ' ' || s.counted_type,
+            e.n || ' ' || coalesce(e.kinds, '')
+        FROM task_state s CROSS JOIN LATERAL (
+            SELECT count(*) AS n, string_agg(DISTINCT type, ' or ') AS kinds
+            FROM event WHERE task_id = s.task_id AND user_id = s.user_id AND outcome = 'counts'
+        ) e
+        WHERE s.user_id > %(low)s AND s.user_id <= %(high)s AND (s.counted <> e.n
+            OR s.counted_type <> '' AND (s.counted_type <> e.kinds OR e.kinds IS NULL))
+        LIMIT 100
+    """,
     "earn-task-moves": """
         SELECT s.user_id || '/' || s.task_id, s.state || ' after ' || s.number,
             coalesce(m.target, 'offered') || ' after ' || coalesce(m.n, 0)

@@ -21,14 +21,14 @@ from paymaster.earn.catalogue import Catalogue
 from paymaster.earn.dead_letter import bury
 from paymaster.earn.event import Event, EventOutcome, Fault, Status
 from paymaster.earn.grant import Grant, Granted
-from paymaster.earn.machine import RewardState, TaskEvent
+from paymaster.earn.machine import RewardState, TaskEvent, TaskState
 from paymaster.earn.resolve import BEGUN, COUNTS, IGNORED, RIGHT, SUBMITTED, WRONG, Item, resolve
 from paymaster.earn.states import STEPS, States
 from paymaster.earn.store import events as store
 from paymaster.earn.store import reversals
 from paymaster.earn.store import states as state_store
 from paymaster.earn.store.events import EventRow
-from paymaster.earn.store.states import Fresh, Pair
+from paymaster.earn.store.states import Coming, Counting, Fresh, Pair
 from paymaster.earn.turns import Turn
 from paymaster.kernel.errors import Broken
 from paymaster.people import users
@@ -87,34 +87,38 @@ async def record(
     fresh = (
         [item for key, item in first.items() if key not in known] if known else [*first.values()]
     )
-    states = await _lock(tx, fresh)
+    runs = patterns.runs_of(fresh)
+    states = await _lock(tx, fresh, {} if how.careful else patterns.counting(runs))
     turn = turn or Turn()
     turn.holds()
-    runs = patterns.runs_of(states, fresh)
-    before = await patterns.before(tx, states, runs)
+    ripe = patterns.ripe(states, runs)
+    before = await patterns.before(tx, states, ripe)
     await turn.writes()
     if fresh:
         fresh = await _keep(tx, fresh, known, careful=how.careful)
     if how.careful:
-        runs = patterns.runs_of(states, fresh)
+        ripe = _count(states, fresh)
     for item in again:
         _end_again(item, known.get(item.key, first[item.key].event.digest))
     turn.wrote()
     _advance(states, fresh)
-    earned = await _right_answers(tx, states, fresh) + patterns.complete(tx, runs, before)
+    earned = await _right_answers(tx, states, fresh) + patterns.complete(tx, states, ripe, before)
     await _judge(tx, catalogue, states, fresh, earned, how, turn)
     done = [one if isinstance(one, EventOutcome) else one.outcome or _lost(one) for one in found]
-    rejected = Status.REJECTED
-    await bury(
-        tx,
-        sealer,
-        [
-            (event.source, Fault(event.line, o.slug or "", o.detail or "", event.raw, o.event_id))
-            for event, o in zip(events, done, strict=True)
-            if o.status is rejected and o.slug != "budget-exhausted"
-        ],
-    )
+    await _bury_rejected(tx, sealer, events, done)
     return done
+
+
+async def _bury_rejected(
+    tx: CellTx, sealer: Sealer, events: Sequence[Event], done: Sequence[EventOutcome]
+) -> None:
+    rejected = Status.REJECTED
+    faults = [
+        (event.source, Fault(event.line, o.slug or "", o.detail or "", event.raw, o.event_id))
+        for event, o in zip(events, done, strict=True)
+        if o.status is rejected and o.slug != "budget-exhausted"
+    ]
+    await bury(tx, sealer, faults)
 
 
 def _once_each(items: list[Item]) -> tuple[dict[_Key, Item], list[Item]]:
@@ -166,26 +170,58 @@ def _bar(items: Sequence[Item], barred: Mapping[int, UserStatus | None]) -> None
                 item.end(Status.REJECTED, f"user-{status}", f"The user is {status}.")
 
 
-async def _lock(tx: CellTx, items: Sequence[Item]) -> States:
-    """The states of the users' tasks that events may change."""
+async def _lock(tx: CellTx, items: Sequence[Item], counts: Mapping[Pair, Counting]) -> States:
+    """The states of the users' tasks that events may change; what counts is counted on the way."""
     wanted: dict[Pair, Fresh] = {}
     made: dict[int, Fresh] = {}
+    begun: dict[Pair, str] = {}
     for item in items:
-        if item.shows is IGNORED or item.pair in wanted:
+        shows, pair = item.shows, item.pair
+        if shows is IGNORED or pair in wanted:
             continue
         offer = item.offer
         fresh = made.get(offer.id)
         if fresh is None:
             fresh = made[offer.id] = Fresh(offer.home_cell, offer.closes_at)
-        wanted[item.pair] = fresh
-    return await States.lock(tx, wanted)
+        wanted[pair] = fresh
+        if shows in _MAKES:
+            begun[pair] = _MAKES[shows]
+    return await States.lock(tx, wanted, Coming(counts, begun))
+
+
+_MAKES = {
+    BEGUN: TaskState.STARTED.value,
+    WRONG: TaskState.IN_PROGRESS.value,
+    COUNTS: TaskState.IN_PROGRESS.value,
+}
+"""Where the first event leads."""
+
+
+def _count(states: States, items: Iterable[Item]) -> patterns.Runs:
+    """Count what was not counted by the lock; what of it may be complete now."""
+    runs = patterns.runs_of(items)
+    for pair, counting in patterns.counting(runs).items():
+        states.count(pair, counting)
+    return patterns.ripe(states, runs)
 
 
 async def _keep(
     tx: CellTx, items: list[Item], known: dict[_Key, bytes], *, careful: bool
 ) -> list[Item]:
     """Write the events; those of them that are new. The others are added to `known`."""
-    rows = [_event_row(item, item.event) for item in items]
+    rows: list[EventRow] = [
+        (
+            *item.key,
+            item.offer.id,
+            item.user_id,
+            (event := item.event).type,
+            event.occurred_at,
+            event.digest,
+            event.stored,
+            item.shows,
+        )
+        for item in items
+    ]
     if not careful:
         await store.write_events(tx, rows)
         return items
@@ -218,20 +254,6 @@ def _end_again(item: Item, digest: bytes) -> None:
         item.end(
             Status.REJECTED, "event-conflict", "This event id came before with another content."
         )
-
-
-def _event_row(item: Item, event: Event) -> EventRow:
-    return (
-        event.source,
-        event.event_id,
-        item.offer.id,
-        item.user_id,
-        event.type,
-        event.occurred_at,
-        event.digest,
-        event.stored,
-        item.shows,
-    )
 
 
 async def _judge(

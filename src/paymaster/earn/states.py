@@ -9,7 +9,7 @@ from paymaster.db import outbox_lines
 from paymaster.db.tx import CellTx
 from paymaster.earn.machine import TASK, TaskEvent
 from paymaster.earn.store import states as state_store
-from paymaster.earn.store.states import Fresh, MoveRow, Pair, StateRow
+from paymaster.earn.store.states import Coming, Counting, Fresh, MoveRow, Pair, StateRow
 from paymaster.kernel.ids import text_id
 
 Steps = Mapping[str, tuple[str, str]]
@@ -34,14 +34,19 @@ class States:
         self._rows = rows
         self._made = made
         self._moves: list[MoveRow] = []
-        self._changed: set[Pair] = set()
+        self._changed = {pair for pair, row in rows.items() if row.more or row.ahead}
 
     @classmethod
-    async def lock(cls, tx: CellTx, pairs: Mapping[Pair, Fresh]) -> States:
-        """Lock the states of `(user, task)` pairs; a missing one is made as given."""
+    async def lock(
+        cls, tx: CellTx, pairs: Mapping[Pair, Fresh], coming: Coming | None = None
+    ) -> States:
+        """Lock the states of `(user, task)` pairs; a missing one is made as given.
+
+        What `coming` says counts is counted by `write`, or has been by then.
+        """
         if not pairs:
             return cls({})
-        return cls(*await state_store.lock_states(tx, pairs, TASK.initial.value))
+        return cls(*await state_store.lock_states(tx, pairs, TASK.initial.value, coming))
 
     @classmethod
     def of(cls, rows: list[StateRow]) -> States:
@@ -52,10 +57,14 @@ class States:
         """Whether the state was made here: the user has no answers and no events yet."""
         return pair in self._made
 
-    def open(self, pair: Pair) -> bool:
-        """Whether a pattern can still be earned: nothing of it was taken back before it was."""
-        row = self._rows[pair]
-        return row.rewards == 0 and not row.barred
+    def row(self, pair: Pair) -> StateRow:
+        """The row, to be read only."""
+        return self._rows[pair]
+
+    def count(self, pair: Pair, counting: Counting) -> None:
+        """What counts and was not known to come when the state was locked."""
+        self._rows[pair].more = counting
+        self._changed.add(pair)
 
     def rewards(self, pair: Pair) -> int:
         """How many rewards the user has had for the task."""
@@ -91,10 +100,10 @@ class States:
 
     async def write(self, tx: CellTx) -> None:
         """Store changed states, their moves and a message for each move."""
-        if self._changed:
-            await state_store.update_states(
-                tx, [self._rows[pair] for pair in sorted(self._changed)]
-            )
+        changed = [self._rows[pair] for pair in sorted(self._changed)]
+        changed = [row for row in changed if not row.stands]
+        if changed:
+            await state_store.update_states(tx, changed)
         if self._moves:
             await state_store.write_moves(tx, TASK.name, self._moves)
             await outbox_lines.put(tx, self._messages(tx))

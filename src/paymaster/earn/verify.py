@@ -115,6 +115,11 @@ def counts(rule: Count, event_type: str) -> bool:
     return event_type in (rule.event, rule.after)
 
 
+def by_number(rule: Count) -> bool:
+    """Whether nothing matters but how many events of the rule's type there are."""
+    return rule.after is None and rule.within_seconds is None and not rule.distinct_days
+
+
 def reach(rule: Count, first: datetime, last: datetime) -> tuple[datetime | None, datetime | None]:
     """Which times can matter to new events from `first` to `last`; None is without end."""
     if rule.within_seconds is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, LiteralString
+from typing import Any, Final, LiteralString
 
 from paymaster.db.tx import Asked, CellTx
 from paymaster.kernel.money import exponent
@@ -203,10 +203,7 @@ _APPLY: LiteralString = (
 
 
 async def _apply(tx: CellTx, wanted: Sequence[tuple[Account, _Sums]]) -> Taking:
-    """Write the sums; rows are visited in the order of `wanted`, through the index.
-
-    Other plans would visit, and so lock, in the order of the table.
-    """
+    """Write the sums; rows are visited in the order of `wanted`."""
     params = (
         [account.kind for account, _ in wanted],
         [account.owner_id for account, _ in wanted],
@@ -217,22 +214,7 @@ async def _apply(tx: CellTx, wanted: Sequence[tuple[Account, _Sums]]) -> Taking:
         [sums.last for _, sums in wanted],
     )
     names = [account for account, _ in wanted]
-    if tx.sent:
-        return Taking(names, await tx.ask(_APPLY, params), _written=True)
-    async with tx.pipeline():
-        await _plan_freely(tx, "off")
-        asked = await tx.ask(_APPLY, params)
-        await _plan_freely(tx, "on")
-    return Taking(names, asked, _written=True)
-
-
-async def _plan_freely(tx: CellTx, free: Literal["on", "off"]) -> None:
-    """Statements that are sent together are planned so anyway."""
-    await tx.send(
-        "SELECT set_config(name, %s, true)"
-        " FROM unnest('{enable_hashjoin,enable_mergejoin,enable_seqscan}'::text[]) AS name",
-        (free,),
-    )
+    return Taking(names, await tx.in_order(_APPLY, params), _written=True)
 
 
 async def open_new(tx: CellTx, rows: Sequence[AccountRow]) -> None:

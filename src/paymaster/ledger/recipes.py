@@ -2,6 +2,7 @@
 
 fund       cash -> budget                     a sponsor's payment arrived
 opening    cash -> equity                     what was on an account when it was taken on
+own        cash <-> equity                    the owner's money, put onto an account or taken off
 reward     budget -> vesting | available      (and available -> debt, up to what is owed)
 mature     vesting -> available
 reserve    available -> reserve               up to the share, of what matured just now
@@ -50,6 +51,11 @@ def opening(rail_account_id: int, amount: Money) -> Postings:
     if amount.minor < 0:
         return (Posting(equity, cash, -amount),)
     return (Posting(cash, equity, amount),)
+
+
+def own(rail_account_id: int, amount: Money) -> Postings:
+    """The owner's money, put onto an account (positive) or taken off it."""
+    return opening(rail_account_id, amount)
 
 
 def reward(

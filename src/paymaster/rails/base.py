@@ -143,6 +143,12 @@ class LineKind(StrEnum):
 
     PAYOUT = "payout"
     RETURN = "return"
+    SET_APART = "set-apart"
+    """It left the account for a payout, and may come back: no proof that the payee has it."""
+    GIVEN_BACK = "given-back"
+    """It is on the account again, whether the payout was paid before or never."""
+    OWN = "own"
+    """Our own money, from or to an account that is not in these books."""
     INCOMING = "incoming"
     TOPUP = "topup"
     FEE = "fee"

@@ -10,9 +10,12 @@ from typing import Final, cast
 
 from paymaster.kernel.ids import milliseconds_of, parse_reference
 from paymaster.kernel.money import Money
+from paymaster.rails.base import RailAccount
 
 BEIJING: Final = timezone(timedelta(hours=8))
 CNY: Final = "CNY"
+TOPUPS: Final = ("ask", "own")
+"""What a rail account's setting `topups` may say."""
 
 _AMOUNT: Final = re.compile(r"([+-]?)([0-9]{1,13})(?:\.([0-9]{1,9}))?\Z", re.ASCII)
 _FULL_WIDTH: Final = str.maketrans("\uff1a\uff0d\uff0f", ":-/")
@@ -53,6 +56,11 @@ def an_object(written: bytes | str) -> Mapping[str, object]:
         return members(json.loads(written), "it")
     except (ValueError, RecursionError, UnreadableError):
         return {}
+
+
+def owns_topups(account: RailAccount) -> bool:
+    """Whether money that is put onto the account is its owner's, without asking anybody."""
+    return account.settings.get("topups", TOPUPS[0]).strip() == TOPUPS[1]
 
 
 def report_infos(written: str, most: int) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@
     match       the loop over lines that nobody has looked at
     book        in the payout's cell: the payment that a line proves; `answer` is the way back
     conclude    the one place where a line is posted, matched or suspended
-    breaks      what does not match: opened, aged, assigned; `resolve` ends them
+    breaks      what does not match: opened, aged, assigned; `resolve` ends them, `gap` one kind
     run         the balance proof of one account and day; `unbooked` is what never came
     close       the day, proven, closed in every cell and signed
     proof       every line against its posting

@@ -1,9 +1,12 @@
 """In the payout's cell: the payment or return that a statement line proves.
 
-Money leaves clearing towards the treasury cell only here. A line is proof that the payment was
-executed, so the attempt is moved on to paid or returned first; then it is booked. Each attempt is
-booked out once and back once: a second line for the same is refused, the same line asked again
+Money leaves clearing towards the treasury cell only here. A bank's line is proof that the payment
+was executed, so the attempt is moved on to paid or returned first; then it is booked. Each attempt
+is booked out once and back once: a second line for the same is refused, the same line asked again
 gets the same answer. A bank that books a whole order as one sum is understood when the sum fits.
+
+A line that says only that money was set apart is booked all the same and moves no attempt:
+clearing is below zero by it, until the provider says paid or a line gives the money back.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from paymaster.db import outbox
 from paymaster.db.outbox import Outgoing
 from paymaster.db.tx import CellTx
 from paymaster.dispatch import outcome
+from paymaster.dispatch.machine import AttemptState
 from paymaster.kernel.clock import start_of_day
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import parse_text_id, text_id
@@ -35,6 +39,7 @@ _KINDS: dict[str, Kind] = {
     "attempt-foreign": Kind.ACCOUNT_DIFFERS,
     "attempt-unknown": Kind.REFERENCE_UNKNOWN,
 }
+_PAID = frozenset({AttemptState.PAID, AttemptState.RETURNED})
 _KNOWN_ALREADY = frozenset({None, "already", "superseded"})
 
 
@@ -56,13 +61,13 @@ class _Work:
     statement: str
     answers: dict[str, Answer] = field(default_factory=dict[str, Answer])
     bookings: list[_Booking] = field(default_factory=list[_Booking])
-    claimed: dict[tuple[int, str], str] = field(default_factory=dict[tuple[int, str], str])
-    """By attempt and kind, the line of this command that is going to book it."""
+    claimed: dict[tuple[int, bool], str] = field(default_factory=dict[tuple[int, bool], str])
+    """By attempt and whether it comes back, the line of this command that is going to book it."""
 
     def line(self, question: Question, attempt: AttemptRow) -> str | None:
         """The line that has proved the same of this attempt before."""
-        stored = attempt.returned_line if question.kind == "return" else attempt.booked_line
-        return stored or self.claimed.get((attempt.id, question.kind))
+        stored = attempt.returned_line if question.is_return else attempt.booked_line
+        return stored or self.claimed.get((attempt.id, question.is_return))
 
 
 async def book(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, int]:
@@ -113,7 +118,7 @@ def _judge(
         work.answers[question.line] = _done(tx, question, matched, same)
         return
     free = [attempt for attempt in attempts if work.line(question, attempt) is None]
-    if matched.startswith("ba_"):
+    if matched.startswith("ba_") and question.proves:
         free = [attempt for attempt in free if attempt.state != "rejected"]
     if not attempts:
         _refuse(work, question, Kind.REFERENCE_UNKNOWN, "We have no payment of this reference.")
@@ -123,9 +128,9 @@ def _judge(
     elif any(attempt.withdrawal_id is None for attempt in free):
         said = f"{matched} holds a treasury transfer and cannot be booked as one sum."
         _refuse(work, question, Kind.REFERENCE_UNKNOWN, said)
-    elif any(attempt.state == "awaiting_payee" for attempt in free):
-        said = f"The payee of {matched} has not accepted it: the money was only set apart there."
-        _refuse(work, question, Kind.ATTEMPT_CONTRADICTS, said)
+    elif any(attempt.rail_account_id != work.rail_account_id for attempt in free):
+        said = f"{matched} was ordered through another account."
+        _refuse(work, question, Kind.ACCOUNT_DIFFERS, said)
     elif len({attempt.asset for attempt in free}) > 1 or free[0].asset != question.amount.currency:
         _refuse(work, question, Kind.AMOUNT_DIFFERS, f"{matched} is in another currency.")
     else:
@@ -141,7 +146,7 @@ def _judge_amount(
         _refuse(work, question, Kind.AMOUNT_DIFFERS, f"{matched} is over {total}.", total)
         return
     for attempt in attempts:
-        work.claimed[attempt.id, question.kind] = question.line
+        work.claimed[attempt.id, question.is_return] = question.line
     work.bookings.append(_Booking(question, attempts, matched))
 
 
@@ -163,13 +168,26 @@ def _done(tx: CellTx, question: Question, matched: str, attempts: Sequence[Attem
     )
 
 
+def _is_apart(question: Question, attempt: AttemptRow) -> bool:
+    """Whether the line says nothing about the payee, who may still have to accept the payment.
+
+    What comes back after it was paid has been returned, whichever line says so.
+    """
+    if question.is_return and attempt.state in _PAID:
+        return False
+    return not question.proves or attempt.state == AttemptState.AWAITING
+
+
 async def _apply(tx: CellTx, work: _Work) -> None:
     """Tell dispatch what the lines prove; what contradicts is refused, and not booked."""
     told: list[tuple[_Booking, Outcome]] = []
     for booking in work.bookings:
         question = booking.question
-        verdict = Verdict.RETURNED if question.kind == "return" else Verdict.PAID
+        verdict = Verdict.RETURNED if question.is_return else Verdict.PAID
         for attempt in booking.attempts:
+            if _is_apart(question, attempt):
+                attempt.apart = True
+                continue
             amount = Money(attempt.amount, attempt.asset)
             code = question.code if verdict is Verdict.RETURNED else None
             told.append((booking, Outcome(attempt.key, verdict, code=code, amount=amount)))
@@ -208,7 +226,7 @@ async def _post(tx: CellTx, work: _Work) -> None:
 
 
 def _mark(question: Question, attempt: AttemptRow) -> None:
-    if question.kind == "return":
+    if question.is_return:
         attempt.returned_on, attempt.returned_line = question.booked_on, question.line
     else:
         attempt.booked_on, attempt.booked_line = question.booked_on, question.line
@@ -218,12 +236,11 @@ def _entry(
     tx: CellTx, work: _Work, entry_id: int, question: Question, attempt: AttemptRow
 ) -> Entry:
     amount = Money(attempt.amount, attempt.asset)
-    is_return = question.kind == "return"
-    recipe = recipes.unbooked_out if is_return else recipes.booked_out
+    recipe = recipes.unbooked_out if question.is_return else recipes.booked_out
     evidence: Mapping[str, str] = {"line": question.line, "statement": work.statement}
     return Entry(
         entry_id,
-        "unbooked" if is_return else "booked",
+        "unbooked" if question.is_return else "booked",
         text_id("at", tx.cell, attempt.id),
         recipe(work.rail_account_id, work.treasury_cell, amount),
         effective_at=start_of_day(question.booked_on, tx.time_zone),

@@ -26,6 +26,7 @@ class AttemptRow:
     booked_line: str | None
     returned_on: date | None
     returned_line: str | None
+    apart: bool
 
 
 async def lock_attempts(
@@ -35,7 +36,7 @@ async def lock_attempts(
     return await tx.fetch(
         """
         SELECT id, key, batch_id, rail_account_id, amount, asset, state, withdrawal_id, booked_on,
-            booked_line, returned_on, returned_line
+            booked_line, returned_on, returned_line, apart
         FROM attempt
         WHERE key = ANY(%s) OR batch_id = ANY(
             ARRAY(SELECT b.id FROM batch b WHERE b.batch_key = ANY(%s)))
@@ -59,9 +60,9 @@ async def write_bookings(tx: CellTx, rows: Sequence[AttemptRow]) -> None:
     await tx.execute(
         """
         UPDATE attempt a SET booked_on = u.b, booked_line = u.l, returned_on = u.r,
-            returned_line = u.m, version = a.version + 1
-        FROM unnest(%s::bigint[], %s::date[], %s::text[], %s::date[], %s::text[])
-            AS u (i, b, l, r, m)
+            returned_line = u.m, apart = u.p, version = a.version + 1
+        FROM unnest(%s::bigint[], %s::date[], %s::text[], %s::date[], %s::text[], %s::boolean[])
+            AS u (i, b, l, r, m, p)
         WHERE a.id = u.i
         """,
         (
@@ -70,6 +71,7 @@ async def write_bookings(tx: CellTx, rows: Sequence[AttemptRow]) -> None:
             [row.booked_line for row in rows],
             [row.returned_on for row in rows],
             [row.returned_line for row in rows],
+            [row.apart for row in rows],
         ),
     )
 
@@ -88,7 +90,10 @@ class UnbookedRow:
 async def unbooked(
     tx: ReadTx, rail_account_id: int, before: datetime, limit: int
 ) -> list[UnbookedRow]:
-    """Paid or returned before a moment, without the line that shows it; oldest first."""
+    """Paid or returned before a moment, without the line that shows it; oldest first.
+
+    So is what was refused although one line showed it: the other must show it on the other side.
+    """
     return await tx.fetch(
         """
         (SELECT id, amount, asset, false AS is_return, resolved_at AS since FROM attempt
@@ -99,6 +104,11 @@ async def unbooked(
         (SELECT id, amount, asset, true, resolved_at FROM attempt
          WHERE rail_account_id = %(account)s AND returned_on IS NULL
             AND state = 'returned' AND resolved_at < %(before)s
+         ORDER BY id LIMIT %(limit)s)
+        UNION ALL
+        (SELECT id, amount, asset, returned_on IS NULL, resolved_at FROM attempt
+         WHERE rail_account_id = %(account)s AND (booked_on IS NULL) <> (returned_on IS NULL)
+            AND state = 'rejected' AND resolved_at < %(before)s
          ORDER BY id LIMIT %(limit)s)
         ORDER BY is_return, id LIMIT %(limit)s
         """,

@@ -1,6 +1,7 @@
 """Closing a day: what must hold, what is written, what is signed.
 
-A day is ready when every active account has a statement of it whose balance the books reproduce,
+A day is ready when every active account has a statement of it whose balance the books reproduce (or
+none at all, and the next statement begins where the last one ended: then nothing was booked on it),
 no line and no break of it is open, every cell's books are proven, and what cells owe each other
 nets to nothing. Then each cell is closed through the day, the treasury cell last and in the same
 transaction as the totals that are to be signed. Signing may be a call to a key far away, so it is
@@ -82,6 +83,8 @@ async def blockers(
 async def _account(tx: CellRead, day: date, account: RailAccount) -> list[Problem]:
     pointer = f"/rail_accounts/{account.name}"
     if await run_store.bounds(tx, account.id, day) is None:
+        if await run_store.quiet(tx, account.id, day) is not None:
+            return []
         return [Problem(pointer, f"There is no statement of {day.isoformat()}.")]
     problems: list[Problem] = []
     open_lines = await run_store.unsettled(tx, account.id, day)
@@ -227,8 +230,9 @@ async def _statements(
     found: dict[str, dict[str, str]] = {}
     for account in accounts:
         bounds = await run_store.bounds(tx, account.id, day)
-        if bounds is not None:
-            closing = Money(bounds.closing, account.currency)
+        balance = await run_store.quiet(tx, account.id, day) if bounds is None else bounds.closing
+        if balance is not None:
+            closing = Money(balance, account.currency)
             found[text_id("ra", tx.cell, account.id)] = {
                 "closing": closing.text(),
                 "currency": account.currency,

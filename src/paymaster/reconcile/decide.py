@@ -46,11 +46,14 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A payment or a return with our reference: its cell knows."""
+    """A payment or a return with our reference: its cell knows.
+
+    `apart` and `back` are lines that only say where the money is, and nothing about its payee.
+    """
 
     cell: int
     key: str
-    kind: Literal["payout", "return"]
+    kind: Literal["payout", "return", "apart", "back"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ class Fund:
 @dataclass(frozen=True, slots=True)
 class Fee:
     """What the rail charged or gave back, or a line that moves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The owner's money, put onto the account or taken off it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ class Doubt:
     expected: int | None = None
 
 
-Decision = Ask | Fund | Fee | Transfer | Doubt
+Decision = Ask | Fund | Fee | Own | Transfer | Doubt
 
 _OUT = frozenset({LineKind.PAYOUT, LineKind.OTHER})
 _IN = frozenset({LineKind.INCOMING, LineKind.TOPUP, LineKind.OTHER})
@@ -107,6 +115,12 @@ def decide(
             return Ask(ref.cell, line.reference, "payout")
         if line.amount > 0 and line.kind == LineKind.RETURN:
             return Ask(ref.cell, line.reference, "return")
+        if line.amount < 0 and line.kind == LineKind.SET_APART:
+            return Ask(ref.cell, line.reference, "apart")
+        if line.amount > 0 and line.kind == LineKind.GIVEN_BACK:
+            return Ask(ref.cell, line.reference, "back")
+    if line.kind == LineKind.OWN:
+        return Own()
     if line.amount > 0 and line.kind in _IN:
         return _incoming(line, remittance, catalogue)
     return Doubt(

@@ -19,7 +19,7 @@ from paymaster.ledger import recipes
 from paymaster.reconcile import book_store, side_lines, store, wire
 from paymaster.reconcile.catalogue import Catalogue
 from paymaster.reconcile.conclude import Doubted, Proven, conclude
-from paymaster.reconcile.decide import Ask, Doubt, Fee, Fund, Transfer, decide
+from paymaster.reconcile.decide import Ask, Doubt, Fee, Fund, Own, Transfer, decide
 from paymaster.reconcile.sealed import Note, open_note
 from paymaster.reconcile.store import LineRow
 from paymaster.reconcile.wire import Question
@@ -70,6 +70,9 @@ async def match_due(
                 proven.append(_fund(tx, line, campaign_id))
             case Fee():
                 proven.append(_fee(line))
+            case Own():
+                postings = recipes.own(line.rail_account_id, line.money)
+                proven.append(Proven(line, "own", postings, "own"))
             case Doubt():
                 doubted.append(Doubted(line, decision))
     for item in await side_lines.book(tx, sides):

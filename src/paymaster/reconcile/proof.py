@@ -4,7 +4,8 @@ Page by page, each on a snapshot of its own. In the treasury cell: each line mov
 cash by exactly its amount and fee, the cash is what the statements brought and nothing else,
 suspense is what lies in doubt and each such line has its break, every statement adds up, and the
 closed days form a chain. In every cell: clearing is what was paid and is not yet on a statement,
-and nothing was booked into a day after it was closed.
+less what was set apart for payments that are not paid, and nothing was booked into a day after it
+was closed.
 """
 
 from __future__ import annotations
@@ -125,8 +126,9 @@ _BY_ATTEMPT: dict[str, LiteralString] = {
             || coalesce(' back by ' || returned_line, '')
         FROM attempt
         WHERE id > %(low)s AND id <= %(high)s AND (
-            (booked_line IS NOT NULL AND state NOT IN ('paid', 'returned'))
-            OR (returned_line IS NOT NULL AND state <> 'returned' AND withdrawal_id IS NOT NULL)
+            (booked_line IS NOT NULL AND state NOT IN ('paid', 'returned') AND NOT apart)
+            OR (returned_line IS NOT NULL AND withdrawal_id IS NOT NULL AND state <> 'returned'
+                AND (NOT apart OR state = 'paid'))
             OR (booked_line IS NULL) <> (booked_on IS NULL)
             OR (returned_line IS NULL) <> (returned_on IS NULL)) LIMIT 100
     """,

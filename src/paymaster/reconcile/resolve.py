@@ -4,6 +4,7 @@
     retry     the matching looks at the line again, with a corrected reference, or with the
               difference to our own amount accepted as the rail's fee
     dismiss   breaks without money in suspense: the reason is enough
+    fill      a gap between statements that none will close becomes a line, which is then explained
 
 Limits and four eyes are for whoever calls; every act is audited with its reason.
 """
@@ -21,8 +22,8 @@ from paymaster.ledger import recipes
 from paymaster.ledger.chart import HOUSE, Account
 from paymaster.ledger.entry import Entry
 from paymaster.ledger.post import post
-from paymaster.reconcile import breaks, store
-from paymaster.reconcile.breaks import Break
+from paymaster.reconcile import breaks, gap, store
+from paymaster.reconcile.breaks import Break, Kind
 from paymaster.reconcile.store import Concluded, LineRow
 
 TARGETS = frozenset({"budget", "rail_fees", "equity", "loss", "commission", "transit"})
@@ -46,7 +47,10 @@ async def resolve(tx: CellTx, break_id: int, reason: str, target: Target | None 
     """
     if not reason.strip():
         raise Unprocessable("reason-missing", "Say why the break is resolved.")
-    line = await _line_of(tx, (await breaks.find(tx, break_id)).subject)
+    known = await breaks.find(tx, break_id)
+    line = await _line_of(tx, known.subject)
+    if known.kind == Kind.STATEMENT_GAP:
+        await store.lock_account(tx, known.rail_account_id)
     row = await breaks.lock(tx, break_id)
     if line is not None and line.state in {"open", "asked"}:
         raise Conflict("line-in-work", "The line is being matched again: look at it once more.")
@@ -59,6 +63,8 @@ async def resolve(tx: CellTx, break_id: int, reason: str, target: Target | None 
             )
         if line is not None and line.state == "break":
             await _conclude(tx, line, row)
+        if row.kind == Kind.STATEMENT_GAP:
+            await gap.fill(tx, row)
         return await breaks.close(tx, row, reason)
     if line is None or not in_suspense:
         raise Unprocessable("break-has-no-money", "There is no money in suspense for this break.")

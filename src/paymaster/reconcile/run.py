@@ -4,7 +4,8 @@
 
 `ledger` is the account's cash in the books without what later statements brought; `outstanding` are
 lines of statements up to the day that are not in the books yet. Any other difference is money that
-moved in the books without a statement, or on a statement without the books: a break.
+moved in the books without a statement, or on a statement without the books: a break, unless a later
+statement brings the line that was missing.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ async def run(tx: CellTx, account: RailAccount, day: date, overdue: Sequence[Unb
         )
     await _overdue(tx, account, day, overdue)
     sums = await run_store.sums(tx, account.id, account.currency, day)
-    ledger = -sums.balance - sums.later
+    ledger = await run_store.ledger(tx, account.id, day, bounds.closing, sums)
     row = Run(
         id=tx.id(),
         rail_account_id=account.id,
@@ -115,8 +116,8 @@ async def _overdue(
                 Kind.MISSING_RETURN if each.is_return else Kind.MISSING_PAYOUT,
                 each.attempt,
                 each.amount.currency,
-                f"{'Returned' if each.is_return else 'Paid'} {each.since:%Y-%m-%d %H:%M} UTC as "
-                "the provider said, and on no statement since.",
+                f"{'Money that comes back' if each.is_return else 'Paid'}, as the provider said "
+                f"{each.since:%Y-%m-%d %H:%M} UTC, and on no statement since.",
                 each.amount.minor if each.is_return else -each.amount.minor,
                 0,
             )
@@ -135,6 +136,9 @@ async def _balance(tx: CellTx, account: RailAccount, row: Run) -> None:
     if not row.difference:
         reason = "The balances agree."
         await breaks.clear(tx, [subject], reason, kinds=[Kind.BALANCE_DIFFERS])
+        gaps = [Kind.STATEMENT_GAP.value]
+        gone = await run_store.open_subjects(tx, account.id, gaps, row.day)
+        await breaks.clear(tx, gone, reason, kinds=[Kind.STATEMENT_GAP])
         return
     expected = row.ledger + row.outstanding
     detail = (

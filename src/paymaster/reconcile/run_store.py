@@ -175,6 +175,25 @@ async def open_subjects(
     return [row[0] for row in rows]
 
 
+async def quiet(tx: ReadTx, rail_account_id: int, day: date) -> int | None:
+    """The balance on a day without a statement, when the next one begins where the last ended.
+
+    None when that is not known, or not so: something may have moved that no statement shows.
+    """
+    return await tx.value(
+        """
+        SELECT before.closing FROM LATERAL (
+            SELECT closing FROM statement WHERE rail_account_id = %(account)s AND day < %(day)s
+            ORDER BY day DESC, id DESC LIMIT 1
+        ) AS before, LATERAL (
+            SELECT opening FROM statement WHERE rail_account_id = %(account)s AND day > %(day)s
+            ORDER BY day, id LIMIT 1
+        ) AS after WHERE before.closing = after.opening
+        """,
+        {"account": rail_account_id, "day": day},
+    )
+
+
 async def unsettled(tx: ReadTx, rail_account_id: int, until: date) -> int:
     """How many lines of statements up to a day are still open or asked about."""
     return await tx.value(
@@ -205,10 +224,38 @@ async def newer_statement(tx: ReadTx, rail_account_id: int, day: date, run_id: i
     return found is not None
 
 
+async def ledger(tx: ReadTx, rail_account_id: int, day: date, closing: int, found: Sums) -> int:
+    """What the books say at the end of a day, with what later statements brought of it too late.
+
+    A difference to the closing balance that is gone at the end of a later day was a line that came
+    on the wrong day's statement: by then the books and the provider agree on all of both days.
+    """
+    shown = -found.balance - found.later
+    known = shown + found.outstanding
+    if known == closing:
+        return shown
+    made_good = await tx.value(
+        """
+        SELECT true FROM (
+            SELECT (array_agg(s.closing ORDER BY s.id DESC))[1] AS closing,
+                sum(sum(l.moved)) OVER (ORDER BY s.day) AS moved
+            FROM statement s CROSS JOIN LATERAL (
+                SELECT coalesce(sum(amount - fee), 0) AS moved
+                FROM statement_line WHERE statement_id = s.id
+            ) AS l
+            WHERE s.rail_account_id = %s AND s.day > %s GROUP BY s.day
+        ) AS each WHERE closing - moved = %s LIMIT 1
+        """,
+        (rail_account_id, day, known),
+    )
+    return shown + (closing - known if made_good else 0)
+
+
 async def stale(tx: ReadTx, run: Run) -> bool:
     """Whether a run of its account and day would say something else now."""
     if await newer_statement(tx, run.rail_account_id, run.day, run.id):
         return True
     now = await sums(tx, run.rail_account_id, run.asset, run.day)
-    counted = (now.lines, now.matched, now.breaks, now.outstanding, -now.balance - now.later)
+    shown = await ledger(tx, run.rail_account_id, run.day, run.closing, now)
+    counted = (now.lines, now.matched, now.breaks, now.outstanding, shown)
     return counted != (run.lines, run.matched, run.breaks, run.outstanding, run.ledger)

@@ -15,7 +15,9 @@ from paymaster.reconcile.store import LineRow
 from paymaster.secrets.sealing import Sealer, place
 
 _MAX_TEXT = 1_000
-_OURS = frozenset({LineKind.PAYOUT, LineKind.RETURN})
+_OURS = frozenset({
+    LineKind.PAYOUT, LineKind.RETURN, LineKind.SET_APART, LineKind.GIVEN_BACK,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,35 @@ async def next_after(tx: ReadTx, rail_account_id: int, day: date) -> StatementRo
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Where a statement does not begin where the one before it, of an earlier day, ended."""
+
+    rail_account_id: int
+    asset: str
+    day: date
+    opening: int
+    file_id: int
+    closing: int
+
+
+async def find_gap(tx: ReadTx, statement: int) -> Gap | None:
+    """The gap before a statement: its own day and opening, the closing before it."""
+    return await tx.maybe(
+        """
+        SELECT s.rail_account_id, s.asset, s.day, s.opening, s.file_id, before.closing
+        FROM statement s CROSS JOIN LATERAL (
+            SELECT day, closing FROM statement
+            WHERE rail_account_id = s.rail_account_id AND (day, id) < (s.day, s.id)
+            ORDER BY day DESC, id DESC LIMIT 1
+        ) AS before
+        WHERE s.id = %s AND before.day < s.day AND before.closing <> s.opening
+        """,
+        (statement,),
+        Gap,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class NewStatement:
     """A statement to insert; `lines` counts those that it adds."""
 

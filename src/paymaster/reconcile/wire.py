@@ -20,7 +20,10 @@ CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A line with a reference. `amount` is positive; `accepted`: book our own amount anyway."""
+    """A line with a reference. `amount` is positive; `accepted`: book our own amount anyway.
+
+    `kind` is that of `decide.Ask`.
+    """
 
     line: str
     key: str
@@ -29,6 +32,16 @@ class Question:
     code: str | None
     booked_on: date
     accepted: bool
+
+    @property
+    def is_return(self) -> bool:
+        """Whether the money came back."""
+        return self.kind in {"return", "back"}
+
+    @property
+    def proves(self) -> bool:
+        """Whether the line says what became of the payment, and not only where its money is."""
+        return self.kind in {"payout", "return"}
 
     def write(self) -> dict[str, Any]:
         """For the payload."""

@@ -58,7 +58,7 @@ class Notices:
         params = {
             "app_id": app_id,
             "notify_id": number(tx, self._chassis, "notify"),
-            "utc_timestamp": str(tx.now // 1000),
+            "utc_timestamp": str(self._machine_seconds(tx) * 1000),
             "msg_method": method,
             "version": "1.1",
             "charset": "GBK",
@@ -88,6 +88,11 @@ class Notices:
             tx, params, url, forged={**params, "trade_status": lie},
             tampered={**params, "total_amount": f"9{about['total_amount']}"},
         )  # fmt: skip
+
+    def _machine_seconds(self, tx: Tx) -> int:
+        """The provider's own time, with which receivers compare theirs; not the virtual one."""
+        wrong = trouble.setting(tx, "skew_seconds") // SECOND
+        return self._chassis.clock.transport_seconds() + wrong
 
     def _send(
         self, tx: Tx, params: dict[str, str], url: str, *, forged: dict[str, str],

@@ -189,7 +189,8 @@ class Envelope:
         reply = _distorted(mishap, reply)
         body = b"" if reply.content is None else _encode(reply.content)
         if reply.raw is not None:
-            return Response(reply.raw, reply.status, media_type="application/octet-stream")
+            sent = _spoilt(mishap, reply.raw)
+            return Response(sent, reply.status, media_type="application/octet-stream")
         return self._close(call.merchant, call.serial, reply, _spoilt(mishap, body), mishap)
 
     def _close(

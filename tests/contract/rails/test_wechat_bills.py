@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -62,7 +63,7 @@ def test_each_row_is_what_it_is() -> None:
     lines = {line.line_id: line for line in found.lines}
     kinds = {number: line.kind for number, line in lines.items()}
     assert kinds == {
-        "F1": LineKind.TOPUP, "F2": LineKind.PAYOUT, "F3": LineKind.OTHER, "F5": LineKind.FEE,
+        "F1": LineKind.TOPUP, "F2": LineKind.SET_APART, "F3": LineKind.OTHER, "F5": LineKind.FEE,
         "F6": LineKind.INCOMING, "F7": LineKind.OTHER,
     }  # fmt: skip
     assert (lines["F2"].amount, lines["F2"].reference) == (Money(-1234, "CNY"), OURS)
@@ -79,7 +80,54 @@ def test_what_comes_back_another_day_is_a_return() -> None:
     back = file([row("F8", "商家转账退回", "2.00", "92.00", OURS)], "`1.0,`1.0,`2.00,`0.0,`0.00")
     (found,) = flow.read(ACCOUNT, "OPERATION", NAME, back)
     (line,) = found.lines
-    assert (line.kind, line.amount) == (LineKind.RETURN, Money(200, "CNY"))
+    assert (line.kind, line.amount) == (LineKind.GIVEN_BACK, Money(200, "CNY"))
+
+
+def test_a_row_of_yesterday_belongs_to_the_day_whose_bill_has_it() -> None:
+    """The balance of the last row of today is what today closed with."""
+    rows = [
+        row("F0", "商家转账", "-5.00", "60.00", OURS, at="2026-02-28 23:59:59"),
+        row("F1", "充值", "10.00", "70.00", at="2026-03-01 08:00:00"),
+    ]
+    (found,) = flow.read(ACCOUNT, "OPERATION", NAME, file(rows, "`2.0,`1.0,`10.00,`1.0,`5.00"))
+    assert (found.opening.minor, found.closing.minor) == (6500, 7000)
+    assert [line.booked_on.day for line in found.lines] == [28, 1]
+    only = file(rows[:1], "`1.0,`0.0,`0.00,`1.0,`5.00")
+    (found,) = flow.read(ACCOUNT, "OPERATION", NAME, only)
+    assert (found.opening.minor, found.closing.minor) == (6500, 6000)
+
+
+@pytest.mark.parametrize("at", ["2026-03-02 00:00:00", "2026-02-18 23:59:59"])
+def test_a_row_of_tomorrow_or_of_long_ago_is_not_believed(at: str) -> None:
+    body = file([row("F1", "充值", "1.00", "1.00", at=at)], "`1.0,`1.0,`1.00,`0.0,`0.00")
+    with pytest.raises(Refusal) as caught:
+        flow.read(ACCOUNT, "OPERATION", NAME, body)
+    assert caught.value.slug == "statement-malformed"
+
+
+def test_a_missing_row_is_seen_where_the_day_opens() -> None:
+    """It opened with 100.00; without a row of -2.00 it seems to have opened with less."""
+    rows = [
+        row("F1", "提现", "-1.00", "99.00", at="2026-03-01 10:00:00"),
+        row("F3", "提现", "-3.00", "94.00", at="2026-03-01 12:00:00"),
+    ]
+    (found,) = flow.read(ACCOUNT, "OPERATION", NAME, file(rows, "`2.0,`0.0,`0.00,`2.0,`4.00"))
+    assert (found.opening.minor, found.closing.minor, found.difference.minor) == (9800, 9400, 0)
+
+
+def test_what_a_person_wrote_cannot_break_a_row() -> None:
+    noted = row("F1", "商家转账", "-1.00", "9.00", OURS, "a,`b`,`\\r\\n`c,``,")
+    (found,) = flow.read(ACCOUNT, "OPERATION", NAME, file([noted], "`1.0,`0.0,`0.00,`1.0,`1.00"))
+    (line,) = found.lines
+    assert (line.reference, line.kind) == (OURS, LineKind.SET_APART)
+
+
+def test_the_owner_may_say_that_top_ups_are_his() -> None:
+    own = replace(ACCOUNT, settings={**ACCOUNT.settings, "topups": "own"})
+    (found,) = flow.read(own, "OPERATION", NAME, WHOLE)
+    kinds = {line.line_id: line.kind for line in found.lines}
+    assert (kinds["F1"], kinds["F7"]) == (LineKind.OWN, LineKind.OWN)
+    assert (kinds["F2"], kinds["F6"]) == (LineKind.SET_APART, LineKind.INCOMING)
 
 
 def test_columns_are_found_by_name() -> None:
@@ -202,9 +250,9 @@ async def test_the_days_of_the_sandbox_add_up(found: Outside) -> None:
             for statement in rail.read_file(harness.account, one.name, one.body)[1]:
                 assert not statement.difference
                 lines += statement.lines
-    out = {line.reference: line for line in lines if line.kind is LineKind.PAYOUT}
+    out = {line.reference: line for line in lines if line.kind is LineKind.SET_APART}
     assert out[paid.key].amount == -paid.amount
-    back = [line for line in lines if line.kind is LineKind.RETURN]
+    back = [line for line in lines if line.kind is LineKind.GIVEN_BACK]
     assert [(line.reference, line.amount) for line in back] == [(waits.key, waits.amount)]
     assert (await rail.query(harness.account, waits.key)).code == "OVERDUE_CLOSE"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from urllib.parse import parse_qs
 
 from tests.contract.sandbox.alipay_client import (
@@ -54,6 +55,21 @@ async def test_a_transfer_is_announced_in_gbk(customer: Customer, receiver: Rece
     assert content["order_id"] == made.body["order_id"]
     assert (content["status"], content["trans_amount"]) == ("SUCCESS", "12.34")
     assert content["action_type"] == "FINISH"
+
+
+async def test_a_message_shows_the_machines_time_on_any_day(
+    customer: Customer, receiver: Receiver, client: Client
+) -> None:
+    """Who gets it refuses what is old, by a clock that nobody moved."""
+    receiver.status, receiver.words = 200, b"success"
+    await client.control("clock", advance_seconds=5 * 86_400)
+    await customer.transfer("R1")
+    (form,) = await heard_forms(receiver, 1)
+    assert abs(int(form["utc_timestamp"]) / 1000 - time.time()) < 60
+    await client.control("alipay/faults", skew_seconds=3600)
+    await customer.transfer("R2")
+    _, form = await heard_forms(receiver, 2)
+    assert abs(int(form["utc_timestamp"]) / 1000 - time.time() - 3600) < 60
 
 
 async def test_chinese_in_a_message_is_really_gbk(

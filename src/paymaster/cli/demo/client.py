@@ -21,6 +21,10 @@ class Client:
         self._base = base_url
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
+    def showing(self, key: str) -> Client:
+        """The same server, called as somebody else."""
+        return Client(self._http, self._base, key)
+
     async def send(
         self,
         method: str,

@@ -16,17 +16,19 @@ import httpx
 import typer
 from rich.console import Console
 
+from paymaster.cli.demo import accounts, clocks, merchants, world
+from paymaster.cli.demo import rails as over_rails
 from paymaster.cli.demo import story as stages
-from paymaster.cli.demo import world
 from paymaster.cli.demo.answers import Answer, generate, read
 from paymaster.cli.demo.client import Client
-from paymaster.cli.demo.scene import Story
+from paymaster.cli.demo.scene import RAILS, Story
 from paymaster.cli.demo.show import Narrator, money_table, statement_table
-from paymaster.cli.demo.state import StateFile, fingerprint
+from paymaster.cli.demo.state import State, StateFile, fingerprint
 from paymaster.cli.demo.summary import closes_clean, summarise
-from paymaster.kernel.clock import WallClock
+from paymaster.kernel.clock import WallClock, business_day
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.money import Money
+from paymaster.rails.yuan import CNY
 from paymaster.secrets.opening import secrets_directory
 from paymaster.settings import load_settings
 
@@ -36,8 +38,17 @@ def demo(
         Path | None,
         typer.Option(help="A crowd-work log (tab-separated); default: a small generated economy."),
     ] = None,
-    reward: Annotated[str, typer.Option(help="For an answer equal to gold.")] = "0.02",
-    currency: Annotated[str, typer.Option(help="ISO 4217 code.")] = "EUR",
+    reward: Annotated[
+        str | None,
+        typer.Option(help="For an answer equal to gold; default 0.02, with --rails 0.10."),
+    ] = None,
+    currency: Annotated[
+        str | None, typer.Option(help="ISO 4217 code; default EUR, with --rails always CNY.")
+    ] = None,
+    rails: Annotated[
+        str,
+        typer.Option(help="Pay by wechat, alipay or wechat,alipay; default: bank and wallet."),
+    ] = "",
     data: Annotated[
         Path | None, typer.Option(help="Data folder; default: one of its own in .paymaster.")
     ] = None,
@@ -49,22 +60,42 @@ def demo(
     ] = False,
 ) -> None:
     """From answers to people paid and a closed day; exit code 0 only if the day closes clean."""
-    price = Money.parse(reward, currency)
-    if price.minor <= 0:
-        raise Refusal("reward-invalid", "The reward must be positive.")
+    chosen = _rails(rails)
+    price = _price(chosen, reward, currency)
     log = read(answers) if answers else generate(seed)
     if not log:
         raise Refusal("answers-unreadable", "The log has no answers.")
-    mark = fingerprint([astuple(answer) for answer in log], price.minor, currency, cells, seed)
+    rows = [astuple(answer) for answer in log]
+    mark = fingerprint(rows, price.minor, price.currency, cells, seed, *chosen)
     root = Path(os.environ.get("PAYMASTER__DATABASE__DATA_DIR", ".paymaster"))
     folder = (data or root / f"demo-{mark[:8]}").resolve()
-    plan = Plan(folder, mark, log, price, cells, copies, seed)
-    world.configure(folder, cells)
-    summary = asyncio.run(_tell(plan, Console(quiet=as_json)))
+    plan = Plan(folder, mark, log, price, cells, copies, seed, chosen)
+    file, state = _state(plan)
+    state.hooks_port = world.configure(folder, cells, state.hooks_port)
+    summary = asyncio.run(_tell(plan, file, state, Console(quiet=as_json)))
     if as_json:
         typer.echo(json.dumps(summary))
     if not closes_clean(summary):
         raise typer.Exit(1)
+
+
+def _rails(named: str) -> tuple[str, ...]:
+    """What `--rails` names, in our order. Raises Refusal `demo-rails`."""
+    given = {one.strip() for one in named.split(",")} - {""}
+    if given - set(RAILS):
+        raise Refusal("demo-rails", f"--rails knows {' and '.join(RAILS)}, with a comma between.")
+    return tuple(one for one in RAILS if one in given)
+
+
+def _price(rails: Sequence[str], reward: str | None, currency: str | None) -> Money:
+    """Of a right answer. Raises Refusal `reward-invalid` or `demo-rails`."""
+    if rails and currency not in (None, CNY):
+        raise Refusal("demo-rails", f"{' and '.join(rails)} pay CNY, not {currency}.")
+    usual = CNY if rails else "EUR"
+    price = Money.parse(reward or ("0.10" if rails else "0.02"), currency or usual)
+    if price.minor <= 0:
+        raise Refusal("reward-invalid", "The reward must be positive.")
+    return price
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +109,11 @@ class Plan:
     cells: int
     copies: int
     seed: int
+    rails: Sequence[str]
 
 
 STAGES = (
-    ("Open accounts at the bank and the wallet provider", stages.open_accounts),
+    ("Open accounts at the bank and the wallet provider", accounts.open_accounts),
     ("A sponsor offers work", stages.offer_work),
     ("The sponsor's payment arrives at the bank", stages.sponsor_pays),
     ("Workers answer: the whole log, twice", stages.workers_answer),
@@ -89,23 +121,44 @@ STAGES = (
     ("The money leaves: one bank file, wallet payouts", stages.money_leaves),
     ("Statements are matched line by line", stages.reconcile),
 )
+RAIL_STAGES = (
+    ("Open accounts at the bank and the providers", merchants.open_accounts),
+    ("A sponsor offers work", stages.offer_work),
+    ("The sponsor's payment arrives at the bank", stages.sponsor_pays),
+    ("Workers answer: the whole log, twice", stages.workers_answer),
+    ("Workers link their accounts and withdraw what they earned", over_rails.workers_withdraw),
+    ("The money leaves, and payees accept it", over_rails.money_leaves),
+    ("Hours pass: one accepts late, one never does", over_rails.hours_pass),
+    ("Bills are matched line by line", over_rails.reconcile),
+)
 
 
-async def _tell(plan: Plan, console: Console) -> dict[str, Any]:
+def _state(plan: Plan) -> tuple[StateFile, State]:
+    """What an earlier start of the same demo left, or its beginning."""
+    now, file = WallClock().now(), StateFile(plan.folder)
+    if plan.rails:
+        # So long ago that Paymaster asks for the bills of this day and of the next.
+        payouts = business_day(now, clocks.ZONE) - timedelta(days=3)
+    else:
+        payouts = now.date() - timedelta(days=1)
+    return file, file.load(plan.mark, payouts - timedelta(days=1), payouts)
+
+
+async def _tell(plan: Plan, file: StateFile, state: State, console: Console) -> dict[str, Any]:
     """Play it, show it, and return the summary."""
-    today = WallClock().now().date()
-    file = StateFile(plan.folder)
-    state = file.load(plan.mark, today - timedelta(days=2), today - timedelta(days=1))
+    first_day = date.fromisoformat(state.funding_day)
+    if plan.rails:
+        first_day = merchants.first_day(date.fromisoformat(state.payout_day))
     with Narrator(console, quiet=console.quiet) as narrator:
         narrator.stage("Set up the database and start every role")
-        await world.prepare(state, plan.cells)
+        await world.prepare(state, plan.cells, clocks.ZONE if plan.rails else "UTC")
         file.save(state)
-        first_day = date.fromisoformat(state.funding_day)
         async with (
             world.running(plan.folder, plan.seed, first_day, plan.copies) as addresses,
             httpx.AsyncClient(timeout=60, trust_env=False) as http,
         ):
-            stages.keep_secrets(addresses, secrets_directory(load_settings()))
+            secrets = secrets_directory(load_settings())
+            accounts.keep_secrets(addresses, secrets)
             story = Story(
                 Client(http, addresses.api, state.app_key),
                 Client(http, addresses.api, state.operator_key),
@@ -116,13 +169,15 @@ async def _tell(plan: Plan, console: Console) -> dict[str, Any]:
                 plan.answers,
                 plan.reward,
                 plan.seed,
+                plan.rails,
+                secrets,
                 narrator.step,
             )
-            for title, stage in STAGES:
+            for title, stage in RAIL_STAGES if plan.rails else STAGES:
                 narrator.stage(title)
                 await stage(story)
             narrator.stage("The books are proven and the day is closed")
-            proof = await stages.close_day(story)
+            proof = await (over_rails.close_days if plan.rails else stages.close_day)(story)
             summary = await summarise(story, proof)
             narrator.done()
             statement = await _statement(story)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_OPENID_DIGITS = 26
 _TEST_BANK = "00000000"
 OUR_IBAN_NUMBER = 1
 PROVIDER_IBAN_NUMBER = 2
@@ -34,3 +35,14 @@ def wallet(worker: str) -> str:
         body += _LETTERS[digit]
     check = sum((place + 1) * _LETTERS.index(c) for place, c in enumerate(body)) % 36
     return f"SW-{body}{_LETTERS[check]}"
+
+
+def openid(worker: str) -> str:
+    """A worker's account at the sandbox's WeChat, as the demo's app knows it."""
+    digest = hashlib.sha256(f"wechat/{worker}".encode()).hexdigest()
+    return f"oW{digest[:_OPENID_DIGITS]}"
+
+
+def alipay_user(worker: str) -> str:
+    """A worker's account at the sandbox's Alipay."""
+    return f"2088{_digest(f'alipay/{worker}') % 10**12:012d}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from paymaster.cli.demo.answers import Answer
@@ -16,6 +17,10 @@ from paymaster.kernel.errors import Refusal
 from paymaster.kernel.money import Money
 
 BANK, WALLET = "bank", "wallet"
+WECHAT, ALIPAY = "wechat", "alipay"
+RAILS = (WECHAT, ALIPAY)
+"""What `--rails` may name: each is the name of a rail account, of a kind of destination and of a
+provider to link with."""
 CAMPAIGN, TASK, SPONSOR = "labels", "answer-items", "sponsor"
 WAIT_SECONDS = 300.0
 """Longer than a lease and a provider's lag together: a lost answer is resolved within it."""
@@ -23,7 +28,11 @@ WAIT_SECONDS = 300.0
 
 @dataclass(slots=True)
 class Story:
-    """What the stages share. `step` tells a person how far a stage is: done, of."""
+    """What the stages share. `step` tells a person how far a stage is: done, of.
+
+    `rails` are those of `RAILS` that pay; without one bank and wallet do. `secrets` is the folder
+    of Paymaster's own secret store.
+    """
 
     app: Client
     operator: Client
@@ -34,6 +43,8 @@ class Story:
     answers: Sequence[Answer]
     reward: Money
     seed: int
+    rails: Sequence[str]
+    secrets: Path
     step: Callable[[int, int], None]
 
     @property

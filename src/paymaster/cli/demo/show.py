@@ -75,10 +75,17 @@ def money_table(summary: dict[str, Any], currency: str) -> Table:
     row("workers", summary["workers"], None)
     row("answers equal to gold, rewarded", summary["rewarded"], summary["rewarded_minor"])
     row("debited to the sponsor's budget", "", summary["sponsor_spent_minor"])
-    withdrawn = summary["paid_minor"] + summary["returned_minor"]
+    rails = summary.get("by_rail", {})
+    expired = sum(own["expired_minor"] for own in rails.values())
+    withdrawn = summary["paid_minor"] + summary["returned_minor"] + expired
     row("withdrawals", summary["withdrawals"], withdrawn)
     row("  paid", summary["paid"], summary["paid_minor"], "green")
-    row("  came back (AC04), credited again", summary["returned"], summary["returned_minor"])
+    row("  came back, credited again", summary["returned"], summary["returned_minor"])
+    if rails:
+        row("  not accepted within a day, credited again", summary["expired_returned"], expired)
+        for rail, own in rails.items():
+            row(f"of the paid, through {rail}", own["paid"], own["paid_minor"])
+        row("of the paid, accepted hours late", summary["confirmed_late"], None)
     row("paid by the providers' own books", "", summary["sandbox_paid_minor"])
     row("still owed to workers", "", summary["owed_minor"])
     row("paid twice", summary["duplicates_paid"], None)

@@ -19,7 +19,11 @@ from paymaster.kernel.errors import Refusal
 
 @dataclass(slots=True)
 class State:
-    """`fingerprint` ties the folder to one log, reward, currency and number of cells."""
+    """`fingerprint` ties the folder to one log, reward, currency, number of cells and rails.
+
+    `hooks_port` stays, because providers that repeat a message do so to the address that came with
+    the order. `behind_seconds`: how far the sandbox's clock is behind the environment's.
+    """
 
     fingerprint: str
     funding_day: str
@@ -28,6 +32,8 @@ class State:
     operator_key: str = field(default="", repr=False)
     withdrawals: list[dict[str, str]] | None = None
     float_amount: str | None = None
+    hooks_port: int | None = None
+    behind_seconds: int | None = None
 
 
 def fingerprint(*parts: object) -> str:
@@ -51,8 +57,8 @@ class StateFile:
         if state.fingerprint != wanted:
             raise Refusal(
                 "demo-data-folder",
-                "This data folder belongs to a demo with other answers, reward, currency or cells; "
-                "choose a fresh one with --data.",
+                "This data folder belongs to a demo with other answers, reward, currency, cells or "
+                "rails; choose a fresh one with --data.",
             )
         return state
 

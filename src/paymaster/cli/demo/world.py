@@ -41,6 +41,8 @@ class Addresses:
     api: str
     hooks: str
     sandbox: str
+    wechat: str
+    alipay: str
     sftp_host: str
     sftp_port: int
     host_key: str
@@ -72,9 +74,25 @@ def free_block(size: int) -> int:
     raise Refusal("demo-start", f"No {size} free ports in a row were found.")
 
 
-def configure(data: Path, cells: int) -> None:
-    """Settings of this process and its children, through the environment as for anybody."""
-    api, hooks = free_ports(2)
+def is_free(port: int) -> bool:
+    """Whether nobody listens there now."""
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def configure(data: Path, cells: int, hooks: int | None = None) -> int:
+    """Settings of this process and its children, through the environment as for anybody.
+
+    `hooks` is the port to which providers were told to call, taken again if it is free; the port
+    that was taken.
+    """
+    api, other = free_ports(2)
+    if hooks is None or not is_free(hooks):
+        hooks = other
     health = free_block(HEALTH_PORTS)
     values = {
         "DATABASE__DATA_DIR": str(data),
@@ -93,9 +111,10 @@ def configure(data: Path, cells: int) -> None:
         "LOG__LEVEL": os.environ.get("PAYMASTER__LOG__LEVEL", "warning"),
     }
     os.environ.update({f"PAYMASTER__{name}": value for name, value in values.items()})
+    return hooks
 
 
-async def prepare(state: State, cells: int) -> None:
+async def prepare(state: State, cells: int, time_zone: str) -> None:
     """Environment, cells and two API keys: one for the app, one for the operator.
 
     Three cells stand on two servers: two schemas on the first beside the directory, one on the
@@ -107,7 +126,7 @@ async def prepare(state: State, cells: int) -> None:
     servers = ["main", "main", SECOND_SERVER] * cells
     places = [NewCell(server) for server in servers[:cells]]
     environment = await asyncio.to_thread(
-        add_environment, settings, clock, TENANT, MODE, "UTC", places
+        add_environment, settings, clock, TENANT, MODE, time_zone, places
     )
     if state.app_key and state.operator_key:
         return
@@ -158,6 +177,8 @@ async def running(data: Path, seed: int, first_day: date, copies: int) -> AsyncG
                 f"http://127.0.0.1:{settings.api.port}",
                 f"http://127.0.0.1:{settings.hooks.port}",
                 told["http"],
+                told["wechat"],
+                told["alipay"],
                 host,
                 int(port),
                 told["host_key"],

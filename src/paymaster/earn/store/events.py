@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +12,7 @@ import msgspec
 from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx
 
-EventRow = tuple[str, str, int, int, str, datetime, bytes, str, str]
+EventRow = tuple[str, str, int, int, str, datetime, bytes, bytes, str]
 """An event to keep: source, event id, task, user, type, when it occurred, digest, payload as JSON,
 outcome. (A plain tuple: one is made for every event.)"""
 
@@ -58,31 +59,43 @@ class DeadLetter:
 
 async def write_events(tx: CellTx, rows: Sequence[EventRow]) -> None:
     """Keep events that are new. One that is there after all is an error of the database."""
-    first, commit = tx.append(len(rows)), tx.commit_id
-    text = copying.escaping(
-        [row[1] for row in rows], [row[7] for row in rows], {row[0] for row in rows}
-    )
-    kinds = {kind: copying.text(kind) for kind in {row[4] for row in rows}}
-    received, trace = tx.now.isoformat(), copying.text(tx.trace_id)
-    await tx.copy(
-        "COPY event (source, event_id, task_id, user_id, type, occurred_at, received_at, digest,"
-        " payload, outcome, trace_id, commit_id, ordinal) FROM STDIN",
+    first = tx.append(len(rows))
+    same = b"".join(
         [
-            f"{text(source)}\t{text(event_id)}\t{task}\t{user}\t{kinds[kind]}"
-            f"\t{occurred_at.isoformat()}\t{received}\t\\\\x{digest.hex()}\t{text(payload)}\t{outcome}\t{trace}\t{commit}"
-            f"\t{place}\n"
-            for place, (
-                source,
-                event_id,
-                task,
-                user,
-                kind,
-                occurred_at,
-                digest,
-                payload,
-                outcome,
-            ) in enumerate(sorted(rows), first)
-        ],
+            copying.whole(copying.moment(tx.now)),
+            copying.word(tx.trace_id),
+            copying.whole(tx.commit_id),
+        ]
+    )
+    tails: dict[tuple[str, str, str], bytes] = {}
+    heads: dict[tuple[int, int], Callable[..., bytes]] = {}
+    lines: list[bytes] = []
+    for place, (source, name, task, user, kind, occurred_at, digest, payload, outcome) in enumerate(
+        sorted(rows), first
+    ):
+        said = source, kind, outcome
+        tail = tails.get(said)
+        if tail is None:
+            tail = tails[said] = b"".join(map(copying.word, said)) + same
+        event_id, size = name.encode(), len(digest)
+        head = heads.get((size, len(event_id)))
+        if head is None:
+            head = struct.Struct(f">hiiiqiqiqi{size}si{len(event_id)}sib").pack
+            heads[size, len(event_id)] = head
+        at = copying.moment(occurred_at)
+        # Column after column: its length, its value. jsonb begins with the version of its format.
+        lines.append(
+            head(
+                *(13, 4, place, 8, task, 8, user, 8, at, size, digest),
+                *(len(event_id), event_id, len(payload) + 1, 1),
+            )
+            + payload
+            + tail
+        )
+    await tx.copy_rows(
+        "COPY event (ordinal, task_id, user_id, occurred_at, digest, event_id, payload, source,"
+        " type, outcome, received_at, trace_id, commit_id) FROM STDIN (FORMAT binary)",
+        lines,
     )
 
 
@@ -108,7 +121,9 @@ async def insert_events(tx: CellTx, rows: Sequence[EventRow]) -> set[tuple[str, 
             tx.trace_id,
             tx.commit_id,
             list(range(first, first + len(rows))),
-            *([row[place] for row in rows] for place in range(9)),
+            *([row[place] for row in rows] for place in range(7)),
+            [row[7].decode() for row in rows],
+            [row[8] for row in rows],
         ),
     )
     return {(row[0], row[1]) for row in made}
@@ -119,7 +134,9 @@ async def known_events(
 ) -> dict[tuple[str, str], bytes]:
     """Digests of those of the events `(source, event id)` that are kept already.
 
-    Nearly always none. A probe of the key for each: a join can become a scan of all events.
+    Nearly always none. Where ids grow, nothing is kept between the least and the greatest of them,
+    and that is all that is looked for. Else a probe of the key for each: a join can become a scan
+    of all events.
     """
     sources: dict[str, list[str]] = {}
     for source, event_id in keys:
@@ -128,13 +145,20 @@ async def known_events(
     for source, ids in sources.items():
         rows = await tx.tuples(
             """
-            SELECT n.event_id, k.digest FROM unnest(%s::text[]) AS n (event_id)
-            CROSS JOIN LATERAL (
+            WITH n AS MATERIALIZED (SELECT unnest(%(ids)s::text[]) AS event_id), ends AS (
+                SELECT min(event_id) AS least, max(event_id) AS greatest FROM n
+            )
+            SELECT n.event_id, k.digest FROM n CROSS JOIN LATERAL (
                 SELECT e.digest FROM event e
-                WHERE e.source = %s AND e.event_id = n.event_id LIMIT 1
+                WHERE e.source = %(source)s AND e.event_id = n.event_id LIMIT 1
             ) k
+            WHERE EXISTS (
+                SELECT FROM event WHERE source = %(source)s
+                    AND event_id >= (SELECT least FROM ends)
+                    AND event_id <= (SELECT greatest FROM ends)
+            )
             """,
-            (ids, source),
+            {"ids": ids, "source": source},
         )
         found |= {(source, row[0]): bytes(row[1]) for row in rows}
     return found

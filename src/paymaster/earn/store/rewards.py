@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,9 +11,8 @@ from typing import LiteralString
 import msgspec
 
 from paymaster.db import copying
-from paymaster.db.copying import NULL
 from paymaster.db.tx import CellRead, CellTx
-from paymaster.earn.store.states import check_legal
+from paymaster.earn.store.states import check_legal, moved_by
 from paymaster.kernel.money import MAX_MINOR
 
 
@@ -79,27 +79,44 @@ _COLUMNS: LiteralString = (
 
 async def write(tx: CellTx, rows: Sequence[RewardRow]) -> None:
     """Write new rewards. A second one of an occurrence is an error of the database."""
-    text = copying.escaping(
-        [row.occurrence for row in rows], [row.event_id for row in rows], {r.source for r in rows}
-    )
-    moments = {row.matures_at for row in rows}
-    times: dict[datetime | None, str] = {moment: moment.isoformat() for moment in moments}
-    times[None] = NULL
-    tail = f"{tx.now.isoformat()}\t{copying.text(tx.trace_id)}\t0\n"
-    await tx.copy(
-        "COPY reward (id, campaign_id, home_cell, task_id, user_id, occurrence, amount, asset,"
-        " state, remaining, matures_at, entry_credit, entry_mature, entry_reverse, source,"
-        " event_id, due_at, version, policy_id, created_at, trace_id, lease_token) FROM STDIN",
+    words: dict[str, bytes] = {}
+    for word in {word for row in rows for word in (row.asset, row.state, row.source)}:
+        words[word] = copying.word(word)
+    times: dict[datetime | None, bytes] = {None: copying.NOTHING}
+    for at in {row.matures_at for row in rows} | {row.due_at for row in rows if row.due_at}:
+        times[at] = copying.whole(copying.moment(at))
+    tail = copying.whole(copying.moment(tx.now)) + copying.word(tx.trace_id)
+    whole, word = copying.whole, copying.word
+    await tx.copy_rows(
+        "COPY reward (id, campaign_id, home_cell, task_id, user_id, amount, remaining,"
+        " entry_credit, entry_mature, entry_reverse, version, lease_token, occurrence, event_id,"
+        " asset, state, source, matures_at, due_at, policy_id, created_at, trace_id)"
+        " FROM STDIN (FORMAT binary)",
         [
-            f"{row.id}\t{row.campaign_id}\t{row.home_cell}\t{row.task_id}\t{row.user_id}"
-            f"\t{text(row.occurrence)}\t{row.amount}\t{row.asset}\t{row.state}\t{row.remaining}"
-            f"\t{times[row.matures_at]}\t{row.entry_credit}\t{row.entry_mature}"
-            f"\t{row.entry_reverse}\t{text(row.source)}\t{text(row.event_id)}"
-            f"\t{times[row.due_at]}\t{row.version}"
-            f"\t{NULL if row.policy_id is None else row.policy_id}\t{tail}"
+            b"%b%b%b%b%b%b%b%b%b%b"
+            % (
+                _reward(
+                    *(22, 8, row.id, 8, row.campaign_id, 4, row.home_cell, 8, row.task_id),
+                    *(8, row.user_id, 8, row.amount, 8, row.remaining, 8, row.entry_credit),
+                    *(8, row.entry_mature, 8, row.entry_reverse, 4, row.version, 8, 0),
+                ),
+                word(row.occurrence),
+                word(row.event_id),
+                words[row.asset],
+                words[row.state],
+                words[row.source],
+                times[row.matures_at],
+                times[row.due_at],
+                copying.NOTHING if row.policy_id is None else whole(row.policy_id),
+                tail,
+            )
             for row in rows
         ],
     )
+
+
+_reward = struct.Struct(">hiqiqiiiqiqiqiqiqiqiqiiiq").pack
+"""How many columns, and those which are numbers."""
 
 
 async def update(tx: CellTx, rows: Sequence[RewardRow]) -> None:
@@ -130,19 +147,23 @@ async def update(tx: CellTx, rows: Sequence[RewardRow]) -> None:
 async def write_moves(tx: CellTx, machine: str, rows: Sequence[RewardMove]) -> None:
     """Write the moves of rewards. Raises Conflict `illegal-move`, as `check_legal`."""
     await check_legal(tx, machine, {(row.source, row.event, row.target) for row in rows})
-    first, commit = tx.append(len(rows)), tx.commit_id
-    text, moved = copying.text, tx.now.isoformat()
-    actor = text(tx.actor.name)
-    await tx.copy(
-        "COPY reward_move (reward_id, number, machine, source, event, target, reason, actor,"
-        " commit_id, ordinal, moved_at) FROM STDIN",
+    first, same = tx.append(len(rows)), moved_by(tx)
+    kinds: dict[tuple[str, str, str, str | None], bytes] = {}
+    for kind in {(row.source, row.event, row.target, row.reason) for row in rows}:
+        kinds[kind] = b"".join([copying.word(word) for word in (machine, *kind)]) + same
+    await tx.copy_rows(
+        "COPY reward_move (reward_id, number, ordinal, machine, source, event, target, reason,"
+        " actor, commit_id, moved_at) FROM STDIN (FORMAT binary)",
         [
-            f"{row.reward_id}\t{row.number}\t{machine}\t{row.source}\t{row.event}\t{row.target}"
-            f"\t{NULL if row.reason is None else text(row.reason)}"
-            f"\t{actor}\t{commit}\t{place}\t{moved}\n"
+            _move(11, 8, row.reward_id, 4, row.number, 4, place)
+            + kinds[row.source, row.event, row.target, row.reason]
             for place, row in enumerate(rows, first)
         ],
     )
+
+
+_move = struct.Struct(">hiqiiii").pack
+"""How many columns, reward, number and ordinal."""
 
 
 async def claim_due(tx: CellTx, limit: int) -> list[RewardRow]:

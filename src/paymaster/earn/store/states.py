@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
+from typing import LiteralString, NamedTuple
 
 import msgspec
 
 from paymaster.db import copying
-from paymaster.db.copying import NULL
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.kernel.errors import Conflict
 
 Pair = tuple[int, int]
 """User and task: the key of a task's state."""
+
+Counting = tuple[int, str]
+"""How many new events count, and their type; '' for several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,12 @@ class Fresh:
 
 
 class StateRow(msgspec.Struct, gc=False):
-    """A locked row of `task_state`; changed in place, then written back."""
+    """A locked row of `task_state`; changed in place, then written back.
+
+    `counted` is how many kept events counted before this transaction, `counted_type` the type of
+    all of them ('' if they are of several). `more` are added by writing the row back. `ahead` is
+    the state in which the row was made, as if its first move had been written.
+    """
 
     user_id: int
     task_id: int
@@ -36,6 +45,35 @@ class StateRow(msgspec.Struct, gc=False):
     rewards: int
     home_cell: int
     barred: bool = False
+    counted: int = 0
+    counted_type: str = ""
+    more: Counting | None = None
+    ahead: str | None = None
+
+    @property
+    def stands(self) -> bool:
+        """Whether the row was made as it is to be."""
+        return (
+            self.ahead == self.state
+            and self.number == 1
+            and self.rewards == 0
+            and self.more is None
+        )
+
+
+class Coming(NamedTuple):
+    """What events bring that are written in the same transaction, by pair.
+
+    `states` is what the first of them makes of a state that is missing: a guess, which spares a
+    visit to the row where it is right.
+    """
+
+    counts: Mapping[Pair, Counting]
+    states: Mapping[Pair, str]
+
+
+NOTHING = Coming({}, {})
+_NONE: Counting = (0, "")
 
 
 class MoveRow(msgspec.Struct, frozen=True, gc=False):
@@ -51,58 +89,116 @@ class MoveRow(msgspec.Struct, frozen=True, gc=False):
 
 
 async def lock_states(
-    tx: CellTx, pairs: Mapping[Pair, Fresh], initial: str
+    tx: CellTx, pairs: Mapping[Pair, Fresh], initial: str, coming: Coming | None = None
 ) -> tuple[dict[Pair, StateRow], AbstractSet[Pair]]:
     """Lock the states of tasks in the hands of users; those that were missing are made.
 
-    Also the pairs of the latter: nothing of them was there before.
+    Also the pairs of the latter: nothing of them was there before. What `coming` foretells is
+    written on the way, as far as that spares a second visit to the row.
     """
-    found = await _lock_states(tx, sorted(pairs))
+    coming = coming or NOTHING
+    found = await _lock_states(tx, sorted(pairs), coming.counts)
     missing = sorted(pair for pair in pairs if pair not in found)
     made: set[Pair] = set()
     if missing:
-        rows = await tx.tuples(
-            """
-            INSERT INTO task_state (user_id, task_id, home_cell, state, number, rewards,
-                expires_at, updated_at, version)
-            SELECT u, t, h, %s, 0, 0, x, %s, 1
-            FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::timestamptz[])
-                AS n (u, t, h, x)
-            ON CONFLICT (user_id, task_id) DO NOTHING RETURNING user_id, task_id
-            """,
-            (
-                initial,
-                tx.now,
-                [pair[0] for pair in missing],
-                [pair[1] for pair in missing],
-                [pairs[pair].home_cell for pair in missing],
-                [pairs[pair].expires_at for pair in missing],
-            ),
-        )
-        for user_id, task_id in rows:
-            pair = user_id, task_id
-            made.add(pair)
-            found[pair] = StateRow(user_id, task_id, initial, 0, 0, pairs[pair].home_cell)
+        made = await _make_states(tx, missing, pairs, initial, coming)
+        for pair in made:
+            ahead = coming.states.get(pair)
+            found[pair] = StateRow(*pair, initial, 0, 0, pairs[pair].home_cell, ahead=ahead)
         if len(made) < len(missing):
             # Others made them in the meantime.
-            found |= await _lock_states(tx, [pair for pair in missing if pair not in made])
+            late = [pair for pair in missing if pair not in made]
+            found |= await _lock_states(tx, late, coming.counts)
     return found, made
 
 
-async def _lock_states(tx: CellTx, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
-    """Locked one by one in the order of `pairs`, each by a probe of the key."""
+async def _make_states(
+    tx: CellTx,
+    missing: Sequence[Pair],
+    pairs: Mapping[Pair, Fresh],
+    initial: str,
+    coming: Coming,
+) -> set[Pair]:
+    counts = [coming.counts.get(pair, _NONE) for pair in missing]
     rows = await tx.tuples(
         """
-        SELECT s.user_id, s.task_id, s.state, s.number, s.rewards, s.home_cell, s.barred
+        INSERT INTO task_state (user_id, task_id, home_cell, state, number, rewards, counted,
+            counted_type, expires_at, updated_at, version)
+        SELECT u, t, h, s, (s <> %s)::int, 0, c, k, x, %s, 1
+        FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[],
+            %s::timestamptz[]) AS n (u, t, h, s, c, k, x)
+        ON CONFLICT (user_id, task_id) DO NOTHING RETURNING user_id, task_id
+        """,
+        (
+            initial,
+            tx.now,
+            [pair[0] for pair in missing],
+            [pair[1] for pair in missing],
+            [pairs[pair].home_cell for pair in missing],
+            [coming.states.get(pair, initial) for pair in missing],
+            [count for count, _ in counts],
+            [kind for _, kind in counts],
+            [pairs[pair].expires_at for pair in missing],
+        ),
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+async def _lock_states(
+    tx: CellTx, pairs: Sequence[Pair], counts: Mapping[Pair, Counting]
+) -> dict[Pair, StateRow]:
+    """Locked one by one in the order of `pairs`, each by a probe of the key.
+
+    Where most of them count, that is written at once, which locks them as well.
+    """
+    if 2 * len(counts) >= len(pairs) > 0:
+        return await _count_states(tx, pairs, counts)
+    rows = await tx.tuples(
+        """
+        SELECT s.user_id, s.task_id, s.state, s.number, s.rewards, s.home_cell, s.barred,
+            s.counted, s.counted_type
         FROM unnest(%s::bigint[], %s::bigint[]) AS n (user_id, task_id)
         CROSS JOIN LATERAL (
-            SELECT user_id, task_id, state, number, rewards, home_cell, barred FROM task_state
-            WHERE user_id = n.user_id AND task_id = n.task_id FOR UPDATE
+            SELECT user_id, task_id, state, number, rewards, home_cell, barred, counted,
+                counted_type
+            FROM task_state WHERE user_id = n.user_id AND task_id = n.task_id FOR UPDATE
         ) s
         """,
         ([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
     )
-    return {(row[0], row[1]): StateRow(*row) for row in rows}
+    found = {(row[0], row[1]): StateRow(*row) for row in rows}
+    for pair, count in counts.items():
+        if pair in found:
+            found[pair].more = count
+    return found
+
+
+async def _count_states(
+    tx: CellTx, pairs: Sequence[Pair], counts: Mapping[Pair, Counting]
+) -> dict[Pair, StateRow]:
+    wanted = [counts.get(pair, _NONE) for pair in pairs]
+    asked = await tx.in_order(
+        f"""
+        UPDATE task_state s SET counted = s.counted + n.c, counted_type = {_TYPE}
+        FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[]) AS n (u, t, c, k)
+        WHERE s.user_id = n.u AND s.task_id = n.t
+        RETURNING s.user_id, s.task_id, s.state, s.number, s.rewards, s.home_cell, s.barred,
+            s.counted - n.c, s.counted_type
+        """,
+        (
+            [pair[0] for pair in pairs],
+            [pair[1] for pair in pairs],
+            [count for count, _ in wanted],
+            [kind for _, kind in wanted],
+        ),
+    )
+    return {(row[0], row[1]): StateRow(*row) for row in await asked.rows()}
+
+
+_TYPE: LiteralString = """
+    CASE WHEN n.c = 0 THEN s.counted_type
+        WHEN s.counted = 0 OR s.counted_type = n.k THEN n.k ELSE '' END
+"""
 
 
 async def states(tx: CellRead, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
@@ -121,14 +217,15 @@ async def states(tx: CellRead, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
 
 async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
     """Write locked states back; a decided one no longer expires."""
+    more = [row.more or _NONE for row in rows]
     await tx.execute(
-        """
+        f"""
         UPDATE task_state s SET state = n.s, number = n.m, rewards = n.r, updated_at = %s,
-            version = s.version + 1,
+            version = s.version + 1, counted = s.counted + n.c, counted_type = {_TYPE},
             expires_at = CASE WHEN n.s IN ('offered', 'started', 'in_progress')
                 THEN s.expires_at END
-        FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::int[], %s::int[])
-            AS n (u, t, s, m, r)
+        FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::int[], %s::int[], %s::int[],
+            %s::text[]) AS n (u, t, s, m, r, c, k)
         WHERE s.user_id = n.u AND s.task_id = n.t
         """,
         (
@@ -138,6 +235,8 @@ async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
             [row.state for row in rows],
             [row.number for row in rows],
             [row.rewards for row in rows],
+            [count for count, _ in more],
+            [kind for _, kind in more],
         ),
     )
 
@@ -145,18 +244,33 @@ async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
 async def write_moves(tx: CellTx, machine: str, rows: Sequence[MoveRow]) -> None:
     """Write the moves of tasks' states. Raises Conflict `illegal-move`, as `check_legal`."""
     await check_legal(tx, machine, {(row.source, row.event, row.target) for row in rows})
-    first, commit = tx.append(len(rows)), tx.commit_id
-    text, moved = copying.text, tx.now.isoformat()
-    actor = text(tx.actor.name)
-    await tx.copy(
-        "COPY task_move (user_id, task_id, number, machine, source, event, target, reason, actor,"
-        " commit_id, ordinal, moved_at) FROM STDIN",
+    first, same = tx.append(len(rows)), moved_by(tx)
+    kinds: dict[tuple[str, str, str, str | None], bytes] = {}
+    for kind in {(row.source, row.event, row.target, row.reason) for row in rows}:
+        kinds[kind] = b"".join([copying.word(word) for word in (machine, *kind)]) + same
+    await tx.copy_rows(
+        "COPY task_move (user_id, task_id, number, ordinal, machine, source, event, target, reason,"
+        " actor, commit_id, moved_at) FROM STDIN (FORMAT binary)",
         [
-            f"{row.user_id}\t{row.task_id}\t{row.number}\t{machine}\t{row.source}\t{row.event}"
-            f"\t{row.target}\t{NULL if row.reason is None else text(row.reason)}"
-            f"\t{actor}\t{commit}\t{place}\t{moved}\n"
+            _move(12, 8, row.user_id, 8, row.task_id, 4, row.number, 4, place)
+            + kinds[row.source, row.event, row.target, row.reason]
             for place, row in enumerate(rows, first)
         ],
+    )
+
+
+_move = struct.Struct(">hiqiqiiii").pack
+"""How many columns, user, task, number and ordinal."""
+
+
+def moved_by(tx: CellTx) -> bytes:
+    """The columns of a move that say who made it, with which commit and when."""
+    return b"".join(
+        [
+            copying.word(tx.actor.name),
+            copying.whole(tx.commit_id),
+            copying.whole(copying.moment(tx.now)),
+        ]
     )
 
 

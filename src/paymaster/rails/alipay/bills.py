@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date
 from typing import Final, cast
 
 from paymaster.kernel.errors import Refusal
-from paymaster.rails import meaning
+from paymaster.rails import bill_days, meaning
 from paymaster.rails.alipay import calls, codes, log, table
 from paymaster.rails.alipay.prepare import canonical
 from paymaster.rails.alipay.settings import STATEMENTS
@@ -20,10 +20,9 @@ from paymaster.rails.deps import RailDeps, setting
 from paymaster.rails.http import call
 from paymaster.rails.meaning import Kind
 from paymaster.rails.transport import MAX_FILE_BYTES
-from paymaster.rails.yuan import BEIJING, UnreadableError, members, text
+from paymaster.rails.yuan import UnreadableError, members, text
 
 READY_HOUR: Final = 9
-LOOK_BACK_DAYS: Final = 10
 PAGE: Final = 2000
 _MOST_PAGES: Final = 500
 _NOT_THERE: Final = frozenset({"BILL_NOT_EXIST"})
@@ -34,16 +33,17 @@ async def fetch(deps: RailDeps, account: RailAccount, seen: frozenset[str]) -> S
     app_id = setting(account, "app_id")
     source = account.settings.get("statement", "").strip() or STATEMENTS[0]
     known = {log.day_of(name, app_id) for name in seen}
-    found: list[RemoteFile] = []
-    for day in _days(deps.clock.now()):
-        if day in known:
-            continue
-        read = _log if source == STATEMENTS[0] else _csv
+    read = _log if source == STATEMENTS[0] else _csv
+
+    async def get(day: date) -> RemoteFile | None:
         body = await read(deps, account, day)
-        if body is not None:
-            digest = hashlib.sha256(body).hexdigest()
-            found.append(RemoteFile(log.file_name(source, app_id, day, digest), body))
-    return found
+        if body is None:
+            return None
+        digest = hashlib.sha256(body).hexdigest()
+        return RemoteFile(log.file_name(source, app_id, day, digest), body)
+
+    days = bill_days.recent(deps.clock.now(), READY_HOUR)
+    return await bill_days.fetch(account.name, days, known, get)
 
 
 def read(
@@ -57,13 +57,6 @@ def read(
         raise Refusal("statement-foreign", "The log is about another app.")
     entries = table.entries(body) if source == "csv" else log.entries(body, app_id, day)
     return (), log.statement(account, name, day, entries)
-
-
-def _days(now: datetime) -> list[date]:
-    """Days that are over, oldest first."""
-    local = now.astimezone(BEIJING)
-    last = local.date() - timedelta(days=1 if local.hour >= READY_HOUR else 2)
-    return [last - timedelta(days=back) for back in reversed(range(LOOK_BACK_DAYS))]
 
 
 async def _log(deps: RailDeps, account: RailAccount, day: date) -> bytes | None:

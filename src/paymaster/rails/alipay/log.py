@@ -1,8 +1,12 @@
 """The account log of a day, as a statement: from its pages in JSON, or from the day's CSV file.
 
+It is no proof that a payee was paid: a transfer to a bank card leaves the account at once and comes
+back if the bank does not take it.
+
 The balances beside the lines are not continuous: lines that were booked at the same moment show
-them in another order. So the closing balance is what the first balance and the lines give, and
-whether the next day begins there is for reconciliation.
+them in another order, so they are put into the one that the balances have. The last balance is what
+the day closed with; it opened with that less its lines, and whether the day before closed there is
+for reconciliation.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Final, cast
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import parse_reference
 from paymaster.kernel.money import Money
+from paymaster.rails.balances import closing_of, in_order
 from paymaster.rails.base import LineKind, RailAccount, Statement, StatementLine
 from paymaster.rails.transport import MAX_FILE_BYTES
 from paymaster.rails.yuan import (
@@ -25,6 +30,7 @@ from paymaster.rails.yuan import (
     UnreadableError,
     from_beijing,
     members,
+    owns_topups,
     some_text,
     text,
     yuan,
@@ -33,6 +39,7 @@ from paymaster.rails.yuan import (
 _NAME: Final = re.compile(
     r"alipay-(log|csv)-([0-9]{16,32})-(\d{4}-\d{2}-\d{2})-([0-9a-f]{16})\.(json|csv)\Z", re.ASCII
 )
+_TOPUPS: Final = frozenset({"充值", "提现"})
 KINDS: Final[Mapping[str, LineKind]] = {
     "充值": LineKind.TOPUP,
     "在线支付": LineKind.INCOMING,
@@ -138,10 +145,11 @@ def statement(
         raise malformed("Two lines of the log have the same number.")
     if not found:
         return []
-    ordered = sorted(found, key=lambda one: one.at)
-    lines = tuple(_line(one, day) for one in ordered)
-    opening = ordered[0].balance - ordered[0].amount
-    closing = opening + sum(one.amount for one in ordered)
+    ordered = in_order(found)
+    own = owns_topups(account)
+    lines = tuple(_line(one, day, own=own) for one in ordered)
+    closing = closing_of(ordered)
+    opening = closing - sum(one.amount for one in ordered)
     app_id = account.settings.get("app_id", "").strip()
     return [
         Statement(
@@ -150,13 +158,13 @@ def statement(
     ]
 
 
-def _line(one: Entry, day: date) -> StatementLine:
+def _line(one: Entry, day: date, *, own: bool) -> StatementLine:
     at = from_beijing(one.at)
     if at is None or at.astimezone(BEIJING).date() != day:
         raise malformed(f"Line {one.number[:40]} is not of this day.")
     return StatementLine(
         line_id=one.number,
-        kind=_kind(one),
+        kind=_kind(one, own=own),
         amount=Money(one.amount, CNY),
         fee=Money.zero(CNY),
         booked_on=day,
@@ -165,10 +173,12 @@ def _line(one: Entry, day: date) -> StatementLine:
     )
 
 
-def _kind(one: Entry) -> LineKind:
+def _kind(one: Entry, *, own: bool) -> LineKind:
+    if own and one.kind in _TOPUPS:
+        return LineKind.OWN
     known = KINDS.get(one.kind)
     if known is LineKind.FEE or (known is not None and one.amount > 0):
         return known
     if parse_reference(one.reference) is not None:
-        return LineKind.RETURN if one.amount > 0 else LineKind.PAYOUT
+        return LineKind.GIVEN_BACK if one.amount > 0 else LineKind.SET_APART
     return LineKind.OTHER

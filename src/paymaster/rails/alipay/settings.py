@@ -15,7 +15,7 @@ from paymaster.rails.alipay.certificates import Keyring, app_serial, keyring, ro
 from paymaster.rails.base import RailAccount
 from paymaster.rails.deps import RailDeps, refuse_incomplete, secret, setting
 from paymaster.rails.meaning import Kind
-from paymaster.rails.yuan import CNY, report_infos
+from paymaster.rails.yuan import CNY, TOPUPS, report_infos
 
 T = TypeVar("T")
 
@@ -84,6 +84,8 @@ def check(account: RailAccount) -> None:
         problems.append(Problem("/settings/product", f"The product is {PRODUCT}."))
     if given.get("statement", STATEMENTS[0]) not in STATEMENTS:
         problems.append(Problem("/settings/statement", f"Statements are: {', '.join(STATEMENTS)}."))
+    if given.get("topups", TOPUPS[0]) not in TOPUPS:
+        problems.append(Problem("/settings/topups", f"Choices are: {', '.join(TOPUPS)}."))
     try:
         infos = scene_infos(account)
     except ValueError as error:

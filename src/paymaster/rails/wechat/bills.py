@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date
 from typing import Final
 
 from paymaster.kernel.guard import forbid_network
-from paymaster.rails import meaning
+from paymaster.rails import bill_days, meaning
 from paymaster.rails.base import Notice, RailAccount, RemoteFile, Statement
 from paymaster.rails.deps import RailDeps, setting
 from paymaster.rails.meaning import Kind
@@ -22,16 +22,14 @@ from paymaster.rails.transport import MAX_FILE_BYTES
 from paymaster.rails.wechat import calls, codes, flow
 from paymaster.rails.wechat.settings import BILL_ACCOUNTS, Product, product
 from paymaster.rails.wechat.table import Row, Table
-from paymaster.rails.yuan import BEIJING, UnreadableError, text
+from paymaster.rails.yuan import UnreadableError, text
 
 READY_HOUR: Final = 10
-LOOK_BACK_DAYS: Final = 10
-"""How far back days without a file are asked for; the provider keeps three months."""
-
 _NOT_THERE: Final = frozenset({
     "NO_STATEMENT_EXIST", "STATEMENT_CREATING", "NO_BILL_EXIST", "BILL_CREATING", "NOT_FOUND",
 })  # fmt: skip
 TRADE_COUNT: Final = "总交易单数"
+TRADE_FREE: Final = "商品名称"
 TRADE_NEEDED: Final = ("交易时间", "商户号", "微信订单号", "商户订单号", "交易状态", "手续费")
 
 
@@ -42,15 +40,16 @@ async def fetch(deps: RailDeps, account: RailAccount, seen: frozenset[str]) -> S
         return ()
     mchid, which = setting(account, "mchid"), _account(account)
     known = {flow.day_of(name, mchid, which) for name in seen}
-    found: list[RemoteFile] = []
-    for day in _days(deps.clock.now()):
-        if day in known:
-            continue
+
+    async def get(day: date) -> RemoteFile | None:
         body = await _bill(deps, account, day, which)
-        if body is not None:
-            digest = hashlib.sha256(body).hexdigest()
-            found.append(RemoteFile(flow.file_name(mchid, which, day, digest), body))
-    return found
+        if body is None:
+            return None
+        digest = hashlib.sha256(body).hexdigest()
+        return RemoteFile(flow.file_name(mchid, which, day, digest), body)
+
+    days = bill_days.recent(deps.clock.now(), READY_HOUR)
+    return await bill_days.fetch(account.name, days, known, get)
 
 
 def read(
@@ -62,18 +61,11 @@ def read(
 
 def trade_rows(body: bytes) -> Iterator[Row]:
     """The rows of a trade bill, one after the other. Raises Refusal `statement-malformed`."""
-    yield from Table(body, TRADE_NEEDED, TRADE_COUNT)
+    yield from Table(body, TRADE_NEEDED, TRADE_COUNT, TRADE_FREE)
 
 
 def _account(account: RailAccount) -> str:
     return account.settings.get("bill_account", "").strip() or BILL_ACCOUNTS[1]
-
-
-def _days(now: datetime) -> list[date]:
-    """Days whose bill is ready, oldest first."""
-    local = now.astimezone(BEIJING)
-    last = local.date() - timedelta(days=1 if local.hour >= READY_HOUR else 2)
-    return [last - timedelta(days=back) for back in reversed(range(LOOK_BACK_DAYS))]
 
 
 async def _bill(deps: RailDeps, account: RailAccount, day: date, which: str) -> bytes | None:

@@ -3,6 +3,9 @@
 It is no proof that a payee was paid: the money of a transfer leaves the account when the provider
 takes the order, before the payee has accepted it, and comes back if nothing becomes of it. What
 left and came back on the same day moved nothing, and is one line of nothing.
+
+A row may be on the bill of a later day than its own. The balance of the last row is what the day
+closed with; it opened with that less its rows, so that a row too few or too many is a gap.
 """
 
 from __future__ import annotations
@@ -10,21 +13,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Final
 
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import parse_reference
 from paymaster.kernel.money import Money
+from paymaster.rails.balances import closing_of, in_order
 from paymaster.rails.base import LineKind, RailAccount, Statement, StatementLine
 from paymaster.rails.wechat.table import Row, Table, malformed, minor
-from paymaster.rails.yuan import BEIJING, CNY, from_beijing
+from paymaster.rails.yuan import BEIJING, CNY, from_beijing, owns_topups
 
 NEEDED: Final = (
     "记账时间", "资金流水单号", "业务名称", "业务类型", "收支类型", "收支金额(元)",
     "账户结余(元)", "业务凭证号",
 )  # fmt: skip
 COUNT: Final = "资金流水总笔数"
+FREE: Final = "备注"
+LATEST: Final = timedelta(days=10)
+"""How much later than on its own day a row may come."""
+_TOPUPS: Final = frozenset({"充值", "充值/提现", "提现", "转入"})
 _IN, _OUT = "收入", "支出"
 _NAME: Final = re.compile(
     r"wechat-flow-([0-9]{1,32})-([A-Z]{1,12})-(\d{4}-\d{2}-\d{2})-([0-9a-f]{16})\.csv\Z", re.ASCII
@@ -86,30 +94,31 @@ def read(account: RailAccount, bill_account: str, name: str, body: bytes) -> lis
     day = day_of(name, mchid, bill_account)
     if day is None or account.currency != CNY:
         raise Refusal("statement-foreign", "The bill is about another account.")
-    table = Table(body, NEEDED, COUNT)
-    moved = [_movement(row) for row in table]
+    table = Table(body, NEEDED, COUNT, FREE)
+    own = owns_topups(account)
+    moved = [_movement(row, own=own) for row in table]
     _check_sums(table.sums, moved)
-    if any(one.booked_on != day for one in moved):
+    if any(not day - LATEST <= one.booked_on <= day for one in moved):
         raise malformed("The bill has rows of another day.")
     if len({one.number for one in moved}) != len(moved):
         raise malformed("Two rows of the bill have the same number.")
     if not moved:
         return []
-    if moved[0].at > moved[-1].at:
-        moved.reverse()
+    moved = in_order(moved)
+    closing = closing_of([one for one in moved if one.booked_on == day] or moved)
     return [
         Statement(
             statement_id=name.removesuffix(".csv"),
             account=f"{mchid}/{bill_account}",
             day=day,
-            opening=Money(moved[0].balance - moved[0].amount, CNY),
-            closing=Money(moved[-1].balance, CNY),
+            opening=Money(closing - sum(one.amount for one in moved), CNY),
+            closing=Money(closing, CNY),
             lines=tuple(_lines(moved)),
         )
     ]
 
 
-def _movement(row: Row) -> _Movement:
+def _movement(row: Row, *, own: bool) -> _Movement:
     direction, amount = row["收支类型"], minor(row["收支金额(元)"])
     at = from_beijing(row["记账时间"])
     if direction not in {_IN, _OUT} or at is None or not row["资金流水单号"]:
@@ -123,16 +132,18 @@ def _movement(row: Row) -> _Movement:
         balance=minor(row["账户结余(元)"]),
         reference=row["业务凭证号"],
         name=row["业务名称"],
-        kind=_kind(row, signed),
+        kind=_kind(row, signed, own=own),
     )
 
 
-def _kind(row: Row, signed: int) -> LineKind:
+def _kind(row: Row, signed: int, *, own: bool) -> LineKind:
+    if own and (row["业务类型"] in _TOPUPS or row["业务名称"] in _TOPUPS):
+        return LineKind.OWN
     known = KINDS.get(row["业务类型"]) or KINDS.get(row["业务名称"])
     if known is LineKind.FEE or (known is not None and signed > 0):
         return known
     if parse_reference(row["业务凭证号"]) is not None:
-        return LineKind.RETURN if signed > 0 else LineKind.PAYOUT
+        return LineKind.GIVEN_BACK if signed > 0 else LineKind.SET_APART
     return LineKind.OTHER
 
 
@@ -150,12 +161,12 @@ def _lines(moved: Sequence[_Movement]) -> Iterable[StatementLine]:
     """The rows as lines, those that cancelled each other out as one of nothing."""
     back: dict[tuple[str, int], list[_Movement]] = {}
     for one in moved:
-        if one.kind is LineKind.RETURN:
+        if one.kind is LineKind.GIVEN_BACK:
             back.setdefault((one.reference, one.amount), []).append(one)
     undone: set[str] = set()
     for one in moved:
         returns = back.get((one.reference, -one.amount))
-        if one.kind is LineKind.PAYOUT and returns:
+        if one.kind is LineKind.SET_APART and returns:
             other = returns.pop(0)
             undone.add(other.number)
             yield _line(one, LineKind.OTHER, 0, f"{one.name}; {other.name} {other.number}")

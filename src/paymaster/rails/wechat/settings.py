@@ -16,7 +16,7 @@ from paymaster.rails.base import RailAccount
 from paymaster.rails.deps import RailDeps, refuse_incomplete, secret, setting
 from paymaster.rails.meaning import Kind
 from paymaster.rails.wechat.crypto import Keyring, keyring
-from paymaster.rails.yuan import CNY, report_infos
+from paymaster.rails.yuan import CNY, TOPUPS, report_infos
 
 T = TypeVar("T")
 
@@ -133,6 +133,8 @@ def check(account: RailAccount) -> None:
         problems.append(
             Problem("/settings/bill_account", f"Accounts are: {', '.join(BILL_ACCOUNTS)}.")
         )
+    if account.settings.get("topups", TOPUPS[0]) not in TOPUPS:
+        problems.append(Problem("/settings/topups", f"Choices are: {', '.join(TOPUPS)}."))
     if account.settings.get("style", STYLES[0]) not in STYLES:
         problems.append(Problem("/settings/style", f"Styles are: {', '.join(STYLES)}."))
     refuse_incomplete(account, *needs, problems)

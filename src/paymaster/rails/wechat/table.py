@@ -1,8 +1,9 @@
 """The provider's bill files: read row by row, by the names in their header, never by place.
 
 A byte order mark, a header without backticks, rows whose every value begins with one, then another
-header and a row of sums. Free text may hold commas, so rows are divided at comma and backtick. Old
-accounts have other headers: what is asked for is asked for by name.
+header and a row of sums. Free text may hold commas, so rows are divided at comma and backtick;
+where it holds these two together, what is too much is the text's. Old accounts have other headers:
+what is asked for is asked for by name.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ def column(name: str) -> str:
 class Table:
     """The rows of a bill, and after the last of them its sums.
 
+    `free` is the column in which a person may have written anything.
     Iterating raises Refusal `statement-malformed` where the file is cut off or not such a file.
     """
 
-    def __init__(self, body: bytes, needed: Sequence[str], counted: str) -> None:
+    def __init__(self, body: bytes, needed: Sequence[str], counted: str, free: str) -> None:
         if len(body) > MAX_FILE_BYTES:
             raise malformed(f"The bill is larger than {MAX_FILE_BYTES} bytes.")
         if not body.endswith(b"\n"):
@@ -45,6 +47,7 @@ class Table:
         self._lines = _lines(body)
         self._needed = needed
         self._counted = counted
+        self._free = free
         self.sums: Row = {}
 
     def __iter__(self) -> Iterator[Row]:
@@ -56,11 +59,20 @@ class Table:
             if not line.startswith(_MARK):
                 self._end(line, count)
                 return
-            values = [value.strip() for value in line[len(_MARK) :].split(_BETWEEN)]
+            values = self._whole(header, line[len(_MARK) :].split(_BETWEEN))
             if len(values) != len(header):
                 raise malformed(f"Row {count + 1} has {len(values)} fields, not {len(header)}.")
             yield dict(zip(header, values, strict=True))
         raise malformed("The bill is cut off: it has no sums.")
+
+    def _whole(self, header: Sequence[str], parts: Sequence[str]) -> list[str]:
+        """The values of a row: parts beyond the number of columns belong to the free text."""
+        more = len(parts) - len(header)
+        if more > 0 and self._free in header:
+            at = header.index(self._free)
+            text = _BETWEEN.join(parts[at : at + more + 1])
+            parts = [*parts[:at], text, *parts[at + more + 1 :]]
+        return [value.strip() for value in parts]
 
     def _end(self, line: str, count: int) -> None:
         names = [column(name) for name in line.split(",")]
