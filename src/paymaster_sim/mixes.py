@@ -17,8 +17,8 @@ from paymaster_sim.place import Place
 from paymaster_sim.site import Site
 
 Details = Mapping[str, str]
-SHARE = 7
-"""Of so many seeds one is played in yuan, unless somebody says otherwise."""
+SHARE = 20
+"""Of so many seeds one is in yuan, unless somebody says otherwise: it costs as much as three."""
 
 CONSENTED = 3
 """Of so many seeds in yuan one is played with payees who have agreed once and for all."""

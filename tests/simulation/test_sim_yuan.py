@@ -89,7 +89,7 @@ def test_the_script_of_a_seed_strikes_with_every_fault() -> None:
 
 def test_the_seed_chooses_how_people_are_paid() -> None:
     chosen = Counter(mix_of(rails_of(seed)).name for seed in range(1, 61))
-    assert chosen == {"euro": 52, "yuan": 6, "agreed": 2}
+    assert chosen == {"euro": 57, "yuan": 2, "agreed": 1}
     assert mix_of(rails_of(1, "wechat,alipay")) is YUAN
     assert mix_of(rails_of(3, "wechat,alipay")) is AGREED
     assert rails_of(3, "alipay") == (ALIPAY,)
