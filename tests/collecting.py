@@ -18,8 +18,8 @@ from paymaster.kernel.money import Money
 from paymaster.ledger.balance import account_balance
 from paymaster.ledger.chart import Account
 from paymaster.payin import refund, request, store
-from paymaster.payin.request import Ask
 from paymaster.payin.refund_store import RefundRow, of_charge
+from paymaster.payin.request import Ask
 from paymaster.payin.run import Collector
 from paymaster.payin.store import ChargeRow
 from paymaster.people.users import Upsert, put

@@ -326,4 +326,4 @@ async def test_the_method_decides_what_is_shown(till: Collecting) -> None:
     assert found.checkout is not None
     assert found.checkout.parameters == {"prepay": row.key}
     assert "openid" not in repr(row)
-    assert TEN == row.money
+    assert row.money == TEN
