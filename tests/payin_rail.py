@@ -75,7 +75,8 @@ class PayInRail(FileRail):
         known = self.known[key]
         assert known.verdict is not ChargeVerdict.CLOSED, "nobody can pay what is closed"
         known.verdict = ChargeVerdict.PAID
-        known.paid, known.paid_at = amount or known.charge.amount, at
+        known.paid = known.charge.amount if amount is None else amount
+        known.paid_at = at
 
     def said(self, key: str) -> ChargeOutcome:
         known = self.known.get(key)
@@ -126,6 +127,9 @@ class PayInRail(FileRail):
         try:
             await self._called("close", key)
         except RailError:
+            return ChargeOutcome(key, ChargeVerdict.UNKNOWN)
+        if self.silent:
+            self.silent -= 1
             return ChargeOutcome(key, ChargeVerdict.UNKNOWN)
         known = self.known.get(key)
         if known is not None and known.verdict is ChargeVerdict.OPEN:

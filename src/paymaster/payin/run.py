@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -20,6 +21,7 @@ from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.lane import Lane
 from paymaster.kernel.errors import LEASE_LOST, Busy, Conflict
 from paymaster.kernel.ids import new_trace_id
+from paymaster.kernel.retry import Backoff
 from paymaster.kernel.sources import jitter
 from paymaster.observe import get_logger
 from paymaster.payin import refunding, store, work
@@ -31,6 +33,8 @@ from paymaster.secrets.sealing import Sealer
 
 _log = get_logger(__name__)
 ACTOR = Actor("role:dispatch")
+_WRITE_TRIES = 6
+_WRITE_AGAIN = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
 
 
 class Collector:
@@ -158,7 +162,17 @@ class Collector:
     async def _write(
         self, db: CellDb, trace_id: str, write: Callable[[CellTx], Awaitable[None]]
     ) -> None:
-        """Should it fail, the lease runs out, and what it was about is asked about anew."""
+        """Try again while the database is busy: what is known only here is worth keeping.
+
+        Should it fail for good, the lease runs out, and it is asked about anew.
+        """
+        for tries in range(1, _WRITE_TRIES):
+            try:
+                await db.run(ACTOR, trace_id, write)
+                return
+            except Busy as error:
+                _log.warning("payin_write_busy", slug=error.slug, tries=tries)
+            await asyncio.sleep(_WRITE_AGAIN.delay(tries, self._random).total_seconds())
         await db.run(ACTOR, trace_id, write)
 
     def _start(self, coroutine: Any) -> None:

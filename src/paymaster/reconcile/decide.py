@@ -1,8 +1,8 @@
 """What a statement line is: a pure decision, the same whenever it is made again.
 
-In this order: a side of one of our own transfers, a fee, a payment or return with our reference, a
-sponsor's payment, and otherwise a doubt. A reference decides before a text does; the sign of the
-amount must fit in every case.
+In this order: a side of one of our own transfers, a fee, a payment, return or charge with our
+reference, a sponsor's payment, and otherwise a doubt. A reference decides before a text does; the
+sign of the amount must fit in every case.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A payment or a return with our reference: its cell knows."""
+    """A payment, a return, or a payment to us, with our reference: its cell knows."""
 
     cell: int
     key: str
-    kind: Literal["payout", "return"]
+    kind: Literal["payout", "return", "incoming"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,9 @@ def decide(
             return Ask(ref.cell, line.reference, "payout")
         if line.amount > 0 and line.kind == LineKind.RETURN:
             return Ask(ref.cell, line.reference, "return")
+        names_campaign = bool(catalogue.find(line.reference))
+        if line.amount > 0 and line.kind == LineKind.INCOMING and not names_campaign:
+            return Ask(ref.cell, line.reference, "incoming")
     if line.amount > 0 and line.kind in _IN:
         return _incoming(line, remittance, catalogue)
     return Doubt(
