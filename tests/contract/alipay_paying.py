@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -125,6 +126,14 @@ class Shop:
         path = "/" + self.account.settings["app_id"] + "/payins"
         new = zip(asked[since:until], came[since:until], strict=True)
         return [Delivery(one.headers, one.body, at) for one, at in new if one.path == path]
+
+    def content(self, charge: Charge) -> dict[str, Any]:
+        """What the provider was told of a charge."""
+        world = self.outside.world
+        with world.chassis.tx() as tx:
+            trade = world.alipay.trades.find(tx, self.account.settings["app_id"], charge.key)
+        assert trade is not None
+        return json.loads(trade.content)
 
     def received(self) -> tuple[int, int]:
         """What came in and what was given back, by the provider's books."""

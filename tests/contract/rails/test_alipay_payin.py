@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -60,6 +60,10 @@ async def test_the_rail_takes_payments_where_the_account_says_so(shop: Shop) -> 
         PAGE: Shows.PAGE, QR: Shows.QR,
     }  # fmt: skip
     assert not any(one.needs_payer for one in offered.values())
+    only = replace(shop.account, settings={**shop.account.settings, "payin_methods": " page"})
+    assert set(shop.rail.pay_methods(only)) == {PAGE}
+    with pytest.raises(NeverSent):
+        await shop.rail.open_charge(only, shop.charge(QR))
     for said in ("none", ""):
         settings = {**shop.account.settings, "payin": said}
         closed = replace(shop.account, settings=settings)
@@ -129,6 +133,24 @@ async def test_an_address_can_be_signed_anew_for_the_same_trade(shop: Shop) -> N
     changed = str(first.content).replace("12.34", "12.35")
     assert changed != first.content
     assert (await shop.outside.client.get(changed)).status_code == 400
+
+
+@METHODS
+async def test_the_provider_is_told_what_it_is_for_and_when_it_ends(
+    shop: Shop, method: str
+) -> None:
+    end = datetime(2030, 1, 1, 16, 0, 59, 999_999, tzinfo=UTC)
+    words = "Budget = 1/2 & \U0001f600 more\n" + "x" * 300
+    charge = replace(shop.charge(method), expires_at=end, description=words)
+    checkout = await shop.rail.open_charge(shop.account, charge)
+    assert checkout.content is not None
+    assert (await shop.outside.client.get(checkout.content)).status_code == 200
+    told = shop.content(charge)
+    assert told["time_expire"] == "2030-01-02 00:00:59"
+    assert told["subject"] == ("Budget 1 2 more " + "x" * 300)[:256]
+    empty = shop.charge(description="&/=")
+    await shop.rail.open_charge(shop.account, empty)
+    assert shop.content(empty)["subject"] == empty.key
 
 
 async def test_a_code_that_nobody_scanned_can_be_paid_although_it_was_closed(shop: Shop) -> None:

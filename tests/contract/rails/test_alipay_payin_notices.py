@@ -230,6 +230,8 @@ async def test_what_cannot_be_asked_for_is_named(
         ({"seller_id": "2088"}, "/settings/seller_id"),
         ({"notify_url": ""}, "/settings/notify_url"),
         ({"notify_url": "hooks"}, "/settings/notify_url"),
+        ({"payin_methods": "qr,app"}, "/settings/payin_methods"),
+        ({"payin_methods": ","}, "/settings/payin_methods"),
     ],
 )
 async def test_a_wrong_account_is_named_field_by_field(

@@ -21,14 +21,15 @@ from paymaster.kernel.errors import Problem, RailError, Unprocessable
 from paymaster.rails import meaning
 from paymaster.rails.alipay import calls, payin_codes, payin_wire
 from paymaster.rails.alipay.prepare import canonical
-from paymaster.rails.alipay.settings import takes_payments
+from paymaster.rails.alipay.settings import offered, takes_payments
 from paymaster.rails.base import RailAccount
 from paymaster.rails.deps import RailDeps, setting
 from paymaster.rails.meaning import Kind
 from paymaster.rails.payin import Charge, ChargeOutcome, ChargeVerdict, Checkout, Method, Shows
 from paymaster.rails.yuan import CNY, UnreadableError, beijing, older_than, plain, text
 
-PAGE, QR = "alipay-page", "alipay-qr"
+_PREFIX: Final = "alipay-"
+PAGE, QR = f"{_PREFIX}page", f"{_PREFIX}qr"
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {PAGE: Method(PAGE, Shows.PAGE), QR: Method(QR, Shows.QR)}
 )
@@ -51,7 +52,10 @@ _PRODUCT: Final = "FAST_INSTANT_TRADE_PAY"
 
 def methods(account: RailAccount) -> Mapping[str, Method]:
     """See TakesPayments."""
-    return METHODS if takes_payments(account) else {}
+    if not takes_payments(account):
+        return {}
+    wanted = {f"{_PREFIX}{name}" for name in offered(account)}
+    return {name: method for name, method in METHODS.items() if name in wanted}
 
 
 def check(account: RailAccount, charge: Charge) -> None:
