@@ -45,13 +45,16 @@ class Liar:
     account: RailAccount
     private: str
     apiv2_key: str
+    kept: dict[str, str]
     answers: dict[str, tuple[int, Content | None]] = field(
         default_factory=dict[str, tuple[int, Content | None]]
     )
     signs: bool = True
+    takes_away: str = ""
 
     def reply(self, asked: Asked) -> Reply:
         """The answer of the first path that this one begins with."""
+        self.kept.pop(self.takes_away, None)
         path = next(path for path in self.answers if asked.path.startswith(path))
         status, content = self.answers[path]
         if path.startswith("/v3"):
@@ -102,7 +105,7 @@ async def lying(payin: str) -> AsyncGenerator[Liar]:
             account = RailAccount(
                 1, "till", "wechat-pay", "CNY", settings, {name: name for name in kept}
             )
-            liar = Liar(WeChatPayRail(deps), account, theirs, apiv2_key)
+            liar = Liar(WeChatPayRail(deps), account, theirs, apiv2_key, kept)
             server.answer = liar.reply
             yield liar
 
@@ -213,6 +216,23 @@ async def test_who_is_asked_to_come_again_is_told_so() -> None:
         assert caught.value.extra["code"] == "202"
         said = await liar.rail.find_charge(liar.account, OURS)
         assert (said.verdict, said.code) == (ChargeVerdict.UNKNOWN, "202")
+
+
+async def test_a_secret_that_goes_while_the_order_is_away_does_not_undo_it() -> None:
+    async with lying("v3") as liar:
+        liar.answers, liar.takes_away = {TRADES: (200, {"prepay_id": "wx1"})}, "private_key"
+        with pytest.raises(RailUnknown) as caught:
+            await liar.rail.open_charge(liar.account, charge("wechat-app"))
+        assert caught.value.slug == "rail-secret-missing"
+    async with lying("v2") as liar:
+        opened = {**OPENED, "trade_type": "APP"}
+        liar.answers, liar.takes_away = {"/pay": (200, opened)}, "apiv2_key"
+        with pytest.raises(RailUnknown):
+            await liar.rail.open_charge(liar.account, charge("wechat-app"))
+    async with lying("v2") as liar:
+        liar.answers, liar.takes_away = {"/sec": (200, OLD_REFUNDED)}, "apiv2_key"
+        said = await liar.rail.refund(liar.account, ORDER)
+        assert said.verdict is RefundVerdict.PROCESSING
 
 
 async def test_closing_says_nothing_by_itself() -> None:

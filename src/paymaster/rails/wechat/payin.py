@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import quote
 
-from paymaster.kernel.errors import Problem, RailError, Unprocessable
+from paymaster.kernel.errors import NeverSent, Problem, RailError, RailUnknown, Unprocessable
 from paymaster.rails import meaning
 from paymaster.rails.base import RailAccount
 from paymaster.rails.deps import RailDeps, setting
@@ -73,7 +73,11 @@ async def open_charge(deps: RailDeps, account: RailAccount, charge: Charge) -> C
         got = await opening(deps, account, charge, way)
     except UnreadableError as error:
         raise meaning.error(Kind.MALFORMED, f"The answer cannot be read: {error}.") from None
-    return checkout(deps, account, charge, way, api, got)
+    try:
+        return checkout(deps, account, charge, way, api, got)
+    except NeverSent as error:
+        # What lacks for the payer's side was not missed before the order had left.
+        raise RailUnknown(error.slug, error.detail) from None
 
 
 async def _open(deps: RailDeps, account: RailAccount, charge: Charge, way: Channel) -> str:

@@ -26,14 +26,14 @@ async def ask(
     Raises what `calls.ask_v2` raises, and RailUnknown for an answer that proves nothing: without
     the digest, with a wrong one, or about another merchant.
     """
-    method = digest_method(account)
+    method, key = digest_method(account), secret(deps, account, "apiv2_key").strip()
     ours = {"appid": setting(account, "appid"), "mch_id": setting(account, "mchid")}
     whole = {**fields, **ours, "sign_type": method}
     said = await calls.ask_v2(deps, account, path, whole, method=method, certified=certified)
     if said.get("return_code") != "SUCCESS":
         extra = {"code": "FAIL"}
         raise meaning.error(Kind.UNEXPLAINED, "The provider did not take the message.", extra)
-    if not genuine(said, secret(deps, account, "apiv2_key").strip(), method):
+    if not genuine(said, key, method):
         raise meaning.error(Kind.MALFORMED, "The answer is not signed by the provider.")
     named = {name: said[name] for name in ours if name in said}
     if said.get("result_code") == "SUCCESS" and named != ours:
