@@ -1,14 +1,13 @@
 """Whatever is told, in whatever order, and wherever a process dies: credited once or not at all.
 
-Hypothesis chooses what happens next to a few charges: the loop runs, or dies at some call; the payer
-pays, a notice comes, twice, late or wrong; a bill shows it; it is closed; money is given back. What
-the provider's own books say in the end is what the budget holds, and every proof holds.
+Hypothesis chooses what happens next to a few charges: the loop runs, or dies at some call; the
+payer pays, a notice comes, twice, late or wrong; a bill shows it; it is closed; money is given
+back. What the provider's own books say in the end is what the budget holds, and every proof holds.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
 from datetime import timedelta
 
 import pytest
@@ -25,6 +24,9 @@ from paymaster.payin.store import ChargeRow
 from paymaster.rails.payin import ChargeOutcome, ChargeVerdict, RefundVerdict
 
 MINUTE = timedelta(minutes=1)
+REFUSED = {"topup-paid", "topup-not-paid", "refund-too-much", "refund-insufficient"}
+"""Why some acts are not possible when they are tried."""
+
 ACTS = (
     "loop", "loop", "wait", "long", "die", "never", "lose-before", "lose-after", "pay", "pay",
     "notice", "twice", "wrong", "bare", "closed", "bill", "close", "refund", "refund-done",
@@ -32,8 +34,8 @@ ACTS = (
 
 
 @pytest.fixture(scope="module")
-def server(postgres: PostgresServer) -> Generator[PostgresServer]:
-    yield postgres
+def server(postgres: PostgresServer) -> PostgresServer:
+    return postgres
 
 
 class Play:
@@ -44,6 +46,7 @@ class Play:
         self.rows = rows
         self.notices = 0
         self.lines = 0
+        self.slugs = set[str]()
 
     async def act(self, what: str, which: int) -> None:
         till, row = self.till, self.rows[which % len(self.rows)]
@@ -107,32 +110,26 @@ class Play:
         try:
             await self.till.world.run(lambda tx: request.close(tx, row.id))
         except Conflict as error:
-            assert error.slug == "topup-paid"
+            self.slugs.add(error.slug)
 
     async def _refund(self, row: ChargeRow, which: int) -> None:
         try:
             await self.till.back(row, Money(100 * (which % 4 + 1), "EUR"))
         except (Conflict, Unprocessable) as error:
-            assert error.slug in {"topup-not-paid", "refund-too-much", "refund-insufficient"}
+            self.slugs.add(error.slug)
 
     async def end(self) -> None:
-        """Everything is told and asked in the end; then the books are held against the provider's."""
+        """All is asked in the end; then the books are held against the provider's."""
         till = self.till
         till.rail.before, till.rail.after = [], []
         till.rail.refund_verdict = RefundVerdict.DONE
         for _ in range(12):
             await till.later(20 * MINUTE)
+        assert self.slugs <= REFUSED
         paid = given = 0
         for row in self.rows:
             seen, known = await till.see(row), till.rail.known.get(row.key)
             truly = known is not None and known.verdict is ChargeVerdict.PAID
-            if seen.state == "disputed":
-                # A wrong amount was told: no look-up follows, until somebody tells the right one.
-                if truly:
-                    await self._hear(row, ChargeVerdict.PAID, row.money)
-                    seen = await till.see(row)
-                else:
-                    assert await till.balance("budget", CAMPAIGN) >= 0
             assert (seen.state == "paid") == truly, (seen, known)
             paid += row.amount if truly else 0
         for order in till.rail.refunds.values():

@@ -14,6 +14,7 @@ from paymaster.kernel.errors import Conflict, NeverSent, RailUnknown, Unprocessa
 from paymaster.kernel.money import Money
 from paymaster.payin import request, sealed
 from paymaster.payin.machine import CHARGE, ChargeEvent, ChargeState
+from paymaster.payin.run import Collector
 
 MINUTE = timedelta(minutes=1)
 
@@ -107,18 +108,18 @@ async def test_who_opened_it_and_died_leaves_it_unknown_and_it_is_opened_under_i
     till: Collecting,
 ) -> None:
     row = await till.new()
-    held = asyncio.Event()
+    reached, held = asyncio.Event(), asyncio.Event()
     opening = till.rail.open_charge
 
     async def hang(*args: object) -> object:
         found = await opening(*args)  # type: ignore[arg-type]
+        reached.set()
         await held.wait()
         return found
 
     till.rail.open_charge = hang  # type: ignore[method-assign, assignment]
     assert await till.collector.tick(1) == 1
-    while not till.rail.opened[row.key]:
-        await asyncio.sleep(0)
+    await reached.wait()
     await till.collector.stop()
     till.rail.open_charge = opening  # type: ignore[method-assign]
     assert await till.state(row) == "opening"
@@ -288,27 +289,35 @@ async def test_limits_of_the_account_hold(till: Collecting) -> None:
         "limited", till.rail.caps.name, settings=settings
     )
     for minor in (499, 2001):
-        with pytest.raises(Unprocessable, match="at least 5.00 and at most 20.00"):
+        with pytest.raises(Unprocessable, match=r"at least 5\.00 and at most 20\.00"):
             await till.new(amount=Money(minor, "EUR"))
     for minor in (500, 2000):
         assert (await till.new(amount=Money(minor, "EUR"))).state == "requested"
 
 
-async def test_a_sick_account_holds_up_no_other(till: Collecting) -> None:
+async def test_a_sick_account_holds_up_no_other(
+    till: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await till.payouts.add_account("other", till.rail.caps.name)
     mine = await till.new()
     theirs = await till.new(account=till.payouts.accounts["other"])
     never, opening = asyncio.Event(), till.rail.open_charge
+    written, write = asyncio.Event(), Collector._write
 
     async def hang(account: object, charge: object) -> object:
         if account.name == "other":  # type: ignore[attr-defined]
             await never.wait()
         return await opening(account, charge)  # type: ignore[arg-type]
 
+    async def seen(*args: object) -> None:
+        await write(*args)  # type: ignore[arg-type]
+        written.set()
+
     till.rail.open_charge = hang  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(Collector, "_write", seen)
     await till.collector.tick(1)
-    while await till.state(mine) != "open":
-        await asyncio.sleep(0.01)
+    await written.wait()
+    assert await till.state(mine) == "open"
     assert await till.state(theirs) == "opening"
     await till.collector.stop()
 

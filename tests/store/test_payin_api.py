@@ -178,7 +178,7 @@ async def test_users_may_pay_in_only_where_the_settings_let_them(
 ) -> None:
     async with counter_of(postgres, tmp_path) as counter:
         await counter.served.ok("PUT", "/v1/users/anna", {})
-        await counter.refused(422, "topups-off", "/v1/users/anna/topups")
+        await counter.refused(403, "topups-off", "/v1/users/anna/topups")
         settings = counter.served.deps.settings.payin
         assert not settings.users_may("acme", "test")
     payin = {"users": "off", "users_in": {"acme/test": "on"}}

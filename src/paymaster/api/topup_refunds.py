@@ -28,8 +28,8 @@ from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
-from paymaster.payin import refund, refund_store
-from paymaster.payin.refund_store import RefundRow
+from paymaster.payin import refund, view
+from paymaster.payin.view import RefundRow
 from paymaster.people.four_eyes import Waiting
 
 router = APIRouter(route_class=Door, tags=["top-ups"])
@@ -126,7 +126,7 @@ async def ask_topup_refund(
 async def list_topup_refunds(call: OwnReads, topup: TopupPath) -> Reply:
     """The refunds of a top-up, oldest first."""
     cell, charge = await topup_of(call, topup)
-    found = await cell.read(lambda tx: refund_store.of_charge(tx, charge.id))
+    found = await cell.read(lambda tx: view.refunds(tx, charge.id))
     return listing([_shown(cell.number, row) for row in found])
 
 
@@ -139,7 +139,7 @@ async def get_topup_refund(
     """One refund of a top-up."""
     cell, charge = await topup_of(call, topup)
     ref = call.ref("tf", refund_id)
-    row = await cell.read(lambda tx: refund_store.find(tx, ref.id))
+    row = await cell.read(lambda tx: view.refund(tx, ref.id))
     if row is None or ref.cell != cell.number or row.charge_id != charge.id:
         raise NotFound("not-found", "There is no such refund.")
     return Reply(_shown(cell.number, row))

@@ -33,13 +33,13 @@ from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.earn import campaign as campaigns
 from paymaster.earn.machine import OfferState
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Conflict, NotFound, Refusal, Unprocessable
+from paymaster.kernel.errors import Conflict, Forbidden, NotFound, Refusal, Unprocessable
 from paymaster.kernel.ids import Ref, text_id
 from paymaster.kernel.money import Money
-from paymaster.payin import request, sealed, store
+from paymaster.payin import request, sealed, view
 from paymaster.payin.machine import ChargeState
 from paymaster.payin.request import MAXIMUM, MINIMUM, Ask
-from paymaster.payin.store import ChargeRow
+from paymaster.payin.view import ChargeRow
 from paymaster.people import users
 from paymaster.rails.payin import Checkout, Shows
 
@@ -113,16 +113,17 @@ async def top_up_campaign(
     Read it again until it is `open`: then it has what the payer needs. The budget grows when the
     provider says that it was paid.
     """
-    view = await call.look(lambda tx: campaigns.get(tx, call.environment.id, call.name(campaign)))
-    if view.state == OfferState.ENDED:
+    name = call.name(campaign)
+    found = await call.look(lambda tx: campaigns.get(tx, call.environment.id, name))
+    if found.state == OfferState.ENDED:
         raise Unprocessable("campaign-ended", "The campaign has ended for good.")
-    if body.amount.money().currency != view.currency:
-        raise Unprocessable("topup-currency", f"The campaign's budget is in {view.currency}.")
+    if body.amount.money().currency != found.currency:
+        raise Unprocessable("topup-currency", f"The campaign's budget is in {found.currency}.")
 
     async def allowed(_tx: CellTx) -> None:
         return None
 
-    target = ("campaign", view.number, view.home_cell)
+    target = ("campaign", found.number, found.home_cell)
     return await _asked(call, request_, key, body, target, allowed)
 
 
@@ -146,7 +147,7 @@ async def top_up_me(call: OwnWithdrawals, request_: Request, key: Key, body: Ask
 async def _of_user(call: Call, request_: Request, ref: Ref, key: str, body: AskTopup) -> Response:
     environment = call.environment
     if not call.deps.settings.payin.users_may(environment.tenant, environment.mode):
-        raise Unprocessable("topups-off", "Users may not pay in here.")
+        raise Forbidden("topups-off", "Users may not pay in here.")
 
     async def allowed(tx: CellTx) -> None:
         await users.require_active(tx, ref.id)
@@ -254,7 +255,7 @@ async def topup_of(call: Call, topup: str) -> tuple[CellDb, ChargeRow]:
     """A top-up and its cell. For an earner there are none but his own. Raises NotFound."""
     ref = call.ref("tp", topup)
     cell = call.cell(ref.cell)
-    row = await cell.read(lambda tx: store.find(tx, ref.id))
+    row = await cell.read(lambda tx: view.charge(tx, ref.id))
     own = call.principal.user
     foreign = own is not None and (
         own.cell != ref.cell or row is None or (row.purpose, row.target_id) != ("user", own.id)
@@ -329,8 +330,8 @@ async def list_topups(
         # In a cell with a higher number the same id comes first.
         least = None if before is None else before.id + (cell.number < before.cell)
         found = await cell.read(
-            lambda tx, to=least: store.listing(
-                tx, purpose, target, state and state.value, to, page.limit
+            lambda tx, to=least: view.charges(
+                tx, purpose, target, state and state.value, before=to, limit=page.limit
             )
         )
         rows += [(row.id, cell.number, row) for row in found]
@@ -352,8 +353,8 @@ async def _target(
         return "user", ref.id, [call.cell(ref.cell)]
     if campaign is not None:
         name = call.name(campaign)
-        view = await call.look(lambda tx: campaigns.get(tx, call.environment.id, name))
-        return "campaign", view.number, [call.cell(view.home_cell)]
+        found = await call.look(lambda tx: campaigns.get(tx, call.environment.id, name))
+        return "campaign", found.number, [call.cell(found.home_cell)]
     return None, None, call.cells
 
 

@@ -7,5 +7,6 @@ refund     give money back, and what became of that
 work       one step of a charge: open it, ask about it, close it
 refunding  one step of a refund: order it, ask about it
 run        the loop of it: claim, call the provider outside any transaction, conclude
+view       as other packages read them
 booking    the lines of statements that show charges and refunds
 """

@@ -3,7 +3,7 @@
 A charge is one payment that a payer is asked for. Nothing but the provider's word that it was paid
 credits anybody, and that word is taken whenever it comes: after the charge was closed too, because
 the money is there then. What was paid otherwise than asked for, or cannot be credited, is
-`disputed` and waits for a person.
+`disputed`: it is asked about from time to time, and waits for a person.
 
 A refund sets money aside before the provider is asked to give it back. Only its definite word frees
 it again.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from paymaster.db.tx import CellTx
@@ -23,6 +24,9 @@ from paymaster.payin.machine import CHARGE, ChargeEvent, ChargeState
 from paymaster.payin.moves import move
 from paymaster.payin.store import ChargeRow
 from paymaster.rails.payin import ChargeOutcome, ChargeVerdict
+
+LOOK_AGAIN: Final = timedelta(seconds=30)
+"""After which the provider is asked about a charge of which it told something odd."""
 
 BREAKS: Final = frozenset({
     "charge-unknown", "charge-foreign", "charge-disputed",
@@ -131,6 +135,7 @@ async def _dispute(
             tx,
             row,
             ChargeEvent.DISPUTE,
+            due_at=tx.now + LOOK_AGAIN,
             code=code,
             detail=detail,
             provider_id=_id(row, said),

@@ -21,7 +21,7 @@ from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import Broken, NeverSent, RailError
 from paymaster.observe import get_logger
 from paymaster.payin import outcome, sealed, store
-from paymaster.payin.machine import ChargeEvent, ChargeState
+from paymaster.payin.machine import CHARGE, ChargeEvent, ChargeState
 from paymaster.payin.moves import move
 from paymaster.payin.pace import GIVES_UP, LAG, Lost, Pace, lost
 from paymaster.payin.request import CLOSES_AFTER
@@ -93,6 +93,8 @@ def next_step(row: ChargeRow, account: PayoutAccount, now: datetime) -> Step:
         if over:
             return Step.GIVE_UP
         return Step.OPEN if account.active else Step.WAIT
+    if row.state == ChargeState.DISPUTED:
+        return Step.ASK
     if over:
         return Step.CLOSE if now >= closable_at(row) else Step.ASK
     again = row.state == ChargeState.UNKNOWN and row.found in _MAY_BE_SENT_AGAIN
@@ -260,12 +262,14 @@ async def _later(
     """It is as it was: look again, or take it as closed when that is certain by now."""
     verdict = told.found.verdict if isinstance(told.found, ChargeOutcome) else None
     gone = verdict is ChargeVerdict.NOT_FOUND and account.knows(row.created_at)
-    if gone and told.asked_at >= row.expires_at + LAG:
+    over = told.asked_at >= row.expires_at + LAG
+    if gone and over and CHARGE.allows(row.state, ChargeEvent.CLOSE):
         await move(tx, row, ChargeEvent.CLOSE, code="not-found")
         return
     tries = row.tries + 1
     unknown = row.state == ChargeState.UNKNOWN
-    delay = (pace.ask_again if unknown else pace.watch).delay(tries, random)
+    often = pace.settle if row.state == ChargeState.DISPUTED else pace.watch
+    delay = (pace.ask_again if unknown else often).delay(tries, random)
     due: datetime | None = tx.now + delay
     moments = [row.expires_at, closable_at(row)]
     due = min([due, *(each for each in moments if each > tx.now)])

@@ -84,7 +84,8 @@ class Doubt:
 
 Decision = Ask | Fund | Fee | Transfer | Doubt
 
-_OUT = frozenset({LineKind.PAYOUT, LineKind.OTHER})
+_OUT = frozenset({LineKind.PAYOUT, LineKind.INCOMING, LineKind.OTHER})
+"""Money that leaves: of what had come in, what is given back to its payer."""
 _IN = frozenset({LineKind.INCOMING, LineKind.TOPUP, LineKind.OTHER})
 
 
