@@ -19,7 +19,7 @@ from tests.world import PostgresServer
 from paymaster.kernel.errors import Conflict, NeverSent, RailUnknown, Unprocessable
 from paymaster.kernel.money import Money
 from paymaster.payin import booking, outcome, request
-from paymaster.payin.booking import Line
+from paymaster.payin.booking import BillLine
 from paymaster.payin.store import ChargeRow
 from paymaster.rails.payin import ChargeOutcome, ChargeVerdict, RefundVerdict
 
@@ -95,7 +95,7 @@ class Play:
         elif known.verdict is ChargeVerdict.PAID and what == "bill":
             self.lines += 1
             day = self.till.world.clock.now().date()
-            line = Line(f"sl_{self.lines}", row.key, row.money, True, day, False)
+            line = BillLine(f"sl_{self.lines}", row.key, row.money, True, day, False)
             await self.till.world.run(
                 lambda tx: booking.book(tx, self.till.account.id, 1, "st", [line])
             )

@@ -44,6 +44,7 @@ def judged(line: LineRow, remittance: str | None = None) -> Decision:
     [
         (LINE, Ask(2, KEY, "payout")),
         (replace(LINE, kind="other"), Ask(2, KEY, "payout")),
+        (replace(LINE, kind="incoming"), Ask(2, KEY, "payout")),
         (replace(LINE, kind="return", amount=1000), Ask(2, KEY, "return")),
         (replace(LINE, kind="incoming", amount=1000), Ask(2, KEY, "incoming")),
         (replace(LINE, kind="incoming", amount=1, reference="CP0A1ZC4R7M2K9T"), Fund(9)),

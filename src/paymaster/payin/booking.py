@@ -34,7 +34,7 @@ CONTRADICTS: Final = "contradicts"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BillLine:
     """A line with a number of ours, its amount positive; `accepted`: book our own amount anyway."""
 
     name: str
@@ -71,7 +71,7 @@ async def knows(tx: CellRead, keys: Sequence[str]) -> frozenset[str]:
 
 
 async def book(
-    tx: CellTx, rail_account_id: int, treasury_cell: int, statement: str, lines: Sequence[Line]
+    tx: CellTx, rail_account_id: int, treasury_cell: int, statement: str, lines: Sequence[BillLine]
 ) -> dict[str, Shown]:
     """Book lines of one account, each as far as it proves something; by the line's name."""
     page = _Page(rail_account_id, treasury_cell, statement)
@@ -99,7 +99,7 @@ async def book(
     return found
 
 
-async def _refund_of(tx: CellTx, charge: ChargeRow, line: Line) -> RefundRow | None:
+async def _refund_of(tx: CellTx, charge: ChargeRow, line: BillLine) -> RefundRow | None:
     """The refund of a charge that a line may show: by itself, or the oldest over its amount."""
     rows = await refund_store.of_charge(tx, charge.id)
     own = [row for row in rows if row.booked_line == line.name]
@@ -112,7 +112,7 @@ async def _refund_of(tx: CellTx, charge: ChargeRow, line: Line) -> RefundRow | N
     return None if chosen is None else (await refund_store.lock(tx, [chosen.key]))[chosen.key]
 
 
-def _judge(page: _Page, row: ChargeRow | RefundRow, line: Line, subject: str) -> Shown | None:
+def _judge(page: _Page, row: ChargeRow | RefundRow, line: BillLine, subject: str) -> Shown | None:
     """Why a line cannot book it, or that it has done so; None when it may."""
     if row.rail_account_id != page.rail_account_id:
         return Shown(fault=ACCOUNT, detail=f"{subject} went through another account.")
@@ -128,7 +128,7 @@ def _judge(page: _Page, row: ChargeRow | RefundRow, line: Line, subject: str) ->
 
 
 async def _charge(
-    tx: CellTx, page: _Page, charge: ChargeRow, line: Line
+    tx: CellTx, page: _Page, charge: ChargeRow, line: BillLine
 ) -> tuple[Shown, ChargeRow]:
     subject = text_id("tp", tx.cell, charge.id)
     told = _judge(page, charge, line, subject)
@@ -147,7 +147,9 @@ async def _charge(
     return Shown(subject, charge.money), booked
 
 
-async def _refund(tx: CellTx, page: _Page, row: RefundRow, line: Line) -> tuple[Shown, RefundRow]:
+async def _refund(
+    tx: CellTx, page: _Page, row: RefundRow, line: BillLine
+) -> tuple[Shown, RefundRow]:
     subject = text_id("tf", tx.cell, row.id)
     told = _judge(page, row, line, subject)
     if told is not None:
@@ -166,7 +168,7 @@ async def _refund(tx: CellTx, page: _Page, row: RefundRow, line: Line) -> tuple[
 
 
 async def _post(
-    tx: CellTx, page: _Page, line: Line, kind: str, subject: str, postings: recipes.Postings
+    tx: CellTx, page: _Page, line: BillLine, kind: str, subject: str, postings: recipes.Postings
 ) -> None:
     evidence: Mapping[str, str] = {"line": line.name, "statement": page.statement}
     at = start_of_day(line.day, tx.time_zone)

@@ -7,7 +7,7 @@ from typing import Final
 
 from paymaster.db.tx import CellTx
 from paymaster.payin import booking
-from paymaster.payin.booking import Line, Shown
+from paymaster.payin.booking import BillLine, Shown
 from paymaster.reconcile.breaks import Kind
 from paymaster.reconcile.wire import Answer, Question
 
@@ -33,7 +33,7 @@ async def book(
     if not ours:
         return {}
     lines = [
-        Line(one.line, one.key, one.amount, one.kind != "payout", one.booked_on, one.accepted)
+        BillLine(one.line, one.key, one.amount, one.kind != "payout", one.booked_on, one.accepted)
         for one in ours
     ]
     shown = await booking.book(tx, rail_account_id, treasury_cell, statement, lines)
