@@ -38,8 +38,8 @@ _BY_CHARGE: dict[str, LiteralString] = {
         ) AS b ON true
         WHERE c.id > %(low)s AND c.id <= %(high)s
             AND CASE WHEN c.state = 'paid' THEN c.amount ELSE 0 END <> coalesce(b.amount, 0)
-            AND NOT (c.state = 'paid' AND b.amount IS NULL
-                AND c.ended_at <= (SELECT max(recorded_through) FROM archive)) LIMIT 100
+            AND NOT (c.state = 'paid' AND b.amount IS NULL AND coalesce(
+                c.ended_at <= (SELECT max(recorded_through) FROM archive), false)) LIMIT 100
     """,
     "charge-refunded": """
         SELECT c.key, c.refunded, coalesce(r.amount, 0)
