@@ -21,6 +21,7 @@ from tests.world import ACTOR, PostgresServer
 from paymaster.dispatch import accounts
 from paymaster.dispatch.accounts import NewAccount
 from paymaster.payin.run import Collector
+from paymaster.roles import work
 from paymaster.settle import payin_apply
 
 START = "2026-11-01T00:00:00Z"
@@ -329,3 +330,40 @@ async def test_providers_call_at_the_address_of_the_account(counter: Counter) ->
     for path in ("/v1/hooks/acme/test/none/payins", "/v1/hooks/none/test/till/payins"):
         answer = await counter.served.hooks.post(path, headers=headers, content=body)
         assert answer.status_code == 404
+
+
+async def test_the_roles_open_charges_and_apply_what_is_told(counter: Counter) -> None:
+    deps, world = counter.served.deps, counter.served.world
+    dispatch, settle = work.ROLES["dispatch"](deps), work.ROLES["settle"](deps)
+    lanes = {lane.name: lane for lane in (*dispatch.lanes, *settle.lanes)}
+    made = await counter.ask()
+    assert await lanes["payins:1"].step() == 1
+    for end in dispatch.endings:
+        await end()
+    path = f"/v1/topups/{made['id']}"
+    assert (await counter.served.ok("GET", path))["state"] == "open"
+    counter.rail.pay(made["reference"])
+    headers, body = counter.rail.paid_notice("n1", world.clock.now(), made["reference"])
+    address = "/v1/hooks/acme/test/till/payins"
+    assert (await counter.served.hooks.post(address, headers=headers, content=body)).is_success
+    assert await lanes["apply-payins:1"].step() == 1
+    assert (await counter.served.ok("GET", path))["state"] == "paid"
+
+
+async def test_the_list_of_several_cells_is_one(postgres: PostgresServer, tmp_path: Path) -> None:
+    async with counter_of(postgres, tmp_path, cells=3, payin={"users": "on"}) as counter:
+        served = counter.served
+        for number in range(6):
+            await served.ok("PUT", f"/v1/users/u{number}", {})
+            await counter.ask(f"/v1/users/u{number}/topups")
+        everything = [one["id"] for one in (await served.ok("GET", "/v1/topups"))["data"]]
+        assert len({one[3:5] for one in everything}) > 1, "they lie in one cell"
+        found: list[str] = []
+        cursor = ""
+        while True:
+            page = await served.ok("GET", f"/v1/topups?limit=2{cursor}")
+            found += [one["id"] for one in page["data"]]
+            if page["next_cursor"] is None:
+                break
+            cursor = f"&cursor={page['next_cursor']}"
+        assert found == everything

@@ -14,6 +14,7 @@ from paymaster.kernel.money import Money
 from paymaster.payin import refund
 from paymaster.payin.machine import REFUND
 from paymaster.rails.payin import RefundOutcome, RefundVerdict
+from paymaster.withdraw import holds
 
 MINUTE = timedelta(minutes=1)
 FOUR = Money(400, "EUR")
@@ -237,6 +238,23 @@ async def test_who_died_while_ordering_leaves_it_unknown(till: Collecting) -> No
     await till.round()
     assert (await till.refund(row)).state == "processing"
     assert len(till.rail.refunds) == 1
+
+
+async def test_of_a_user_whom_an_authority_has_frozen_nothing_is_given_back(
+    till: Collecting,
+) -> None:
+    user = await till.user()
+    row = await till.paid(user, purpose="user")
+    await till.back(row, FOUR)
+    placed = await till.world.run(lambda tx: holds.place(tx, "user", user, "A-17", "order"))
+    await till.later(MINUTE)
+    assert (await till.refund(row)).state == "requested"
+    assert till.rail.refunds == {}
+    with pytest.raises(Conflict, match="held-by-order"):
+        await till.back(row, FOUR)
+    await till.world.run(lambda tx: holds.lift(tx, placed.id, "over"))
+    await till.later(MINUTE)
+    assert (await till.refund(row)).state == "processing"
 
 
 def test_only_a_definite_word_ends_a_refund() -> None:

@@ -26,6 +26,7 @@ from paymaster.payin.outcome import Applied
 from paymaster.payin.refund_store import RefundRow
 from paymaster.payin.store import ChargeRow
 from paymaster.rails.payin import RefundOutcome, RefundVerdict
+from paymaster.withdraw import holds
 
 BREAKS: Final = frozenset({"refund-unknown", "refund-foreign", "refund-contradicted"})
 """Slugs of what a person has to look at."""
@@ -50,14 +51,17 @@ _REACHED: Final = {
 async def request(tx: CellTx, charge_id: int, amount: Money | None, reason: str) -> RefundRow:
     """Give a paid charge back, or part of it; without an amount all that is left. Audited.
 
-    Raises NotFound, Conflict `topup-not-paid`, Unprocessable `refund-currency`, `refund-amount`,
-    `refund-too-much`, `refund-too-late`, or `refund-insufficient` when it was spent.
+    Raises NotFound, Conflict `topup-not-paid` or `held-by-order`, Unprocessable `refund-currency`,
+    `refund-amount`, `refund-too-much`, `refund-too-late`, or `refund-insufficient` when it was
+    spent.
     """
     charge = (await store.lock_ids(tx, [charge_id])).get(charge_id)
     if charge is None:
         raise NotFound("not-found", "There is no such top-up.")
     if charge.state != ChargeState.PAID:
         raise Conflict("topup-not-paid", "What was not paid cannot be given back.")
+    if charge.purpose == "user":
+        await holds.require_free_user(tx, charge.target_id)
     left = Money(charge.amount - charge.refunded, charge.asset)
     wanted = left if amount is None else amount
     if wanted.currency != charge.asset:

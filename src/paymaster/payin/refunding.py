@@ -26,6 +26,7 @@ from paymaster.payin.pace import Lost, Pace, lost
 from paymaster.payin.refund_store import RefundRow
 from paymaster.payin.store import ChargeRow
 from paymaster.rails.payin import RefundOrder, RefundOutcome, RefundVerdict, TakesPayments
+from paymaster.withdraw import holds
 
 _log = get_logger(__name__)
 _TOLD = frozenset({
@@ -85,6 +86,8 @@ async def claim(tx: CellTx, account: PayoutAccount, room: int, pace: Pace) -> li
     for row in await refund_store.take_due(tx, account.id, room):
         charge = await _charge(tx, row)
         step = next_step(row, charge, account)
+        if step is Step.SEND and await _held(tx, charge):
+            step = Step.WAIT if row.state == RefundState.REQUESTED else Step.ASK
         if step is Step.WAIT:
             await refund_store.write(tx, replace(row, due_at=tx.now + pace.paused))
         elif step is Step.LOSE:
@@ -101,6 +104,13 @@ async def claim(tx: CellTx, account: PayoutAccount, room: int, pace: Pace) -> li
         else:
             tasks.append(await _lease(tx, charge, row, step, pace))
     return tasks
+
+
+async def _held(tx: CellTx, charge: ChargeRow) -> bool:
+    """Whether the money is of a user whom an authority has frozen."""
+    if charge.purpose != "user":
+        return False
+    return bool(await holds.held_users(tx, [charge.target_id]))
 
 
 async def _charge(tx: CellTx, row: RefundRow) -> ChargeRow:
