@@ -232,13 +232,18 @@ async def test_a_message_for_another_account_of_ours_is_refused(both: Trading) -
 async def test_whatever_goes_wrong_everybody_is_credited_once(both: Trading) -> None:
     await both.side.chaos(30)
     topups = [await both.ask(f"{number}.00") for number in range(1, 9)]
-    for place in range(4):
+    asked = 0
+    for _ in range(40):
+        if asked > 1:
+            break
         await both.later(seconds=20)
         for topup in [await both.see(each) for each in topups[::2]]:
             if topup["state"] == "open" and topup["checkout"] is not None:
                 await both.pay(topup)
             elif topup["state"] == "paid" and not Money.parse(topup["refunded"]["amount"], "CNY"):
-                await both.give_back(topup, f"0.0{place + 1}")
+                asked += 1
+                await both.give_back(topup, f"0.0{asked}")
+    await both.later(seconds=20)
     await both.side.chaos(0)
 
     async def settled() -> bool:
