@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import pytest
 from tests.collecting import CAMPAIGN, Collecting, collecting_world
-from tests.world import PostgresServer
+from tests.world import ACTOR, PostgresServer
 
+from paymaster.dispatch import accounts
+from paymaster.dispatch.accounts import NewAccount
 from paymaster.kernel.errors import Conflict, NeverSent, RailUnknown, Unprocessable
 from paymaster.kernel.money import Money
 from paymaster.payin import refund
@@ -253,6 +255,24 @@ async def test_of_a_user_whom_an_authority_has_frozen_nothing_is_given_back(
     with pytest.raises(Conflict, match="held-by-order"):
         await till.back(row, FOUR)
     await till.world.run(lambda tx: holds.lift(tx, placed.id, "over"))
+    await till.later(MINUTE)
+    assert (await till.refund(row)).state == "processing"
+
+
+async def test_after_a_change_of_settings_only_who_got_the_money_is_asked_for_it(
+    till: Collecting,
+) -> None:
+    row = await till.paid()
+    new = NewAccount(till.rail.caps.name, till.rail.caps.name, "EUR", {"payin_minimum": "1"}, {})
+    await till.world.dbs.control.run(
+        ACTOR, "", lambda tx: accounts.put(tx, 1, 1, new, till.payouts.rails)
+    )
+    theirs = till.rail.known.pop(row.key)
+    await till.back(row)
+    await till.later(MINUTE)
+    assert (await till.refund(row)).state == "requested"
+    assert "refund" not in {what for what, _ in till.rail.calls}
+    till.rail.known[row.key] = theirs
     await till.later(MINUTE)
     assert (await till.refund(row)).state == "processing"
 

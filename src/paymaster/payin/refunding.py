@@ -25,7 +25,13 @@ from paymaster.payin.moves import move_refund
 from paymaster.payin.pace import Lost, Pace, lost
 from paymaster.payin.refund_store import RefundRow
 from paymaster.payin.store import ChargeRow
-from paymaster.rails.payin import RefundOrder, RefundOutcome, RefundVerdict, TakesPayments
+from paymaster.rails.payin import (
+    ChargeVerdict,
+    RefundOrder,
+    RefundOutcome,
+    RefundVerdict,
+    TakesPayments,
+)
 from paymaster.withdraw import holds
 
 _log = get_logger(__name__)
@@ -45,11 +51,16 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A leased refund, and the order for it."""
+    """A leased refund, and the order for it.
+
+    `strange`: the account's settings were changed since the payment, perhaps to another merchant,
+    who never got the money.
+    """
 
     row: RefundRow
     step: Step
     order: RefundOrder
+    strange: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +78,14 @@ class Told:
         return isinstance(found, RefundOutcome) and found.verdict is not RefundVerdict.UNKNOWN
 
 
-def next_step(row: RefundRow, charge: ChargeRow, account: PayoutAccount) -> Step:
+def next_step(row: RefundRow, account: PayoutAccount) -> Step:
     """What is to be done with a refund whose time has come."""
-    # After a change of settings it may be another merchant, who never got the money.
-    ours = account.active and account.knows(charge.created_at)
     if row.state == RefundState.SENDING:
         return Step.LOSE
     if row.state == RefundState.REQUESTED:
-        return Step.SEND if ours else Step.WAIT
-    if row.state == RefundState.UNKNOWN and row.found == RefundVerdict.NOT_FOUND and ours:
-        return Step.SEND
-    return Step.ASK
+        return Step.SEND if account.active else Step.WAIT
+    gone = row.state == RefundState.UNKNOWN and row.found == RefundVerdict.NOT_FOUND
+    return Step.SEND if gone and account.active else Step.ASK
 
 
 async def claim(tx: CellTx, account: PayoutAccount, room: int, pace: Pace) -> list[Task]:
@@ -85,7 +93,7 @@ async def claim(tx: CellTx, account: PayoutAccount, room: int, pace: Pace) -> li
     tasks: list[Task] = []
     for row in await refund_store.take_due(tx, account.id, room):
         charge = await _charge(tx, row)
-        step = next_step(row, charge, account)
+        step = next_step(row, account)
         if step is Step.SEND and await _held(tx, charge):
             step = Step.WAIT if row.state == RefundState.REQUESTED else Step.ASK
         if step is Step.WAIT:
@@ -102,7 +110,8 @@ async def claim(tx: CellTx, account: PayoutAccount, room: int, pace: Pace) -> li
                 found=None,
             )
         else:
-            tasks.append(await _lease(tx, charge, row, step, pace))
+            task = await _lease(tx, charge, row, step, pace)
+            tasks.append(replace(task, strange=not account.knows(charge.created_at)))
     return tasks
 
 
@@ -141,6 +150,7 @@ async def call(
     try:
         async with asyncio.timeout(pace.call.total_seconds()):
             if task.step is Step.SEND:
+                await _require_merchant(rail, account, task)
                 found = await rail.refund(account.rail, task.order)
             else:
                 found = await rail.find_refund(account.rail, task.order)
@@ -154,6 +164,15 @@ async def call(
     if found.key != key:
         found = RefundOutcome(key, RefundVerdict.UNKNOWN, detail="The answer names another refund.")
     return Told(task, found, at)
+
+
+async def _require_merchant(rail: TakesPayments, account: PayoutAccount, task: Task) -> None:
+    """Raises NeverSent unless who would be asked now is who got the money."""
+    if not task.strange:
+        return
+    found = await rail.find_charge(account.rail, task.order.charge_key)
+    if found.verdict is not ChargeVerdict.PAID or found.amount not in (None, task.order.charged):
+        raise NeverSent("provider-unreachable", "The payment is not known under these settings.")
 
 
 async def conclude(
