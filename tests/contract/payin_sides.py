@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Protocol
 from urllib.parse import urljoin
 
 from tests.contract.alipay_paying import PROVES_NOTHING, Shop
@@ -18,7 +19,7 @@ KINDS_OF = {"*": mishaps.BEFORE | mishaps.AFTER, "notice": mishaps.NOTICES}
 """What can go wrong with every call, and with messages."""
 
 
-class Side:
+class Side(Protocol):
     """A provider, as these tests need it."""
 
     method: str
@@ -27,31 +28,31 @@ class Side:
 
     async def pay(self, key: str, content: str) -> bool:
         """Somebody scans the code or opens the page, and pays; False if nobody can any more."""
-        raise NotImplementedError
+        ...
 
     async def twice_and_late(self, seconds: int) -> None:
         """The next message comes so late, and two times."""
-        raise NotImplementedError
+        ...
 
     async def lost(self) -> None:
         """The next message never comes."""
-        raise NotImplementedError
+        ...
 
     async def lied(self) -> int:
         """Beside the next message there come false ones: how many."""
-        raise NotImplementedError
+        ...
 
     async def cut(self, what: str) -> None:
         """The next answer to `open`, `refund` or `ask` never comes, and it is done all the same."""
-        raise NotImplementedError
+        ...
 
     async def chaos(self, permille: int) -> None:
         """Each thing that can go wrong with calls and messages does, so often; 0: none does."""
-        raise NotImplementedError
+        ...
 
     def books(self) -> tuple[int, int]:
         """What the provider took in for us and gave back, in fen."""
-        raise NotImplementedError
+        ...
 
 
 class AlipaySide(Side):
