@@ -169,14 +169,19 @@ def client(app: Any, key: str | None = None, *, raises: bool = True) -> httpx.As
 
 @asynccontextmanager
 async def serve(
-    postgres: PostgresServer, folder: Path, *, cells: int = 1, **groups: Mapping[str, Any]
+    postgres: PostgresServer,
+    folder: Path,
+    *,
+    cells: int = 1,
+    rails: Mapping[str, Rail] | None = None,
+    **groups: Mapping[str, Any],
 ) -> AsyncIterator[Served]:
-    """A fresh installation, served."""
+    """A fresh installation, served; with the rails that are installed, or these."""
     async with (
         make_world(postgres, cells=cells) as world,
         httpx.AsyncClient(trust_env=False) as http,
     ):
-        deps = make_deps(make_settings(folder, **groups), world.dbs, world.clock, http)
+        deps = make_deps(make_settings(folder, **groups), world.dbs, world.clock, http, rails)
         api, inbound = build_api(deps), build_hooks(deps)
         async with client(api) as caller, client(inbound) as hooks:
             served = Served(world, deps, api, caller, hooks)

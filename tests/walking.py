@@ -223,6 +223,7 @@ async def _made_by_others(served: Served, user: str) -> dict[str, str]:
         "act": "transfer.request",
         "currency": "EUR",
         "day": "2026-11-19",
+        "form": "png",
     }
 
 
@@ -256,7 +257,17 @@ def _planted(served: Served, number: int, user: str, account: int) -> dict[str, 
         world, cell, "write_off", id=number, user_id=owner, state="written_off", from_budget=0,
         reason=MARK, entry_undo=owner,
     )  # fmt: skip
+    plant(
+        world, cell, "charge", id=number, purpose="user", target_id=owner, state="closed",
+        description=MARK, rail_account_id=account, amount=1, refunded=0, shows="qr",
+    )  # fmt: skip
+    plant(
+        world, cell, "charge_refund", id=number, charge_id=number, state="failed", reason=MARK,
+        rail_account_id=account, amount=1,
+    )  # fmt: skip
     prefixes = {
+        "topup": "tp",
+        "refund": "tf",
         "reward": "rw",
         "transfer_id": "tr",
         "statement": "st",

@@ -15,6 +15,7 @@ The packages follow the money, and imports only ever point up this list:
     withdraw    the request and its machine (read `withdraw/machine.py` first)
     screen      rules that decide whether a withdrawal may go
     dispatch    sending, and finding out what became of it
+    payin       asking for money, and crediting it when it came
     settle      webhooks, bank answers and returns applied
     reconcile   statements matched, breaks, the day closed
     funding     what users are owed against what is there

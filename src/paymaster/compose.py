@@ -17,6 +17,7 @@ from paymaster.earn.machine import REWARD, TASK
 from paymaster.kernel.clock import Clock, WallClock
 from paymaster.kernel.machine import Machine
 from paymaster.observe import Metrics
+from paymaster.payin.machine import CHARGE, REFUND
 from paymaster.rails.base import Rail
 from paymaster.rails.deps import RailDeps
 from paymaster.rails.http import client_with_identity, new_client, refuses_identity
@@ -26,7 +27,7 @@ from paymaster.secrets.opening import Secrets, makes_keys, open_secrets, secrets
 from paymaster.settings import Settings
 from paymaster.withdraw.machine import WITHDRAWAL
 
-MACHINES: tuple[Machine, ...] = (TASK, REWARD, WITHDRAWAL, ATTEMPT, TRANSFER)
+MACHINES: tuple[Machine, ...] = (TASK, REWARD, WITHDRAWAL, ATTEMPT, TRANSFER, CHARGE, REFUND)
 """Every lifecycle of the project, in money order."""
 
 

@@ -18,12 +18,14 @@ from paymaster.earn import proof as earn_proof
 from paymaster.ledger import proof_store
 from paymaster.ledger.proof import Difference, Told, prove_books, silent
 from paymaster.ledger.proof_store import Checkpoint
+from paymaster.payin import proof as payin_proof
 from paymaster.reconcile import proof as reconcile_proof
 from paymaster.withdraw import proof as withdraw_proof
 
 PROOFS: tuple[Callable[[Snapshots, Told], Awaitable[list[Difference]]], ...] = (
     earn_proof.prove_in,
     withdraw_proof.prove_in,
+    payin_proof.prove_in,
     reconcile_proof.prove_in,
 )
 """What is proven in every cell beside the books."""

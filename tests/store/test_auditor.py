@@ -43,9 +43,10 @@ NOTHING_THERE = {
     "/v1/me/links": 403,
     "/v1/me/money": 403,
     "/v1/me/stream": 403,
+    "/v1/topups/{topup}/qr.{form}": 409,
 }
 """What there is nothing to read of: no day is closed, nothing was paid, only a payee opens the
-provider's page, and no earner calls."""
+provider's page, no earner calls, and the top-up is closed."""
 
 
 def routes(served: Served) -> list[tuple[str, str]]:

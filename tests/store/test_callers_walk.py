@@ -37,7 +37,7 @@ UPSERTS = {
 APART = {"PUT /v1/fee-plans/{plan}": ({"currency": "EUR"}, {"currency": "USD"})}
 """Two of them in one environment must be for different things."""
 
-NAMED_ONLY = {"act", "currency", "day", "provider"}
+NAMED_ONLY = {"act", "currency", "day", "form", "provider"}
 """What everybody has: no name of anything that somebody made."""
 
 SAME_FOR_ALL = {"/v1/webhook-event-types", "/v1/screening/rules", "/oauth/token"}

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from tests.awaiting import plant_confirmation
+from tests.planting import plant
 from tests.sealed import new_version, seal_all, superuser
 from tests.served import IBAN, Served, serve
 from tests.world import ACTOR, START, PostgresServer
@@ -36,6 +37,7 @@ PLACES = {
     "inbox": lambda n: place("inbox", "rail-7", f"m{n:03}"),
     "batch": lambda n: place("batch", 1, n),
     "confirmation": lambda n: place("confirmation", 1, n),
+    "charge": lambda n: place("charge", 1, n),
     "rail_file": lambda n: place("rail_file", n),
     "statement_line": lambda n: place("statement_line", 7, f"L{n}"),
     "webhook_secret": lambda n: place("webhook_secret", n),
@@ -143,6 +145,8 @@ async def fill(served: Served) -> list[int]:
                 (n, f"b{n}", value("batch", n), START),
             )
             plant_confirmation(owner, n, value("confirmation", n))
+            made = {"key": f"k{n}", "purpose": "user", "sealed": value("charge", n)}
+            plant(world, "cell_1", "charge", id=n, **made)
             owner.execute(
                 "INSERT INTO rail_file VALUES (%s, 7, %s, 'd', %s, 'read', NULL, NULL, %s)",
                 (n, f"f{n}", value("rail_file", n), START),

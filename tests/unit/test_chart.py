@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
-from paymaster.ledger.chart import KINDS, reference
+from paymaster.ledger.chart import KINDS, Account, reference
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "chart.md"
 TEN, ONE = Money(1000, "EUR"), Money(100, "EUR")
@@ -40,6 +40,13 @@ def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
         "lease": recipes.lease_out(1, 3, TEN) + recipes.lease_in(1, 3, TEN),
         "topup": recipes.topup_out(1, TEN) + recipes.topup_in(1, TEN),
         "rail_fee": recipes.rail_fee(1, ONE),
+        "paid_in": recipes.paid_in(1, Account("budget", 2, "EUR"), TEN)
+        + recipes.paid_in(1, Account("available", 2, "EUR"), TEN),
+        "payin_booked": recipes.payin_booked(1, 3, TEN),
+        "payin_refund_request": recipes.payin_refund_request(1, Account("budget", 2, "EUR"), ONE),
+        "payin_refund_done": recipes.payin_refund_done(1, ONE),
+        "payin_refund_failed": recipes.payin_refund_failed(1, Account("budget", 2, "EUR"), ONE),
+        "payin_refund_booked": recipes.payin_refund_booked(1, 3, ONE),
         "suspend": recipes.suspend(1, TEN) + recipes.suspend(1, -TEN),
         "write_off": recipes.write_off(2, TEN) + recipes.write_off(2, TEN, 1),
         "write_off_undone": recipes.write_off_undone(2, TEN, 1, ONE),
@@ -57,10 +64,10 @@ def test_every_recipe_is_documented_and_uses_accounts_of_the_chart() -> None:
 
 def test_what_we_have_and_what_others_owe_us_is_shown_negated() -> None:
     negated = {name for name, kind in KINDS.items() if kind.shown == -1}
-    assert negated == {"debt", "cash", "transit", "rail_fees", "loss"}
+    assert negated == {"debt", "cash", "transit", "incoming", "rail_fees", "loss"}
     assert {kind.shown for kind in KINDS.values()} == {1, -1}
     floored = {name for name, kind in KINDS.items() if kind.floor is not None}
-    assert floored == {"available", "vesting", "reserve", "held", "budget"}
+    assert floored == {"available", "vesting", "reserve", "held", "budget", "refunds"}
     assert {KINDS[name].floor for name in floored} == {0}
     assert {name: kind.ceiling for name, kind in KINDS.items() if kind.ceiling is not None} == {
         "debt": 0
@@ -74,6 +81,6 @@ def test_who_owns_which_account() -> None:
         "user": {"available", "vesting", "reserve", "held", "debt"},
         "campaign": {"budget"},
         "house": {"commission", "fee_revenue", "fx", "transit", "equity", "loss"},
-        "rail account": {"clearing", "cash", "rail_fees", "suspense"},
+        "rail account": {"clearing", "cash", "incoming", "refunds", "rail_fees", "suspense"},
         "cell": {"intercell"},
     }

@@ -21,6 +21,8 @@ FAMILIES = {
     "user_task": STATES["task"],
     "attempt": STATES["attempt"],
     "transfer": STATES["transfer"],
+    "topup": STATES["charge"],
+    "topup_refund": STATES["charge_refund"],
     "user": {"active", "suspended", "closed"},
     "campaign": {"created", "changed"},
     "task": {"created", "changed"},

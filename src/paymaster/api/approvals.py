@@ -19,6 +19,7 @@ from paymaster.api import (
     screening,
     stepup,
     tasks,
+    topup_refunds,
     transfers,
     unknowns,
     withdrawal_acts,
@@ -61,6 +62,7 @@ ACTS: dict[str, Act] = {
     for act in (
         *withdrawal_acts.ACTS,
         transfers.REQUEST_ACT,
+        topup_refunds.REFUND_ACT,
         reconciliation.RESOLVE,
         reconciliation.RETRY,
         events.REVERSE,

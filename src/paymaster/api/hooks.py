@@ -14,6 +14,7 @@ from paymaster.api.shapes_operate import ReceivedOut
 from paymaster.kernel.errors import NotFound, PaymasterError
 from paymaster.observe import get_logger
 from paymaster.rails.base import WebhookAnswer
+from paymaster.settle.payin_webhook import Door
 from paymaster.settle.webhook import receive, refusal
 
 router = APIRouter(tags=["hooks"])
@@ -62,3 +63,28 @@ async def take_webhook(request: Request, tenant: Part, mode: Part, rail_account:
     if received.answer is not None:
         return _in_its_words(received.answer)
     return Reply({"new": received.new, "again": received.again, "unmatched": received.unmatched})
+
+
+@router.post("/v1/hooks/{tenant}/{mode}/{rail_account}/payins", response_class=Response)
+async def take_payin_webhook(
+    request: Request, tenant: Part, mode: Part, rail_account: Part
+) -> Response:
+    """The same about charges and refunds: money that comes in through the account.
+
+    Anything but what the provider calls an acknowledgement means that it was not kept.
+    """
+    deps = deps_of(request)
+    wanted = [e for e in deps.dbs.environments() if (e.tenant, e.mode) == (tenant, mode)]
+    if not wanted or not rail_account.isprintable():
+        raise NotFound("rail-account-unknown", "There is no rail account at this address.")
+    sealer, keep = deps.secrets.sealer, inbox_of(request).keep
+    door = Door(deps.dbs, deps.rails, sealer, wanted[0].id, keep)
+    headers, body = dict(request.headers), await request.body()
+    try:
+        return _in_its_words(await door.receive(rail_account, headers, body, trace_of(request)))
+    except PaymasterError as error:
+        said = await door.refusal(rail_account, error)
+        if said is None:
+            raise
+        _log.info("webhook_refused", rail_account=rail_account, slug=error.slug)
+        return _in_its_words(said)

@@ -39,13 +39,16 @@ class FloatOut(Shape):
 class PositionOut(Shape):
     """A currency. `short`: users are owed more than `cover`, by `missing`.
 
-    `cover` is settled, less what was paid and is on no statement yet, less our own income.
+    `cover` is settled, less what was paid or given back and is on no statement yet, less our own
+    income. `incoming` was paid to us and is on no statement yet: it covers nothing so far.
     """
 
     currency: str
     short: bool
     missing: MoneyOut
     settled: MoneyOut
+    incoming: MoneyOut
+    refunding: MoneyOut
     leaving: MoneyOut
     transit: MoneyOut
     between_cells: MoneyOut

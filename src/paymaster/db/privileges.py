@@ -96,6 +96,15 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
         "version",
     ),
     "confirmation": ("sealed", "expires_at"),
+    "charge": (
+        "state", "maybe_there", "found", "provider_id", "code", "detail", "refunded", "opened_at",
+        "close_at", "paid_at", "ended_at", "booked_on", "booked_line", "due_at", "tries",
+        "lease_token", "sealed", "version",
+    ),
+    "charge_refund": (
+        "state", "maybe_there", "found", "provider_id", "code", "detail", "ended_at", "booked_on",
+        "booked_line", "due_at", "tries", "lease_token", "version",
+    ),
     "link_way": ("state", "code_hash", "lease_until", "slug", "link_id", "version"),
     "link": ("state", "owner_id", "owner_version", "unlinked_at", "version"),
     "payout_window": ("due_at", "lease_token", "version"),

@@ -45,6 +45,7 @@ COLUMNS: tuple[SealedColumn, ...] = (
     SealedColumn("inbox", BOTH, (("source", "text"), ("message_id", "text"))),
     _by_id("batch"),
     SealedColumn("confirmation", CELL, (("attempt_id", "bigint"),)),
+    _by_id("charge"),
     _by_id("rail_file"),
     _by_id("statement_line"),
     _by_id("dead_letter", fixed=True),

@@ -79,7 +79,7 @@ async def _funded(tx: CellRead, campaign_id: int, currency: str) -> int:
             SELECT -p.amount, p.destination_id FROM posting p, budget b WHERE p.source_id = b.id
         )
         SELECT coalesce(sum(m.amount), 0)::bigint FROM moved m JOIN account o ON o.id = m.other
-        WHERE o.kind IN ('cash', 'suspense', 'equity', 'loss')
+        WHERE o.kind IN ('cash', 'suspense', 'equity', 'loss', 'incoming', 'refunds')
         """,
         (campaign_id, currency),
     )

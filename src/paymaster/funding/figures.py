@@ -55,7 +55,9 @@ class CellFigures:
 class Position:
     """A currency. All as people see them: what there is and what is owed are positive.
 
-    `settled` is on statements. `leaving` was paid and is on none yet, `transit` is between two of
+    `settled` is on statements. `incoming` was paid to us and is on none yet (below zero: more was
+    given back); until it is on one it covers nothing. `refunding` is set aside for payers.
+    `leaving` was paid and is on no statement yet, `transit` is between two of
     our accounts, `between_cells` between two cells. `receivable` are rewards that wait for their
     sponsor's money, `debts` what users owe us: neither is there. `owed` is what users have:
     available, vesting, in reserve, held.
@@ -63,6 +65,8 @@ class Position:
 
     asset: str
     settled: int = 0
+    incoming: int = 0
+    refunding: int = 0
     leaving: int = 0
     transit: int = 0
     between_cells: int = 0
@@ -87,7 +91,8 @@ class Position:
     @property
     def cover(self) -> int:
         """What is there for users and sponsors: settled, less what has left, less ours."""
-        return self.settled - self.leaving - self.between_cells - self.ours
+        gone = self.leaving + self.refunding + max(0, -self.incoming)
+        return self.settled - gone - self.between_cells - self.ours
 
     @property
     def missing(self) -> int:
@@ -117,6 +122,8 @@ class Float:
 
 _SHOWN = {
     "cash": ("settled", -1),
+    "incoming": ("incoming", -1),
+    "refunds": ("refunding", 1),
     "clearing": ("leaving", 1),
     "transit": ("transit", -1),
     "intercell": ("between_cells", 1),
@@ -165,8 +172,11 @@ def floats(cells: Iterable[CellFigures], assets: Mapping[int, str]) -> dict[int,
         for one in cell.sums:
             if one.kind == "cash":
                 add(one.owner_id, one.asset, settled=-one.balance)
-            elif one.kind == "clearing":
+            elif one.kind in {"clearing", "refunds"}:
                 add(one.owner_id, one.asset, leaving=one.balance)
+            elif one.kind == "incoming":
+                # What was paid to us is not there yet; what more was given back is gone.
+                add(one.owner_id, one.asset, leaving=max(0, one.balance))
         for flow in cell.under_way:
             add(flow.rail_account_id, flow.asset, under_way=flow.amount)
         for flow in cell.asked:

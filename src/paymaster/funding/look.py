@@ -20,7 +20,7 @@ from paymaster.ledger.chart import KINDS
 
 _SYSTEM = [name for name, kind in KINDS.items() if kind.owner != "user"]
 _LOOKED_AT = [*_SYSTEM, "debt"]
-_BY_ACCOUNT = ["cash", "clearing"]
+_BY_ACCOUNT = ["cash", "clearing", "incoming", "refunds"]
 
 
 @dataclass(frozen=True, slots=True)

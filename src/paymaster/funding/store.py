@@ -84,8 +84,10 @@ async def spare(tx: CellRead, rail_account_id: int, asset: str) -> int:
     return await tx.value(
         """
         SELECT (
-            SELECT coalesce(-sum(balance), 0) FROM account
-            WHERE kind IN ('cash', 'clearing') AND owner_id = %(id)s AND asset = %(asset)s
+            SELECT coalesce(-sum(CASE WHEN kind = 'incoming' THEN greatest(balance, 0)
+                ELSE balance END), 0) FROM account
+            WHERE kind IN ('cash', 'clearing', 'incoming', 'refunds') AND owner_id = %(id)s
+                AND asset = %(asset)s
         ) - (
             SELECT coalesce(sum(amount), 0) FROM attempt WHERE rail_account_id = %(id)s
                 AND asset = %(asset)s

@@ -45,6 +45,8 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("cash", "rail account", None, None, -1, "our money at a bank or provider"),
         Kind("transit", "house", None, None, -1, "on the way between two of our own accounts"),
+        Kind("incoming", "rail account", None, None, -1, "paid to us, not yet on a statement"),
+        Kind("refunds", "rail account", 0, None, 1, "set aside to be given back to its payer"),
         Kind("rail_fees", "rail account", None, None, -1, "what the rail charged us"),
         Kind("suspense", "rail account", None, None, 1, "on a statement, not yet explained"),
         Kind("intercell", "cell", None, None, 1, "between this cell and another one"),

@@ -20,6 +20,12 @@ unbooked   cash -> intercell | intercell -> clearing       a return on the state
 lease      budget -> intercell | intercell -> budget       a slice of a budget for another cell
 topup      transit -> cash (bank) | cash (rail) -> transit
 rail_fee   rail fees -> cash                  (and back, when the rail gives it back)
+paid_in    incoming -> budget | available     (and available -> debt, up to what is owed)
+payin_booked  intercell -> incoming | cash -> intercell     a payment to us on the statement
+payin_refund_request  budget | available -> refunds         what is to be given back to a payer
+payin_refund_done     refunds -> incoming
+payin_refund_failed   refunds -> budget | available
+payin_refund_booked   incoming -> intercell | intercell -> cash   a refund on the statement
 suspend    cash <-> suspense                   a line nobody can explain yet
 write_off  loss -> debt, or budget -> debt    a debt is given up, by the house or by the sponsor
 write_off_undone  debt -> loss | budget       and paid back from what is there by now
@@ -238,6 +244,46 @@ def topup_in(to_rail_account_id: int, amount: Money) -> Postings:
     """Money arrived from another of our accounts."""
     cash = Account("cash", to_rail_account_id, amount.currency)
     return (Posting(cash, Account("transit", HOUSE, amount.currency), amount),)
+
+
+def paid_in(rail_account_id: int, target: Account, amount: Money) -> Postings:
+    """A payer has paid at the provider: for a campaign's budget, or what a user may withdraw.
+
+    A user who owes pays that back first.
+    """
+    incoming = Account("incoming", rail_account_id, amount.currency)
+    credit = Posting(incoming, target, amount)
+    if target.kind != "available":
+        return (credit,)
+    return credit, recover(target.owner_id, amount)
+
+
+def payin_booked(rail_account_id: int, treasury_cell: int, amount: Money) -> Postings:
+    """In the charge's cell: a statement shows the payment to us."""
+    incoming = Account("incoming", rail_account_id, amount.currency)
+    return (Posting(Account("intercell", treasury_cell, amount.currency), incoming, amount),)
+
+
+def payin_refund_request(rail_account_id: int, target: Account, amount: Money) -> Postings:
+    """Set aside what is to be given back to a payer, out of where it went."""
+    return (Posting(target, Account("refunds", rail_account_id, amount.currency), amount),)
+
+
+def payin_refund_done(rail_account_id: int, amount: Money) -> Postings:
+    """The provider has given it back."""
+    aside = Account("refunds", rail_account_id, amount.currency)
+    return (Posting(aside, Account("incoming", rail_account_id, amount.currency), amount),)
+
+
+def payin_refund_failed(rail_account_id: int, target: Account, amount: Money) -> Postings:
+    """It was not given back: it is where it was again."""
+    return (Posting(Account("refunds", rail_account_id, amount.currency), target, amount),)
+
+
+def payin_refund_booked(rail_account_id: int, treasury_cell: int, amount: Money) -> Postings:
+    """In the charge's cell: a statement shows the refund."""
+    incoming = Account("incoming", rail_account_id, amount.currency)
+    return (Posting(incoming, Account("intercell", treasury_cell, amount.currency), amount),)
 
 
 def rail_fee(rail_account_id: int, amount: Money) -> Postings:

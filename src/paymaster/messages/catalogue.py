@@ -15,6 +15,8 @@ from paymaster.messages.meanings import (
     APPROVALS,
     ATTEMPTS,
     REWARDS,
+    TOPUP_REFUNDS,
+    TOPUPS,
     TRANSFERS,
     USER_TASKS,
     WITHDRAWALS,
@@ -104,6 +106,17 @@ _ATTEMPT = (
     Field("code", "text", "The provider's code for the outcome.", True),
     Field("provider_id", "text", "The provider's own id of the payment.", True),
 )
+_TARGET = Field("target", "id", "Whose budget or wallet: `cp_...` or `us_...`.")
+_TOPUP = (
+    Field("topup", "id", "The top-up, `tp_...`."),
+    _TARGET,
+    _AMOUNT,
+    _STATE,
+    _BEFORE_MAYBE,
+    Field("code", "text", "What stands behind the state, where there is something.", True),
+    _TRACE,
+)
+_TOPUP_REFUND = (Field("refund", "id", "The refund, `tf_...`."), *_TOPUP)
 _BREAK = (
     Field("break", "id", "`br_...`."),
     Field("kind", "text", "What differs; see Reconciliation."),
@@ -296,6 +309,8 @@ def _types() -> Iterator[EventType]:
     yield from _offers()
     yield from _each("transfer", "A transfer between our accounts", _TRANSFER, TRANSFERS)
     yield from _paying()
+    yield from _each("topup", "Money that a payer is asked for", _TOPUP, TOPUPS)
+    yield from _each("topup_refund", "Money for a payer", _TOPUP_REFUND, TOPUP_REFUNDS)
     statement = (
         Field("statement", "id", "`st_...`."),
         _ACCOUNT,

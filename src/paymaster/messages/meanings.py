@@ -61,6 +61,24 @@ ATTEMPTS: Final = {
     "rejected": "was refused by the provider.",
     "returned": "came back.",
 }
+TOPUPS: Final = {
+    "requested": "was asked for, or waits to be told to the provider again.",
+    "opening": "is being told to the provider.",
+    "unknown": "may or may not be known to the provider; we ask.",
+    "open": "can be paid.",
+    "paid": "was paid, and is credited.",
+    "closed": "was not paid, and cannot be paid any more.",
+    "disputed": "was paid otherwise than asked for; nobody was credited, and a person has to look.",
+}
+TOPUP_REFUNDS: Final = {
+    "requested": "was asked for; the money is set aside.",
+    "sending": "is being ordered.",
+    "unknown": "may or may not have been ordered; we ask.",
+    "processing": "was taken in by the provider.",
+    "stuck": "does not reach the payer's account: a person has to see to it at the provider.",
+    "done": "was given back.",
+    "failed": "was not given back; the money is where it was.",
+}
 APPROVALS: Final = {
     "proposed": "waits for the second person.",
     "approved": "was approved, and done.",

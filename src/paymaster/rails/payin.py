@@ -147,10 +147,10 @@ class PayInNotice:
 
 @runtime_checkable
 class TakesPayments(Protocol):
-    """Rails that take money in. No method is called inside a transaction, `pay_methods` apart."""
+    """Rails that take money in. Inside a transaction only what is pure is called."""
 
     def pay_methods(self, account: RailAccount) -> Mapping[str, Method]:
-        """The methods that this account is set up for, by name; empty: none. No network."""
+        """The methods that this account is set up for, by name; empty: none. Pure."""
         ...
 
     def check_charge(self, account: RailAccount, charge: Charge) -> None:

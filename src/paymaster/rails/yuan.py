@@ -149,5 +149,6 @@ def older_than(key: str, age: timedelta, now: datetime) -> bool:
 
 def plain(words: str, longest: int) -> str:
     """Words without what these providers refuse: control characters, signs of four UTF-8 bytes."""
-    kept = "".join(one for one in words if one.isprintable() and ord(one) < 0x10000)
+    spaced = "".join(" " if one.isspace() else one for one in words)
+    kept = "".join(one for one in spaced if one.isprintable() and ord(one) < 0x10000)
     return " ".join(kept.split())[:longest].strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from paymaster.db.outbox import Outgoing
 from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import Broken
@@ -13,6 +15,8 @@ from paymaster.reconcile.conclude import Doubted, Proven, conclude
 from paymaster.reconcile.decide import Doubt
 from paymaster.reconcile.store import LineRow
 from paymaster.reconcile.wire import Answer
+
+_KINDS: Final = {"tp_": "payin_booked", "tf_": "payin_refund_booked"}
 
 
 async def booked(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, int]:
@@ -52,7 +56,8 @@ def _proven(cell: int, line: LineRow, answer: Answer) -> Proven:
     elif lost.minor < 0:
         postings += recipes.rail_fee_back(account, -lost)
     evidence = {"cell": cell, "key": line.reference}
-    return Proven(line, "unbooked" if came_in else "booked", postings, answer.matched, evidence)
+    kind = _KINDS.get(answer.matched[:3], "unbooked" if came_in else "booked")
+    return Proven(line, kind, postings, answer.matched, evidence)
 
 
 def _doubted(line: LineRow, answer: Answer) -> Doubted:

@@ -30,6 +30,7 @@ from paymaster.rails.base import Outcome, Verdict
 from paymaster.reconcile import book_store, wire
 from paymaster.reconcile.book_store import AttemptRow
 from paymaster.reconcile.breaks import Kind
+from paymaster.reconcile.payins import book as book_payins
 from paymaster.reconcile.wire import Answer, Question
 
 _KINDS: dict[str, Kind] = {
@@ -76,8 +77,12 @@ async def book(tx: CellTx, source_cell: int, message: Outgoing) -> dict[str, int
     questions = [Question.read(row) for row in payload["lines"]]
     account = parse_text_id("ra", payload["rail_account"])
     work = _Work(account.id, source_cell, payload["statement"])
-    found = await _attempts(tx, questions)
+    payins = await book_payins(tx, account.id, source_cell, work.statement, questions)
+    work.answers.update(payins)
+    found = await _attempts(tx, [one for one in questions if one.line not in payins])
     for question in questions:
+        if question.line in payins:
+            continue
         _judge(tx, work, question, found.get(question.key))
     await _apply(tx, work)
     await _post(tx, work)

@@ -57,11 +57,17 @@ class Kind(StrEnum):
     """Paid according to the provider's answer, on no statement within the time allowed."""
     MISSING_RETURN = "return-missing-at-provider"
     """Returned according to the provider's answer, on no statement within the time allowed."""
+    MISSING_PAYIN = "payin-missing-at-provider"
+    """Paid to us according to the provider's answer, on no statement within the time allowed."""
+    MISSING_REFUND = "refund-missing-at-provider"
+    """Given back according to the provider's answer, on no statement within the time allowed."""
     BALANCE_DIFFERS = "balance-differs"
     """The statement's closing balance is not what the books and the outstanding lines say."""
 
 
-MISSING = frozenset({Kind.MISSING_PAYOUT, Kind.MISSING_RETURN})
+MISSING = frozenset({
+    Kind.MISSING_PAYOUT, Kind.MISSING_RETURN, Kind.MISSING_PAYIN, Kind.MISSING_REFUND,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

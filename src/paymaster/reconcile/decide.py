@@ -1,8 +1,8 @@
 """What a statement line is: a pure decision, the same whenever it is made again.
 
-In this order: a side of one of our own transfers, a fee, a payment or return with our reference, a
-sponsor's payment, and otherwise a doubt. A reference decides before a text does; the sign of the
-amount must fit in every case.
+In this order: a side of one of our own transfers, a fee, a payment, return or charge with our
+reference, a sponsor's payment, and otherwise a doubt. A reference decides before a text does; the
+sign of the amount must fit in every case.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A payment or a return with our reference: its cell knows.
+    """A payment, a return, or a payment to us, with our reference: its cell knows.
 
     `apart` and `back` are lines that only say where the money is, and nothing about its payee.
     """
 
     cell: int
     key: str
-    kind: Literal["payout", "return", "apart", "back"]
+    kind: Literal["payout", "return", "apart", "back", "incoming"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,8 @@ class Doubt:
 
 Decision = Ask | Fund | Fee | Own | Transfer | Doubt
 
-_OUT = frozenset({LineKind.PAYOUT, LineKind.OTHER})
+_OUT = frozenset({LineKind.PAYOUT, LineKind.INCOMING, LineKind.OTHER})
+"""Money that leaves: of what had come in, what is given back to its payer."""
 _IN = frozenset({LineKind.INCOMING, LineKind.TOPUP, LineKind.OTHER})
 
 
@@ -119,6 +120,9 @@ def decide(
             return Ask(ref.cell, line.reference, "apart")
         if line.amount > 0 and line.kind == LineKind.GIVEN_BACK:
             return Ask(ref.cell, line.reference, "back")
+        names_campaign = bool(catalogue.find(line.reference))
+        if line.amount > 0 and line.kind == LineKind.INCOMING and not names_campaign:
+            return Ask(ref.cell, line.reference, "incoming")
     if line.kind == LineKind.OWN:
         return Own()
     if line.amount > 0 and line.kind in _IN:

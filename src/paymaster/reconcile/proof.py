@@ -21,11 +21,12 @@ from paymaster.kernel.ids import text_id
 from paymaster.ledger.proof import POSTINGS_OF_E, Difference, Pages, Told, silent, walk
 from paymaster.ledger.proof_moves import prove_legal
 from paymaster.ledger.proof_pages import differences
+from paymaster.payin.machine import CHARGE, REFUND
 from paymaster.reconcile import close_store
 from paymaster.reconcile.close import signed_message
 from paymaster.withdraw.machine import WITHDRAWAL
 
-MACHINES = (TASK, REWARD, WITHDRAWAL, ATTEMPT, TRANSFER)
+MACHINES = (TASK, REWARD, WITHDRAWAL, ATTEMPT, TRANSFER, CHARGE, REFUND)
 """Whose moves `legal_move` holds: every lifecycle of the project."""
 LIMIT = 100
 """Differences told of each check."""

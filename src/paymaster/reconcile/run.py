@@ -21,6 +21,7 @@ from paymaster.kernel.clock import start_of_day
 from paymaster.kernel.errors import Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
+from paymaster.payin import booking
 from paymaster.rails.base import RailAccount
 from paymaster.reconcile import book_store, breaks, run_store
 from paymaster.reconcile.breaks import MISSING, Kind, NewBreak
@@ -32,12 +33,24 @@ LISTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Unbooked:
-    """A payment or return that the provider confirmed and no statement shows."""
+    """What the provider confirmed and no statement shows: a payment or return, a charge or refund.
+
+    `kind` is what it is called when it is overdue.
+    """
 
     attempt: str
     amount: Money
-    is_return: bool
+    came_in: bool
     since: datetime
+    kind: Kind = Kind.MISSING_PAYOUT
+
+
+_SAID = {
+    Kind.MISSING_PAYOUT: "Paid",
+    Kind.MISSING_RETURN: "Money that comes back",
+    Kind.MISSING_PAYIN: "Paid to us",
+    Kind.MISSING_REFUND: "Given back",
+}
 
 
 def cut_off(day: date, time_zone: str, allowed: timedelta) -> datetime:
@@ -49,11 +62,25 @@ async def unbooked(
     tx: CellRead, rail_account_id: int, before: datetime, limit: int = LISTED
 ) -> list[Unbooked]:
     """In one payouts' cell: confirmed before a moment, on no statement, oldest first."""
-    return [
+    found = [
         Unbooked(
-            text_id("at", tx.cell, row.id), Money(row.amount, row.asset), row.is_return, row.since
+            text_id("at", tx.cell, row.id),
+            Money(row.amount, row.asset),
+            row.is_return,
+            row.since,
+            Kind.MISSING_RETURN if row.is_return else Kind.MISSING_PAYOUT,
         )
         for row in await book_store.unbooked(tx, rail_account_id, before, limit)
+    ]
+    return found + [
+        Unbooked(
+            row.subject,
+            row.amount,
+            not row.is_refund,
+            row.since,
+            Kind.MISSING_REFUND if row.is_refund else Kind.MISSING_PAYIN,
+        )
+        for row in await booking.unbooked(tx, rail_account_id, before, limit)
     ]
 
 
@@ -113,12 +140,12 @@ async def _overdue(
             NewBreak(
                 account.id,
                 day,
-                Kind.MISSING_RETURN if each.is_return else Kind.MISSING_PAYOUT,
+                each.kind,
                 each.attempt,
                 each.amount.currency,
-                f"{'Money that comes back' if each.is_return else 'Paid'}, as the provider said "
-                f"{each.since:%Y-%m-%d %H:%M} UTC, and on no statement since.",
-                each.amount.minor if each.is_return else -each.amount.minor,
+                f"{_SAID[each.kind]}, as the provider said {each.since:%Y-%m-%d %H:%M} UTC, and "
+                "on no statement since.",
+                each.amount.minor if each.came_in else -each.amount.minor,
                 0,
             )
             for each in overdue

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from paymaster.compose import Deps
 from paymaster.db import idempotency, limits, lockouts
@@ -21,6 +22,7 @@ from paymaster.funding.guard import FloatGuard
 from paymaster.kernel.errors import RailError
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.sources import jitter
+from paymaster.payin.run import Collector
 from paymaster.people import destinations
 from paymaster.people.factors import step_ups
 from paymaster.reconcile import day, statement
@@ -31,7 +33,7 @@ from paymaster.roles.gauges import measure
 from paymaster.roles.lanes import Lane, Step
 from paymaster.roles.relay import Relay
 from paymaster.screen import activate, challenge, decide
-from paymaster.settle import files
+from paymaster.settle import files, payin_apply
 from paymaster.settle.apply import apply_due
 from paymaster.withdraw import holds, quote
 
@@ -179,7 +181,11 @@ def dispatch(deps: Deps) -> Work:
                     pause,
                 )
             )
-        work.endings.extend((dispatcher.drain, guard.give_up))
+        collector = Collector(deps.dbs, environment.id, deps.rails, deps.secrets.sealer)
+        for cell in deps.dbs.cells(environment.id):
+            step = partial(collector.tick, cell.number)
+            work.lanes.append(Lane(f"payins:{cell.number}", step, pause))
+        work.endings.extend((dispatcher.drain, collector.drain, guard.give_up))
     work.lanes.extend(paying.lanes(deps))
     return work
 
@@ -195,7 +201,16 @@ def settle(deps: Deps) -> Work:
 
         return step
 
+    def applying_payins(cell: CellDb) -> Step:
+        async def step() -> int:
+            limit = deps.settings.roles.batch_items
+            sealer = deps.secrets.sealer
+            return (await payin_apply.apply_due(cell, sealer, random, limit=limit)).claimed
+
+        return step
+
     lanes = _each_cell(deps, "apply", applying)
+    lanes += _each_cell(deps, "apply-payins", applying_payins)
     for environment in deps.dbs.environments():
         lanes.append(
             Lane(

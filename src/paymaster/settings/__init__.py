@@ -9,6 +9,7 @@ messages  those of webhooks to apps and email
 streams   those of the status stream
 fx        those of quotes and rates
 payouts   those of paying
+payin     those of taking money in
 load      environment over TOML file over defaults
 explain   where a value came from; the generated reference page
 """
@@ -35,6 +36,7 @@ from paymaster.settings.keys import (
 )
 from paymaster.settings.load import Settings, load_settings
 from paymaster.settings.messages import Email, Webhooks
+from paymaster.settings.payin import PayIn
 from paymaster.settings.payouts import Payouts
 from paymaster.settings.staff import Staff
 from paymaster.settings.step_up import StepUp
@@ -52,6 +54,7 @@ __all__ = [
     "HsmSettings",
     "Limits",
     "Log",
+    "PayIn",
     "Payouts",
     "Peers",
     "Providers",

@@ -33,6 +33,7 @@ from paymaster.settings.groups import (
 )
 from paymaster.settings.keys import AwsSettings, HsmSettings, SecretSettings, VaultSettings
 from paymaster.settings.messages import Email, Webhooks
+from paymaster.settings.payin import PayIn
 from paymaster.settings.payouts import Payouts
 from paymaster.settings.staff import Staff
 from paymaster.settings.step_up import StepUp
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     step_up: StepUp = Field(default_factory=StepUp)
     staff: Staff = Field(default_factory=Staff)
     payouts: Payouts = Field(default_factory=Payouts)
+    payin: PayIn = Field(default_factory=PayIn)
     webhooks: Webhooks = Field(default_factory=Webhooks)
     email: Email = Field(default_factory=Email)
     streams: Streams = Field(default_factory=Streams)

@@ -4,5 +4,6 @@ notice     an authenticated message about a payment, as it lies sealed in an inb
 webhook    take one in: verify, keep, acknowledge
 files      fetch, keep sealed, read: answers go to inboxes, statements to reconciliation
 apply      what lies in an inbox changes attempts, through `dispatch.outcome` alone
+payin_*    the same for messages about money that came in, through `paymaster.payin`
 unmatched  what could not be applied, for people to look at
 """

@@ -14,6 +14,7 @@ from typing import Any
 from paymaster.db import audit, inbox
 from paymaster.db.inbox import Incoming
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.settle import payin_notice
 from paymaster.settle.notice import TOPIC
 
 
@@ -45,7 +46,7 @@ async def listing(tx: CellRead, limit: int) -> list[Unmatched]:
         """
         SELECT source, message_id, topic, payload, result, tries, received_at, trace_id
         FROM inbox WHERE result ->> 'slug' IS NOT NULL
-            AND topic IN ('notice', 'notice.unmatched')
+            AND topic IN ('notice', 'notice.unmatched', 'payin', 'payin.unmatched')
         ORDER BY received_at DESC LIMIT %s
         """,
         (limit,),
@@ -57,8 +58,9 @@ async def again(tx: CellTx, source: str, message_id: str, reason: str) -> bool:
     """Try a message once more, after its cause was put right; audited. False when there is none."""
     touched = await tx.execute(
         "UPDATE inbox SET due_at = %s, done_at = NULL, result = NULL, tries = 0, lease_token = 0"
-        " WHERE source = %s AND message_id = %s AND topic = %s AND result ->> 'slug' IS NOT NULL",
-        (tx.now, source, message_id, TOPIC),
+        " WHERE source = %s AND message_id = %s AND topic = ANY(%s)"
+        " AND result ->> 'slug' IS NOT NULL",
+        (tx.now, source, message_id, [TOPIC, payin_notice.TOPIC]),
     )
     if touched:
         subject = f"{source}#{message_id}"

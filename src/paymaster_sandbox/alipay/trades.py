@@ -220,6 +220,7 @@ class Trades:
         known = self.find(tx, call.app.app_id, out_trade_no)
         if known is not None:
             return _again(known, content)
+        open_for = _lasts(tx, fields, lasts)
         made = Trade(
             self._chassis.seed.id(tx, "bax"), call.app.app_id, out_trade_no,
             number(tx, self._chassis, "trade"), content, total, subject, ANNOUNCED, None, 0,
@@ -229,7 +230,7 @@ class Trades:
         values = astuple(made)
         marks = ", ".join("?" * len(values))
         tx.run(f"INSERT INTO alipay_trade ({_COLUMNS}) VALUES ({marks})", *values)  # noqa: S608 - constant
-        self._schedule.put(tx, "alipay.expire", made.token, _lasts(tx, fields, lasts))
+        self._schedule.put(tx, "alipay.expire", made.token, open_for)
         journal.note(tx, "alipay.order", trade=made.trade_no, out_trade_no=out_trade_no)
         return made
 
@@ -295,7 +296,10 @@ def _again(known: Trade, content: str) -> Trade:
 def _lasts(tx: Tx, fields: Fields, default: int) -> int:
     """How long the order may be paid, in microseconds. Raises ProblemError."""
     if fields.get("time_expire"):
-        return max(0, from_beijing(fields["time_expire"], "time_expire") - tx.now)
+        left = from_beijing(fields["time_expire"], "time_expire") - tx.now
+        if left <= 0:
+            raise refused("ACQ.NOW_TIME_AFTER_EXPIRE_TIME_ERROR", "当前时间已超过允许支付的时间")
+        return left
     express = fields.get("timeout_express")
     if not express:
         return default

@@ -11,7 +11,7 @@ from paymaster_sandbox.wechat.errors import V2Error
 from paymaster_sandbox.wechat.order_api import PAY_NO, REFUND_NO
 from paymaster_sandbox.wechat.orders import PREPAY_LASTS, Order, OrderError, Orders
 from paymaster_sandbox.wechat.refunds import Refund, RefundError, Refunds
-from paymaster_sandbox.wechat.times import packed, plain
+from paymaster_sandbox.wechat.times import from_packed, packed, plain
 
 if TYPE_CHECKING:
     from starlette.routing import Route
@@ -104,7 +104,7 @@ class OrderApi2:
             prepay_id=self._orders.new_prepay_id(tx), mchid=call.merchant.mchid, out_no=out_no,
             params=params, appid=appid, channel=channel, version=2, method=call.method,
             openid=openid, description=body, attach=attach, total=total, notify_url=notify_url,
-            created=tx.now, expires=tx.now + PREPAY_LASTS,
+            created=tx.now, expires=_expires(tx, call),
         )  # fmt: skip
 
     def _found(self, tx: Tx, call: Call2) -> Order:
@@ -221,6 +221,16 @@ def _own(tx: Tx, call: Call2) -> str:
     if not parties.bound(tx, appid, call.merchant.mchid):
         raise V2Error("APPID_MCHID_NOT_MATCH", "appid和mch_id不匹配")
     return appid
+
+
+def _expires(tx: Tx, call: Call2) -> int:
+    given = call.maybe("time_expire", 14)
+    if given is None:
+        return tx.now + PREPAY_LASTS
+    at = from_packed(given)
+    if at is None or at <= tx.now:
+        raise V2Error("PARAM_ERROR", "参数错误: time_expire")
+    return min(at, tx.now + PREPAY_LASTS)
 
 
 def _described(order: Order) -> dict[str, str]:

@@ -23,6 +23,17 @@ def packed(at: int) -> str:
     return moment(at).astimezone(BEIJING).strftime("%Y%m%d%H%M%S")
 
 
+def from_packed(written: str) -> int | None:
+    """The moment of such a text; None if it is none."""
+    if len(written) != len("20260105120000") or not (written.isascii() and written.isdigit()):
+        return None
+    try:
+        found = datetime.strptime(written, "%Y%m%d%H%M%S").replace(tzinfo=BEIJING)
+    except ValueError:
+        return None
+    return microseconds(found.astimezone(UTC))
+
+
 def day_of(at: int) -> date:
     """The day in Beijing."""
     return moment(at).astimezone(BEIJING).date()

@@ -81,6 +81,7 @@ async def test_the_same_order_again_is_the_same_and_another_is_refused(customer:
         {"timeout_express": "soon"},
         {"timeout_express": "16d"},
         {"time_expire": "tomorrow"},
+        {"time_expire": "2020-01-01 00:00:00"},
     ],
 )
 async def test_orders_are_checked(customer: Customer, change: dict[str, str]) -> None:

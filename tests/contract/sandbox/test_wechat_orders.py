@@ -16,6 +16,8 @@ from tests.contract.sandbox.test_wechat_enterprise import message, post, read, t
 from tests.contract.sandbox.wechat_support import APPID, MCHID, Merchant, clock
 
 from paymaster_sandbox import World
+from paymaster_sandbox.chassis.clock import SECOND
+from paymaster_sandbox.wechat.times import packed
 
 PAY = "/v3/pay/transactions"
 REFUND = "/v3/refund/domestic/refunds"
@@ -239,6 +241,24 @@ async def test_the_old_interface(merchant: Merchant, receiver: Receiver, method:
     assert again["err_code"] == "ORDERPAID"
     late = await post(merchant.http, "/pay/closeorder", ask)
     assert late["err_code"] == "ORDERPAID"
+
+
+async def test_an_old_order_lasts_as_long_as_it_says(
+    merchant: Merchant, receiver: Receiver, world: World
+) -> None:
+    for wrong in ("tomorrow", "20200101000000", "20261332000000"):
+        bad = unified(merchant, receiver, "MD5", time_expire=wrong)
+        answer = await post(merchant.http, "/pay/unifiedorder", bad)
+        assert answer["err_code"] == "PARAM_ERROR"
+    with world.chassis.tx() as tx:
+        until = packed(tx.now + 600 * SECOND)
+    good = unified(merchant, receiver, "MD5", time_expire=until)
+    assert (await post(merchant.http, "/pay/unifiedorder", good))["result_code"] == "SUCCESS"
+    assert len((await merchant.read("waiting"))["waiting"]) == 1
+    await clock(world, 601)
+    assert (await merchant.read("waiting"))["waiting"] == []
+    ask = fields(merchant, "MD5", out_trade_no="ORDER1")
+    assert (await post(merchant.http, "/pay/orderquery", ask))["trade_state"] == "NOTPAY"
 
 
 async def test_old_messages_without_a_right_sign_are_not_taken(

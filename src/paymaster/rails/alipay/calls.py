@@ -11,10 +11,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from paymaster.rails import rsa
+from paymaster.rails.alipay import prepare
 from paymaster.rails.alipay.certificates import Keyring
 from paymaster.rails.alipay.settings import App, app, mode
 from paymaster.rails.base import RailAccount
@@ -27,6 +29,7 @@ AGENT: Final = "paymaster"
 MAX_AGE: Final = timedelta(seconds=300)
 MAX_BYTES: Final = 8 * 1024 * 1024
 _DONE: Final = "10000"
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _OUTER: Final[Mapping[str, int]] = {"20000": 503, "20001": 401, "40005": 429, "40006": 403}
 
 
@@ -51,6 +54,12 @@ TRANSFER: Final = Method("alipay.fund.trans.uni.transfer", "POST")
 QUERY: Final = Method("alipay.fund.trans.common.query", "GET")
 ACCOUNT_LOG: Final = Method("alipay.data.bill.accountlog.query", "GET")
 DOWNLOAD_URL: Final = Method("alipay.data.dataservice.bill.downloadurl.query", "GET")
+PRECREATE: Final = Method("alipay.trade.precreate", "POST")
+PAGE_PAY: Final = Method("alipay.trade.page.pay", "GET")
+TRADE_QUERY: Final = Method("alipay.trade.query", "POST")
+TRADE_CLOSE: Final = Method("alipay.trade.close", "POST")
+REFUND: Final = Method("alipay.trade.refund", "POST")
+REFUND_QUERY: Final = Method("alipay.trade.fastpay.refund.query", "POST")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +77,39 @@ class Said:
     retry_after: str | None = None
 
 
-async def ask(deps: RailDeps, account: RailAccount, method: Method, content: bytes) -> Said:
+async def ask(
+    deps: RailDeps,
+    account: RailAccount,
+    method: Method,
+    content: bytes,
+    common: Mapping[str, str] = _NOTHING,
+) -> Said:
     """Make one call; `content` is the JSON object of its parameters, and goes out as it is.
 
-    Raises what `http.call` raises.
+    `common` stands beside the content at the gateway, and within it in the new interface: where
+    the provider is to tell of it. Raises what `http.call` raises.
     """
     who = app(deps, account)
     if mode(account) == "gateway":
-        return await _gateway(deps, account, who, method, content)
+        return await _gateway(deps, account, who, method, content, common)
+    if common:
+        content = prepare.canonical({**json.loads(content), **common})
     return await _rest(deps, account, who, method, content)
+
+
+def page_address(
+    deps: RailDeps,
+    account: RailAccount,
+    method: Method,
+    content: bytes,
+    common: Mapping[str, str],
+) -> str:
+    """A signed address at the gateway that a payer's browser opens; nothing is sent by us.
+
+    Raises NeverSent `rail-account-invalid` or `rail-secret-missing`.
+    """
+    params = _signed(deps, app(deps, account), method, content, common)
+    return f"{_gateway_of(account)}?{urlencode(params)}"
 
 
 async def _rest(
@@ -141,10 +174,16 @@ def spelled(code: str) -> str:
     return tail.replace("-", "_").upper() if dot and head in {"isv", "isp"} else code
 
 
-async def _gateway(
-    deps: RailDeps, account: RailAccount, who: App, method: Method, content: bytes
-) -> Said:
+def _gateway_of(account: RailAccount) -> str:
+    return setting(account, "url").rstrip("/") + "/gateway.do"
+
+
+def _signed(
+    deps: RailDeps, who: App, method: Method, content: bytes, common: Mapping[str, str]
+) -> dict[str, str]:
+    """The parameters of the gateway with their signature."""
     params = {
+        **common,
         "app_id": who.app_id,
         "method": method.name,
         "format": "JSON",
@@ -157,16 +196,27 @@ async def _gateway(
         "biz_content": content.decode(),
     }
     params["sign"] = rsa.sign(who.key, canonical(params, frozenset({"sign"})).encode())
+    return params
+
+
+async def _gateway(
+    deps: RailDeps,
+    account: RailAccount,
+    who: App,
+    method: Method,
+    content: bytes,
+    common: Mapping[str, str],
+) -> Said:
     answer = await call(
         deps.http,
         "POST",
-        setting(account, "url").rstrip("/") + "/gateway.do",
+        _gateway_of(account),
         headers={
             "accept": "*/*",
             "user-agent": AGENT,
             "content-type": "application/x-www-form-urlencoded;charset=utf-8",
         },
-        body=urlencode(params).encode(),
+        body=urlencode(_signed(deps, who, method, content, common)).encode(),
         max_bytes=MAX_BYTES,
     )
     return read_gateway(who.keyring, answer, method.name)

@@ -52,6 +52,8 @@ KINDS: Final[Mapping[str, LineKind]] = {
 }
 """What the provider's types mean. Those that are not here, and are about no payment of ours, are
 OTHER: a person is asked. The provider's own list is not public."""
+GIVEN_BACK: Final = "交易退款"
+"""Money that goes back to somebody who paid us; its memo is the number of our refund."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +170,15 @@ def _line(one: Entry, day: date, *, own: bool) -> StatementLine:
         amount=Money(one.amount, CNY),
         fee=Money.zero(CNY),
         booked_on=day,
-        reference=one.reference or None,
+        reference=_reference(one) or None,
         remittance=one.remark or one.kind or None,
     )
+
+
+def _reference(one: Entry) -> str:
+    if one.kind == GIVEN_BACK and parse_reference(one.remark.strip()) is not None:
+        return one.remark.strip()
+    return one.reference
 
 
 def _kind(one: Entry, *, own: bool) -> LineKind:
@@ -179,6 +187,8 @@ def _kind(one: Entry, *, own: bool) -> LineKind:
     known = KINDS.get(one.kind)
     if known is LineKind.FEE or (known is not None and one.amount > 0):
         return known
+    if one.kind == GIVEN_BACK and one.amount < 0:
+        return LineKind.INCOMING
     if parse_reference(one.reference) is not None:
         return LineKind.GIVEN_BACK if one.amount > 0 else LineKind.SET_APART
     return LineKind.OTHER

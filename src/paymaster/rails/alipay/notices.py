@@ -19,7 +19,7 @@ from paymaster.rails.yuan import UnreadableError, members, some_text
 
 MAX_BYTES: Final = 64 * 1024
 _MAX_FIELDS: Final = 100
-_TRIED_FOR: Final = timedelta(hours=26)
+TRIED_FOR: Final = timedelta(hours=26)
 """The provider tries for a day, with the time of its first try. What came before is told apart by
 its number."""
 CHANGED: Final = "alipay.fund.trans.order.changed"
@@ -29,6 +29,20 @@ _CHARSETS: Final = frozenset({"utf-8", "gbk", "gb2312", "gb18030"})
 
 def read(deps: RailDeps, account: RailAccount, body: bytes, now: datetime) -> Sequence[Notice]:
     """See ReadsWebhooks."""
+    params = signed_form(deps, account, body)
+    if not is_fresh(params.get("utc_timestamp", ""), now, TRIED_FOR):
+        raise Unauthenticated("webhook-stale", "The message was not made within the last day.")
+    try:
+        return _notices(account, params)
+    except (UnreadableError, ValueError, RecursionError) as error:
+        raise Refusal("webhook-malformed", f"The message cannot be read: {error}") from None
+
+
+def signed_form(deps: RailDeps, account: RailAccount, body: bytes) -> dict[str, str]:
+    """The parameters of a form that the provider signed.
+
+    Raises Unauthenticated `webhook-signature`, Refusal `webhook-malformed`.
+    """
     if len(body) > MAX_BYTES:
         raise Refusal("webhook-malformed", f"The message is larger than {MAX_BYTES} bytes.")
     try:
@@ -43,12 +57,7 @@ def read(deps: RailDeps, account: RailAccount, body: bytes, now: datetime) -> Se
         params.get("sign", ""), message
     ):
         raise Unauthenticated("webhook-signature", "The signature does not match the form.")
-    if not is_fresh(params.get("utc_timestamp", ""), now, _TRIED_FOR):
-        raise Unauthenticated("webhook-stale", "The message was not made within the last day.")
-    try:
-        return _notices(account, params)
-    except (UnreadableError, ValueError, RecursionError) as error:
-        raise Refusal("webhook-malformed", f"The message cannot be read: {error}") from None
+    return params
 
 
 def answer(*, taken: bool) -> WebhookAnswer:

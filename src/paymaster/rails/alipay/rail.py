@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from paymaster.rails.alipay import bills, notices, prepare, query, send, settings
+from paymaster.rails.alipay import (
+    bills,
+    notices,
+    payin,
+    payin_notices,
+    payin_refunds,
+    prepare,
+    query,
+    send,
+    settings,
+)
 from paymaster.rails.base import (
     Instruction,
     Notice,
@@ -18,6 +28,15 @@ from paymaster.rails.base import (
     WebhookAnswer,
 )
 from paymaster.rails.deps import RailDeps
+from paymaster.rails.payin import (
+    Charge,
+    ChargeOutcome,
+    Checkout,
+    Method,
+    PayInNotice,
+    RefundOrder,
+    RefundOutcome,
+)
 from paymaster.rails.yuan import CNY
 
 NAME = "alipay"
@@ -87,3 +106,45 @@ class AlipayRail:
     ) -> tuple[Sequence[Notice], Sequence[Statement]]:
         """See FetchesFiles."""
         return bills.read(account, name, body)
+
+    def pay_methods(self, account: RailAccount) -> Mapping[str, Method]:
+        """See TakesPayments."""
+        return payin.methods(account)
+
+    def check_charge(self, account: RailAccount, charge: Charge) -> None:
+        """See TakesPayments."""
+        payin.check(account, charge)
+
+    async def open_charge(self, account: RailAccount, charge: Charge) -> Checkout:
+        """See TakesPayments."""
+        return await payin.open_charge(self._deps, account, charge)
+
+    async def find_charge(self, account: RailAccount, key: str) -> ChargeOutcome:
+        """See TakesPayments."""
+        return await payin.find(self._deps, account, key)
+
+    async def close_charge(self, account: RailAccount, key: str) -> ChargeOutcome:
+        """See TakesPayments."""
+        return await payin.close(self._deps, account, key)
+
+    async def refund(self, account: RailAccount, order: RefundOrder) -> RefundOutcome:
+        """See TakesPayments."""
+        return await payin_refunds.send(self._deps, account, order)
+
+    async def find_refund(self, account: RailAccount, order: RefundOrder) -> RefundOutcome:
+        """See TakesPayments."""
+        return await payin_refunds.find(self._deps, account, order)
+
+    def read_payin_webhook(
+        self,
+        account: RailAccount,
+        headers: Mapping[str, str],  # noqa: ARG002 - the form carries its signature itself
+        body: bytes,
+        now: datetime,
+    ) -> Sequence[PayInNotice]:
+        """See TakesPayments."""
+        return payin_notices.read(self._deps, account, body, now)
+
+    def payin_answer(self, taken: bool) -> WebhookAnswer:
+        """See TakesPayments."""
+        return notices.answer(taken=taken)

@@ -23,7 +23,11 @@ PRODUCT: Final = "TRANS_ACCOUNT_NO_PWD"
 SCENE: Final = "DIRECT_TRANSFER"
 MODES: Final = ("v3", "gateway")
 STATEMENTS: Final = ("log", "csv")
+PAY_IN: Final = ("none", "on")
+METHODS: Final = ("qr", "page")
+_PAY_IN_NEEDS: Final = ("seller_id", "notify_url")
 _APP_ID: Final = re.compile(r"[0-9]{16,32}\Z", re.ASCII)
+_SELLER: Final = re.compile(r"2088[0-9]{12}\Z", re.ASCII)
 _MOST_INFOS: Final = 10
 
 
@@ -62,6 +66,17 @@ def mode(account: RailAccount) -> str:
     return found
 
 
+def takes_payments(account: RailAccount) -> bool:
+    """Whether the account is set up to take money in."""
+    return account.settings.get("payin", "").strip() == PAY_IN[1]
+
+
+def offered(account: RailAccount) -> tuple[str, ...]:
+    """The ways to pay that the app has contracts for, as the account names them; all by default."""
+    written = account.settings.get("payin_methods", "").strip()
+    return tuple(one.strip() for one in written.split(",")) if written else METHODS
+
+
 def scene_infos(account: RailAccount) -> list[dict[str, str]]:
     """What is reported about a transfer; empty without a scene. Raises ValueError."""
     written = account.settings.get("scene_infos", "").strip()
@@ -95,8 +110,28 @@ def check(account: RailAccount) -> None:
             problems.append(
                 Problem("/settings/scene_infos", "scene_name and scene_infos go together.")
             )
+    problems += _pay_in_problems(account)
+    needed = ("url", "app_id", *(_PAY_IN_NEEDS if takes_payments(account) else ()))
     secrets = ("private_key", "app_certificate", "alipay_root_certificate", "alipay_certificates")
-    refuse_incomplete(account, ("url", "app_id"), secrets, problems)
+    refuse_incomplete(account, needed, secrets, problems)
+
+
+def _pay_in_problems(account: RailAccount) -> list[Problem]:
+    problems: list[Problem] = []
+    given = account.settings
+    if not set(offered(account)) <= set(METHODS):
+        problems.append(
+            Problem("/settings/payin_methods", f"Methods are: {', '.join(METHODS)}; with commas.")
+        )
+    if given.get("payin", "").strip() not in {"", *PAY_IN}:
+        problems.append(Problem("/settings/payin", f"It is one of: {', '.join(PAY_IN)}."))
+    seller = given.get("seller_id", "").strip()
+    if seller and _SELLER.match(seller) is None:
+        problems.append(Problem("/settings/seller_id", "It is 2088 and twelve digits."))
+    address = given.get("notify_url", "").strip()
+    if address and not address.startswith(("https://", "http://")):
+        problems.append(Problem("/settings/notify_url", "Write an address, beginning with http."))
+    return problems
 
 
 def _usable(deps: RailDeps, account: RailAccount, name: str, read: Callable[[str], T]) -> T:

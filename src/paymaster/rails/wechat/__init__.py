@@ -9,4 +9,8 @@
 `wire` (their words into ours), `codes` (what each of their errors proves); then a file for each
 verb: `prepare`, `send`, `query`, `cancel`, `authorise`, `notices`, `bills`, `check`. `rail` is the
 door.
+
+Money that comes in has files of its own, over either API: `payin` (charges), `payin_refunds`,
+`payin_notices`, and what they share, `payin_settings`, `payin_wire`, `payin_codes`, `payin_old`
+(APIv2) and `payin_checkout` (what the payer's side is given).
 """

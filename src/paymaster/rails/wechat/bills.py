@@ -20,7 +20,7 @@ from paymaster.rails.deps import RailDeps, setting
 from paymaster.rails.meaning import Kind
 from paymaster.rails.transport import MAX_FILE_BYTES
 from paymaster.rails.wechat import calls, codes, flow
-from paymaster.rails.wechat.settings import BILL_ACCOUNTS, Product, product
+from paymaster.rails.wechat.settings import BILL_ACCOUNTS, Product, pays_out, product
 from paymaster.rails.wechat.table import Row, Table
 from paymaster.rails.yuan import UnreadableError, text
 
@@ -34,9 +34,10 @@ TRADE_NEEDED: Final = ("交易时间", "商户号", "微信订单号", "商户�
 
 
 async def fetch(deps: RailDeps, account: RailAccount, seen: frozenset[str]) -> Sequence[RemoteFile]:
-    """See FetchesFiles. A merchant of the old product needs the keys of APIv3 for it."""
+    """See FetchesFiles. A merchant that has nothing to do with APIv3 needs its keys for it."""
     forbid_network()
-    if product(account) is Product.V2 and "platform_keys" not in account.secrets:
+    old = not pays_out(account) or product(account) is Product.V2
+    if old and "platform_keys" not in account.secrets:
         return ()
     mchid, which = setting(account, "mchid"), _account(account)
     known = {flow.day_of(name, mchid, which) for name in seen}

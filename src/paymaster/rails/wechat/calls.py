@@ -25,6 +25,7 @@ from paymaster.rails.yuan import UnreadableError, an_object
 
 AGENT: Final = "paymaster"
 MAX_BILL_BYTES: Final = 64 * 1024 * 1024
+_XML_HEADERS: Final = {"content-type": "text/xml", "accept": "*/*", "user-agent": AGENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,31 +112,28 @@ def _headers(
 
 
 async def ask_v2(
-    deps: RailDeps, account: RailAccount, path: str, fields: Mapping[str, str]
+    deps: RailDeps,
+    account: RailAccount,
+    path: str,
+    fields: Mapping[str, str],
+    *,
+    method: str = "MD5",
+    certified: bool = True,
 ) -> dict[str, str]:
-    """Make one call of APIv2 with our client certificate; nonce and digest are made here.
+    """Make one call of APIv2; nonce and digest are made here.
 
-    Raises what `http.call` raises, and RailUnknown for an answer that is not the provider's.
+    `certified`: with our client certificate, at the address that asks for one. Raises what
+    `http.call` raises, and RailUnknown for an answer that is not the provider's.
     """
     key = secret(deps, account, "apiv2_key").strip()
     whole = {**fields, "nonce_str": secrets.token_hex(16)}
-    whole["sign"] = v2.digest(whole, key)
-    identity = secret(deps, account, "client_identity")
-    url = setting(account, "url_tls").rstrip("/") + path
-    try:
-        client = deps.client_with(identity)
-    except Refusal as error:
-        raise meaning.error(Kind.SECRET, error.detail) from None
-    headers = {"content-type": "text/xml", "accept": "*/*", "user-agent": AGENT}
-    try:
-        async with client:
-            answer = await call(client, "POST", url, headers=headers, body=v2.write(whole))
-    except RailUnknown:
-        if not await deps.refuses(identity, url):
-            raise
-        # What was written may have been read all the same: the words change, not the meaning.
-        extra = {"code": CERTIFICATE_REFUSED}
-        raise meaning.error(Kind.CUT_OFF, "Our client certificate is refused.", extra) from None
+    whole["sign"] = v2.digest(whole, key, method)
+    body = v2.write(whole)
+    if certified:
+        answer = await _certified(deps, account, path, body)
+    else:
+        url = setting(account, "url").rstrip("/") + path
+        answer = await call(deps.http, "POST", url, headers=_XML_HEADERS, body=body)
     if answer.status != 200:
         kind = meaning.of_status(answer.status, explained=False)
         # A door that turns us away without a word of the provider's proves nothing.
@@ -145,3 +143,21 @@ async def ask_v2(
         return v2.read(answer.body)
     except UnreadableError as error:
         raise meaning.error(Kind.MALFORMED, f"The answer cannot be read: {error}.") from None
+
+
+async def _certified(deps: RailDeps, account: RailAccount, path: str, body: bytes) -> Answer:
+    identity = secret(deps, account, "client_identity")
+    url = setting(account, "url_tls").rstrip("/") + path
+    try:
+        client = deps.client_with(identity)
+    except Refusal as error:
+        raise meaning.error(Kind.SECRET, error.detail) from None
+    try:
+        async with client:
+            return await call(client, "POST", url, headers=_XML_HEADERS, body=body)
+    except RailUnknown:
+        if not await deps.refuses(identity, url):
+            raise
+        # What was written may have been read all the same: the words change, not the meaning.
+        extra = {"code": CERTIFICATE_REFUSED}
+        raise meaning.error(Kind.CUT_OFF, "Our client certificate is refused.", extra) from None

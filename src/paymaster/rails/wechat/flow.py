@@ -52,6 +52,9 @@ KINDS: Final[Mapping[str, LineKind]] = {
 """What the provider's types and names of business mean. Those that are not here, and are about no
 payment of ours, are OTHER: a person is asked. The provider's own list is not public."""
 
+GIVEN_BACK: Final = "退款"
+"""What goes back to somebody who had paid: less than nothing came in, under the refund's number."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Movement:
@@ -139,6 +142,8 @@ def _movement(row: Row, *, own: bool) -> _Movement:
 def _kind(row: Row, signed: int, *, own: bool) -> LineKind:
     if own and (row["业务类型"] in _TOPUPS or row["业务名称"] in _TOPUPS):
         return LineKind.OWN
+    if GIVEN_BACK in {row["业务类型"], row["业务名称"]}:
+        return LineKind.INCOMING
     known = KINDS.get(row["业务类型"]) or KINDS.get(row["业务名称"])
     if known is LineKind.FEE or (known is not None and signed > 0):
         return known

@@ -26,6 +26,21 @@ def read(
     deps: RailDeps, account: RailAccount, headers: Mapping[str, str], body: bytes, now: datetime
 ) -> Sequence[Notice]:
     """See ReadsWebhooks."""
+    key = authentic(deps, account, headers, body, now)
+    try:
+        envelope = members(json.loads(body), "the notice")
+        return _opened(account, envelope, key, now)
+    except (UnreadableError, rsa.UnusableError, ValueError, RecursionError) as error:
+        raise Refusal("webhook-malformed", f"The notice cannot be read: {error}") from None
+
+
+def authentic(
+    deps: RailDeps, account: RailAccount, headers: Mapping[str, str], body: bytes, now: datetime
+) -> str:
+    """The key that opens a notice of APIv3, once the provider is known to have signed it just now.
+
+    Raises as `read_webhook`.
+    """
     if len(body) > MAX_BYTES:
         raise Refusal("webhook-malformed", f"The notice is larger than {MAX_BYTES} bytes.")
     try:
@@ -42,11 +57,22 @@ def read(
         raise Unauthenticated("webhook-signature", "The signature does not match the body.")
     if not crypto.is_fresh(timestamp, now):
         raise Unauthenticated("webhook-stale", "The notice was not signed just now.")
-    try:
-        envelope = members(json.loads(body), "the notice")
-        return _opened(account, envelope, key, now)
-    except (UnreadableError, rsa.UnusableError, ValueError, RecursionError) as error:
-        raise Refusal("webhook-malformed", f"The notice cannot be read: {error}") from None
+    return key
+
+
+def resource(
+    account: RailAccount, envelope: Mapping[str, object], key: str
+) -> Mapping[str, object]:
+    """What a notice is about, opened. Raises UnreadableError, UnusableError or ValueError."""
+    sealed = members(envelope.get("resource"), "resource")
+    if text(sealed, "algorithm") != _ALGORITHM:
+        raise UnreadableError("its cipher is another")
+    associated = some_text(sealed, "associated_data") or ""
+    plain = crypto.open_sealed(key, text(sealed, "nonce"), associated, text(sealed, "ciphertext"))
+    found = members(json.loads(plain), "the resource")
+    if text(found, "mchid") != account.settings.get("mchid"):
+        raise UnreadableError("it is about another merchant")
+    return found
 
 
 def answer(*, taken: bool) -> WebhookAnswer:
@@ -61,16 +87,7 @@ def _opened(
     event, number = text(envelope, "event_type"), text(envelope, "id")
     if event not in {BILL_FINISHED, BATCH_FINISHED, BATCH_CLOSED}:
         return []
-    resource = members(envelope.get("resource"), "resource")
-    if text(resource, "algorithm") != _ALGORITHM:
-        raise UnreadableError("its cipher is another")
-    associated = some_text(resource, "associated_data") or ""
-    plain = crypto.open_sealed(
-        key, text(resource, "nonce"), associated, text(resource, "ciphertext")
-    )
-    found = members(json.loads(plain), "the resource")
-    if text(found, "mchid") != account.settings.get("mchid"):
-        raise UnreadableError("it is about another merchant")
+    found = resource(account, envelope, key)
     if event == BILL_FINISHED:
         return [Notice(number, wire.bill(found, account, confirms=False, now=now))]
     outcome = _batch(found, closed=event == BATCH_CLOSED)

@@ -14,7 +14,7 @@ from paymaster.rails.base import Instruction, Prepared, RailAccount
 from paymaster.rails.deps import setting
 from paymaster.rails.destinations import check
 from paymaster.rails.wechat import wire
-from paymaster.rails.wechat.settings import Product, product, scene_infos
+from paymaster.rails.wechat.settings import Product, pays_out, product, scene_infos
 from paymaster.rails.yuan import CNY, plain
 
 NAME_NEEDED_FROM: Final = 200_000
@@ -28,7 +28,11 @@ def prepare(account: RailAccount, batch_key: str, batch: Sequence[Instruction]) 
     """See Rail."""
     if len(batch) != 1:
         raise Broken("batch-malformed", "A WeChat transfer holds exactly one payment.")
-    item, kind = batch[0], product(account)
+    item = batch[0]
+    if not pays_out(account):
+        said = "This rail account only takes money in."
+        raise RailRefused("instruction-refused", said, problems=[Problem("/" + item.key, said)])
+    kind = product(account)
     fault, payee = _fault(account, item)
     fault = fault or _name_fault(account, kind, item, payee.get("name"))
     if fault is not None:

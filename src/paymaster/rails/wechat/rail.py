@@ -19,11 +19,24 @@ from paymaster.rails.base import (
     WebhookAnswer,
 )
 from paymaster.rails.deps import RailDeps
+from paymaster.rails.payin import (
+    Charge,
+    ChargeOutcome,
+    Checkout,
+    Method,
+    PayInNotice,
+    RefundOrder,
+    RefundOutcome,
+)
 from paymaster.rails.wechat import (
     authorise,
     bills,
     cancel,
     notices,
+    payin,
+    payin_notices,
+    payin_refunds,
+    payin_settings,
     prepare,
     query,
     receipts,
@@ -100,6 +113,44 @@ class WeChatPayRail:
     ) -> tuple[Sequence[Notice], Sequence[Statement]]:
         """See FetchesFiles."""
         return bills.read(account, name, body)
+
+    def pay_methods(self, account: RailAccount) -> Mapping[str, Method]:
+        """See TakesPayments."""
+        return payin_settings.methods(account)
+
+    def check_charge(self, account: RailAccount, charge: Charge) -> None:
+        """See TakesPayments."""
+        payin.check(account, charge)
+
+    async def open_charge(self, account: RailAccount, charge: Charge) -> Checkout:
+        """See TakesPayments."""
+        return await payin.open_charge(self._deps, account, charge)
+
+    async def find_charge(self, account: RailAccount, key: str) -> ChargeOutcome:
+        """See TakesPayments."""
+        return await payin.find_charge(self._deps, account, key)
+
+    async def close_charge(self, account: RailAccount, key: str) -> ChargeOutcome:
+        """See TakesPayments."""
+        return await payin.close_charge(self._deps, account, key)
+
+    async def refund(self, account: RailAccount, order: RefundOrder) -> RefundOutcome:
+        """See TakesPayments."""
+        return await payin_refunds.refund(self._deps, account, order)
+
+    async def find_refund(self, account: RailAccount, order: RefundOrder) -> RefundOutcome:
+        """See TakesPayments."""
+        return await payin_refunds.find_refund(self._deps, account, order)
+
+    def read_payin_webhook(
+        self, account: RailAccount, headers: Mapping[str, str], body: bytes, now: datetime
+    ) -> Sequence[PayInNotice]:
+        """See TakesPayments."""
+        return payin_notices.read(self._deps, account, headers, body, now)
+
+    def payin_answer(self, taken: bool) -> WebhookAnswer:
+        """See TakesPayments."""
+        return payin_notices.answer(taken=taken)
 
     def needs_consent(self, account: RailAccount, payee: Payee) -> bool:
         """See AsksConsent."""

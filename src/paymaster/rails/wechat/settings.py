@@ -15,6 +15,7 @@ from paymaster.rails import meaning, rsa
 from paymaster.rails.base import RailAccount
 from paymaster.rails.deps import RailDeps, refuse_incomplete, secret, setting
 from paymaster.rails.meaning import Kind
+from paymaster.rails.wechat import payin_settings
 from paymaster.rails.wechat.crypto import Keyring, keyring
 from paymaster.rails.yuan import CNY, TOPUPS, report_infos
 
@@ -27,8 +28,12 @@ _APPID: Final = re.compile(r"wx[0-9a-f]{16}\Z", re.ASCII)
 
 
 class Product(StrEnum):
-    """Which of the provider's ways to pay; a merchant has exactly one of them."""
+    """Which of the provider's ways to pay; a merchant has at most one of them.
 
+    NONE is for an account that only takes money in.
+    """
+
+    NONE = "none"
     BILLS = "transfer-bills"
     AUTHORISED = "authorised"
     BATCHES = "batches"
@@ -41,6 +46,7 @@ STYLES: Final = ("CONFIRM_PAGE", "RED_PACKET")
 _V3_SETTINGS: Final = ("url", "mchid", "appid", "merchant_serial")
 _V3_SECRETS: Final = ("private_key", "apiv3_key", "platform_keys")
 _NEEDS: Final[Mapping[Product, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    Product.NONE: ((), ()),
     Product.BILLS: ((*_V3_SETTINGS, "scene_id", "scene_infos"), _V3_SECRETS),
     Product.AUTHORISED: (
         (*_V3_SETTINGS, "scene_id", "scene_infos", "notify_url"),
@@ -61,14 +67,19 @@ class Merchant:
     keyring: Keyring = field(repr=False)
 
 
+def pays_out(account: RailAccount) -> bool:
+    """Whether the account is for payouts at all."""
+    return account.settings.get("product", Product.BILLS) != Product.NONE
+
+
 def product(account: RailAccount) -> Product:
-    """Raises NeverSent `rail-account-invalid`."""
-    try:
-        return Product(account.settings.get("product", Product.BILLS))
-    except ValueError:
+    """How the account pays out. Raises NeverSent `rail-account-invalid`."""
+    named = account.settings.get("product", Product.BILLS)
+    if named not in set(Product) or named == Product.NONE:
         raise meaning.error(
             Kind.ACCOUNT, f"The rail account {account.name} names no product of WeChat Pay."
-        ) from None
+        )
+    return Product(named)
 
 
 def merchant(deps: RailDeps, account: RailAccount) -> Merchant:
@@ -137,7 +148,13 @@ def check(account: RailAccount) -> None:
         problems.append(Problem("/settings/topups", f"Choices are: {', '.join(TOPUPS)}."))
     if account.settings.get("style", STYLES[0]) not in STYLES:
         problems.append(Problem("/settings/style", f"Styles are: {', '.join(STYLES)}."))
-    refuse_incomplete(account, *needs, problems)
+    more = payin_settings.needs(account)
+    if known == Product.NONE and not more.settings:
+        said = "An account that pays nothing out takes money in: name the API in `payin`."
+        problems.append(Problem("/settings/product", said))
+    names = dict.fromkeys((*needs[0], *more.settings))
+    held = dict.fromkeys((*needs[1], *more.secrets))
+    refuse_incomplete(account, names, held, [*problems, *more.problems])
 
 
 def usable(account: RailAccount, name: str, read: Callable[[], T]) -> T:

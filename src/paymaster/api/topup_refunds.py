@@ -1,0 +1,145 @@
+"""Money that is given back to a payer: by the staff, above a limit with a second person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Path, Request
+from starlette.responses import Response
+
+from paymaster.api import guarded
+from paymaster.api.context import Call, Key, Operates, OwnReads
+from paymaster.api.door import Door
+from paymaster.api.guarded import Ready
+from paymaster.api.idempotent import replied
+from paymaster.api.models import Amount, Body, Reason, Reply, listing, wire
+from paymaster.api.problems import problem_of
+from paymaster.api.shapes import Page
+from paymaster.api.shapes_staff import ApprovalOut
+from paymaster.api.shapes_topups import TopupRefundOut
+from paymaster.api.topups import TopupPath, topup_of
+from paymaster.db import idempotency
+from paymaster.db.idempotency import Answer
+from paymaster.db.idempotency import Key as StoredKey
+from paymaster.db.tx import CellTx
+from paymaster.kernel.clock import rfc3339
+from paymaster.kernel.errors import NotFound, Unprocessable
+from paymaster.kernel.ids import text_id
+from paymaster.kernel.money import Money
+from paymaster.payin import refund, view
+from paymaster.payin.view import RefundRow
+from paymaster.people.four_eyes import Waiting
+
+router = APIRouter(route_class=Door, tags=["top-ups"])
+REFUND: Final = "POST /v1/topups/{topup}/refunds"
+
+
+class AskRefund(Body):
+    """How much; without an amount all that was not given back yet."""
+
+    amount: Amount | None = None
+    reason: Reason
+
+
+def _shown(cell: int, row: RefundRow) -> dict[str, Any]:
+    return {
+        "id": text_id("tf", cell, row.id),
+        "topup": text_id("tp", cell, row.charge_id),
+        "reference": row.key,
+        "amount": wire(row.money),
+        "state": row.state,
+        "reason": row.reason,
+        "code": row.code,
+        "provider_id": row.provider_id,
+        "created_at": rfc3339(row.created_at),
+        "ended_at": None if row.ended_at is None else rfc3339(row.ended_at),
+        "trace_id": row.trace_id,
+    }
+
+
+async def _refunded(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
+    # The subject of one that waits says which request it was as well.
+    cell, charge = await topup_of(call, subject.partition("/")[0])
+    given = body["amount"]
+    wanted = None if given is None else Money.parse(given["amount"], given["currency"])
+
+    async def amount(tx: CellTx) -> Money | None:  # noqa: ARG001 - of another act it is in the rows
+        return wanted or Money(charge.amount - charge.refunded, charge.asset)
+
+    async def run(tx: CellTx) -> Mapping[str, Any]:
+        return _shown(cell.number, await refund.request(tx, charge.id, wanted, body["reason"]))
+
+    return Ready(cell, amount, run)
+
+
+REFUND_ACT = guarded.Act("topup.refund", _refunded, status=202)
+
+
+@router.post(
+    "/v1/topups/{topup}/refunds",
+    status_code=202,
+    response_model=TopupRefundOut,
+    responses={
+        202: {"model": TopupRefundOut | ApprovalOut, "description": "Asked for, or waiting."}
+    },
+)
+async def ask_topup_refund(
+    call: Operates, request: Request, topup: TopupPath, key: Key, body: AskRefund
+) -> Response:
+    """Give a paid top-up back to its payer, or part of it: what is still there of it.
+
+    The money is set aside at once. Above the limit for it the answer is an approval that waits for
+    a second person.
+    """
+    asked = {
+        "amount": None if body.amount is None else wire(body.amount.money()),
+        "reason": body.reason,
+    }
+    route = f"{REFUND} {topup}"
+    stored = StoredKey.of(call.principal.caller_id, route, key, await request.body())
+    ready, limits = await _refunded(call, topup, asked), await guarded.limits_of(call)
+    subject = f"{topup}/{stored.key_hash.hex()[:12]}"
+
+    async def work(tx: CellTx) -> Answer:
+        before = await idempotency.begin(tx, stored)
+        if before is not None:
+            return before
+        try:
+            done = await guarded.perform(call, tx, limits, REFUND_ACT, ready, subject, asked)
+        except Unprocessable as error:
+            problem = problem_of(
+                error, errors_url=call.deps.settings.api.errors_url, trace_id=call.trace_id
+            )
+            answer = Answer(problem.status, problem.body)
+        else:
+            told = done.wire() if isinstance(done, Waiting) else done
+            answer = Answer(guarded.WAITS, msgspec.json.encode(told))
+        await idempotency.finish(tx, stored, answer)
+        return answer
+
+    return replied(await call.write(ready.cell, work))
+
+
+@router.get("/v1/topups/{topup}/refunds", response_model=Page[TopupRefundOut])
+async def list_topup_refunds(call: OwnReads, topup: TopupPath) -> Reply:
+    """The refunds of a top-up, oldest first."""
+    cell, charge = await topup_of(call, topup)
+    found = await cell.read(lambda tx: view.refunds(tx, charge.id))
+    return listing([_shown(cell.number, row) for row in found])
+
+
+@router.get("/v1/topups/{topup}/refunds/{refund}", response_model=TopupRefundOut)
+async def get_topup_refund(
+    call: OwnReads,
+    topup: TopupPath,
+    refund_id: Annotated[str, Path(alias="refund", max_length=40, description="`tf_...`")],
+) -> Reply:
+    """One refund of a top-up."""
+    cell, charge = await topup_of(call, topup)
+    ref = call.ref("tf", refund_id)
+    row = await cell.read(lambda tx: view.refund(tx, ref.id))
+    if row is None or ref.cell != cell.number or row.charge_id != charge.id:
+        raise NotFound("not-found", "There is no such refund.")
+    return Reply(_shown(cell.number, row))

@@ -1,0 +1,186 @@
+"""The loop of taking money in: claim what is due, call the provider, write what came of it.
+
+Each account has a lane of its own, so that a provider that hangs or refuses holds up no other.
+Calls are made outside any transaction and side by side; what a process that dies leaves behind is
+found by its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from paymaster.db.cells import Databases
+from paymaster.db.pool import CellDb
+from paymaster.db.tx import Actor, CellTx
+from paymaster.dispatch import accounts
+from paymaster.dispatch.accounts import PayoutAccount
+from paymaster.dispatch.lane import Lane
+from paymaster.kernel.errors import LEASE_LOST, Busy, Conflict
+from paymaster.kernel.ids import new_trace_id
+from paymaster.kernel.retry import Backoff
+from paymaster.kernel.sources import jitter
+from paymaster.observe import get_logger
+from paymaster.payin import refunding, store, work
+from paymaster.payin.pace import Pace
+from paymaster.payin.request import taker
+from paymaster.rails.base import Rail
+from paymaster.rails.payin import TakesPayments
+from paymaster.secrets.sealing import Sealer
+
+_log = get_logger(__name__)
+ACTOR = Actor("role:dispatch")
+_WRITE_TRIES = 6
+_WRITE_AGAIN = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
+
+
+class Collector:
+    """Takes money in for one environment; one object a process."""
+
+    def __init__(
+        self,
+        dbs: Databases,
+        environment_id: int,
+        rails: Mapping[str, Rail],
+        sealer: Sealer,
+        *,
+        pace: Pace | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._dbs = dbs
+        self._environment_id = environment_id
+        self._rails = rails
+        self._sealer = sealer
+        self._pace = pace or Pace()
+        self._random = random or jitter()
+        self._lanes: dict[int, Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def tick(self, cell: int) -> int:
+        """Claim what is due in a cell and set it going; how many things were claimed.
+
+        Raises Busy when the database cannot be reached.
+        """
+        db = self._dbs.cell(cell)
+        due = await db.read(store.due_accounts)
+        if not due:
+            return 0
+        known = await accounts.load(self._dbs, self._environment_id)
+        claimed = 0
+        for account_id in due:
+            account = known.get(account_id)
+            rail = None if account is None else taker(self._rails, account)
+            if account is not None and rail is not None:
+                claimed += await self._guarded(db, account, rail)
+        return claimed
+
+    async def drain(self) -> None:
+        """Wait until everything under way has ended."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def stop(self) -> None:
+        """Break off what is under way; its leases run out and it is asked about."""
+        for task in set(self._tasks):
+            task.cancel()
+        await self.drain()
+
+    async def _guarded(self, db: CellDb, account: PayoutAccount, rail: TakesPayments) -> int:
+        """A fault in one account's work is logged and leaves the others alone."""
+        try:
+            return await self._serve(db, account, rail)
+        except Busy:
+            raise
+        except Exception as error:  # noqa: BLE001 - one account's fault stops no other
+            if isinstance(error, Conflict) and error.slug == LEASE_LOST:
+                _log.warning("payin_failed", slug=error.slug)
+            else:
+                _log.exception("payin_failed", error=type(error).__name__)
+            return 0
+
+    async def _serve(self, db: CellDb, account: PayoutAccount, rail: TakesPayments) -> int:
+        lane, pace = self._lanes.setdefault(account.id, Lane()), self._pace
+        lane.configure(account)
+        room = min(lane.room(self._dbs.clock_of(self._environment_id).now()), pace.items)
+        if not room:
+            return 0
+        lane.begin(room)
+        charges: list[work.Task] = []
+        refunds: list[refunding.Task] = []
+
+        async def claim(tx: CellTx) -> None:
+            nonlocal charges, refunds
+            charges = await work.claim(tx, self._sealer, account, room, pace)
+            refunds = await refunding.claim(tx, account, room - len(charges), pace)
+
+        try:
+            await db.run(ACTOR, new_trace_id(), claim)
+        finally:
+            lane.give_back(room - len(charges) - len(refunds))
+        for task in charges:
+            self._start(self._charge(db, account, rail, lane, task))
+        for order in refunds:
+            self._start(self._refund(db, account, rail, lane, order))
+        return len(charges) + len(refunds)
+
+    async def _charge(
+        self, db: CellDb, account: PayoutAccount, rail: TakesPayments, lane: Lane, task: work.Task
+    ) -> None:
+        try:
+            told = await work.call(rail, account, task, self._pace, db.clock)
+        finally:
+            lane.end()
+        lane.record(success=told.healthy, now=db.clock.now())
+        await self._write(
+            db,
+            task.row.trace_id,
+            lambda tx: work.conclude(tx, self._sealer, account, [told], self._pace, self._random),
+        )
+
+    async def _refund(
+        self,
+        db: CellDb,
+        account: PayoutAccount,
+        rail: TakesPayments,
+        lane: Lane,
+        task: refunding.Task,
+    ) -> None:
+        try:
+            told = await refunding.call(rail, account, task, self._pace, db.clock)
+        finally:
+            lane.end()
+        lane.record(success=told.healthy, now=db.clock.now())
+        await self._write(
+            db,
+            task.row.trace_id,
+            lambda tx: refunding.conclude(tx, account, [told], self._pace, self._random),
+        )
+
+    async def _write(
+        self, db: CellDb, trace_id: str, write: Callable[[CellTx], Awaitable[None]]
+    ) -> None:
+        """Try again while the database is busy: what is known only here is worth keeping.
+
+        Should it fail for good, the lease runs out, and it is asked about anew.
+        """
+        for tries in range(1, _WRITE_TRIES):
+            try:
+                await db.run(ACTOR, trace_id, write)
+                return
+            except Busy as error:
+                _log.warning("payin_write_busy", slug=error.slug, tries=tries)
+            await asyncio.sleep(_WRITE_AGAIN.delay(tries, self._random).total_seconds())
+        await db.run(ACTOR, trace_id, write)
+
+    def _start(self, coroutine: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("payin_failed", error=type(error).__name__, exc_info=error)
