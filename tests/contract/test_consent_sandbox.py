@@ -170,6 +170,12 @@ async def test_the_providers_own_receipt(place: Place) -> None:
             answer = await place.api.get(path)
         assert answer.headers["content-type"] == "application/pdf"
         assert answer.content.startswith(b"%PDF")
+        owner_rows(
+            place.payouts.world,
+            "WITH d AS (DELETE FROM data_key WHERE user_id = %s RETURNING 1) SELECT * FROM d",
+            earner.user_id,
+        )
+        assert told(await place.api.get(path)) == (422, "user-erased"), "what is erased stays so"
 
 
 async def test_it_is_the_owners_and_the_apps_alone(place: Place) -> None:
