@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ from paymaster.dispatch.accounts import NewAccount
 from paymaster.dispatch.decide import Finding, of_withdrawal
 from paymaster.dispatch.failures import find
 from paymaster.kernel.clock import ManualClock, rfc3339
-from paymaster.kernel.errors import Conflict, NeverSent, RailRefused, RailUnknown
+from paymaster.kernel.errors import Conflict, NeverSent, RailError, RailRefused, RailUnknown
 from paymaster.kernel.ids import new_trace_id
 from paymaster.rails.base import Outcome, Prepared, RailAccount, Verdict
 
@@ -333,3 +334,61 @@ async def test_settings_that_changed_meanwhile_are_said(alone: Payouts, only: As
     assert await alone.states(withdrawal) == ("unknown", ["unknown"])
     assert len(only.orders) == sent
     assert "settings" in (await shown(alone)).words
+
+
+def mishap(random: Random) -> RailError | None:
+    """What a call meets: most of it says no, in one way or another, or nothing at all."""
+    kinds = [
+        not_now("NOT_ENOUGH"),
+        not_now("RECEIVED_MONEY_LIMIT"),
+        says_no("PARAM_ERROR"),
+        silent(),
+        RailUnknown("provider-silent", "Nothing."),
+        None,
+    ]
+    return random.choice(kinds)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_is_said_and_whoever_is_stopped_nobody_is_paid_twice(
+    postgres: PostgresServer, seed: int
+) -> None:
+    """Three processes, stopped at random; lies before and after paying; pauses in between."""
+    random = Random(seed)
+    first, second = AskableRail("first", batch_items=3), AskableRail("second")
+    async with payout_world(postgres, first, second) as payouts:
+        owed = [await approved(payouts, await new_payee(payouts, n), "30.00") for n in range(1, 9)]
+        crew = [payouts.dispatcher() for _ in range(3)]
+        for _ in range(60):
+            for rail in (first, second):
+                rail.before = [error for _ in range(3) if (error := mishap(random)) is not None]
+                lie = random.choice([None, not_now("NOT_ENOUGH"), says_no("PARAM_ERROR")])
+                rail.after = [] if lie is None else [lie]
+                rail.silent = random.randrange(3)
+            turn = random.randrange(3)
+            if random.random() < 0.1:
+                await pause(payouts, "first", random.choice(["paused", "active"]))
+            crew[turn].reload()
+            await crew[turn].tick(1)
+            if random.random() < 0.3:
+                await crew[turn].stop()
+                crew[turn] = payouts.dispatcher()
+            else:
+                await crew[turn].drain()
+            payouts.world.clock.advance(timedelta(seconds=random.choice([5, 70, 400, 3600])))
+        first.before = second.before = []
+        first.after = second.after = []
+        first.silent = second.silent = 0
+        await pause(payouts, "first", "active")
+        await go_on(payouts, crew[0], 2 * WINDOW)
+        for withdrawal in owed:
+            state, attempts = await payouts.states(withdrawal)
+            assert state in {"paid", "failed", "unknown"}, (state, attempts)
+        left = owner_rows(
+            payouts.world,
+            "SELECT b.ended < b.tries OR b.doubted_no IS NULL FROM attempt a"
+            " JOIN batch b ON b.id = a.batch_id WHERE a.state = 'unknown'",
+        )
+        assert all(open_still for (open_still,) in left), "what is proven dead has ended"
+        await assert_proven(payouts.world)
+        await assert_paid_once(payouts)
