@@ -16,6 +16,7 @@ from tests.world import ACTOR, PostgresServer, World, make_world
 
 from paymaster.db.tx import CellTx, ControlTx
 from paymaster.dispatch import accounts, batch, outcome, resolve, send
+from paymaster.dispatch.absence import Absent
 from paymaster.dispatch.accounts import NewAccount, PayoutAccount
 from paymaster.dispatch.desk import Desk, Order, Pace
 from paymaster.dispatch.run import Dispatcher
@@ -123,7 +124,7 @@ class Payouts:
         found = self.accounts[account]
         return await self.world.run(lambda tx: resolve.expire(tx, found, 100), cell)
 
-    async def ask(self, account: str, cell: int = 1) -> dict[int, frozenset[str]]:
+    async def ask(self, account: str, cell: int = 1) -> dict[int, Absent]:
         """One round of questions."""
         desk, found = self.desk, self.accounts[account]
         asked = await self.world.run(lambda tx: resolve.claim_questions(tx, desk, found, 100), cell)

@@ -170,6 +170,12 @@ async def test_the_providers_own_receipt(place: Place) -> None:
             answer = await place.api.get(path)
         assert answer.headers["content-type"] == "application/pdf"
         assert answer.content.startswith(b"%PDF")
+        owner_rows(
+            place.payouts.world,
+            "WITH d AS (DELETE FROM data_key WHERE user_id = %s RETURNING 1) SELECT * FROM d",
+            earner.user_id,
+        )
+        assert told(await place.api.get(path)) == (422, "user-erased"), "what is erased stays so"
 
 
 async def test_it_is_the_owners_and_the_apps_alone(place: Place) -> None:
@@ -203,3 +209,42 @@ async def test_where_no_account_pays_so_there_is_nothing_to_ask(place: Place) ->
     paused = await place.api.post("/v1/rail-accounts/wx/state", json=body)
     assert paused.is_success, paused.text
     assert told(await place.api.get(path_of(other))) == (409, "consent-not-needed")
+
+
+async def test_who_may_only_read_gets_nothing_that_opens_a_page(place: Place) -> None:
+    earner, _ = await place.earner(1)
+
+    async def issue(tx: Any) -> str:
+        return (await credentials.issue(tx, 1, "reports", ("read",))).key
+
+    key = await place.payouts.world.dbs.control.run(ACTOR, "", issue)
+    async with client(place.app, key) as reports:
+        assert (await reports.get(path_of(earner))).status_code == 403
+
+
+async def test_another_name_while_the_payee_is_asked_is_a_fault_of_the_caller(place: Place) -> None:
+    earner, _ = await place.earner(1)
+    assert (await place.api.post(path_of(earner), json=NAMED)).json()["package"]
+    other = await place.api.post(path_of(earner), json={"display_name": "other"})
+    assert told(other) == (409, "consent-refused"), "to try again does not help"
+    assert (await place.api.post(path_of(earner), json=NAMED)).json()["package"]
+
+
+async def test_who_only_claims_an_account_touches_no_consent_of_its_owner(place: Place) -> None:
+    earner, openid = await place.earner(1)
+    stranger, _ = await place.earner(2)
+    await place.api.post(path_of(earner), json=NAMED)
+    place.harness.confirm_consent(authorization_no(place.harness.account, openid, 0))
+    details = dict(place.harness.add_user(1, behaviour="wait").details)
+    body = {"kind": "wechat", "currency": "CNY", "details": details}
+    for user in (earner, stranger):  # noted in the directory, as by any claim
+        async with await place.own(user) as own:
+            path = f"/v1/users/{text_id('us', 1, user.user_id)}/destinations"
+            claimed = (await own.post(path, json=body)).json()["id"]
+    async with await place.own(stranger) as own:
+        path = f"/v1/destinations/{claimed}/consent"
+        for answer in (
+            await own.get(path), await own.delete(path), await own.post(path, json=NAMED)
+        ):  # fmt: skip
+            assert told(answer) == (409, "destination-shared")
+    assert (await place.api.get(path_of(earner))).json()["state"] == "in_effect"

@@ -36,7 +36,7 @@ async def served(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Serv
 NOTHING_THERE = {
     "/v1/days/{day}": 404,
     "/v1/withdrawals/{withdrawal}/receipt": 409,
-    "/v1/withdrawals/{withdrawal}/provider-receipt": 409,
+    "/v1/withdrawals/{withdrawal}/provider-receipt": 403,
     "/v1/withdrawals/{withdrawal}/confirmation": 403,
     "/v1/me/withdrawals/{withdrawal}/confirmation": 403,
     "/v1/destinations/{destination}/consent": 403,

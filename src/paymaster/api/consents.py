@@ -6,12 +6,13 @@ payee's app; never to the staff.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
-from paymaster.api.context import Call, OwnReads, OwnUsers
+from paymaster.api.context import Call, OwnUsers
 from paymaster.api.destinations import DestinationPath
 from paymaster.api.door import Door
 from paymaster.api.models import Body, Reply, Text
@@ -21,12 +22,15 @@ from paymaster.db.tx import CellRead, CellTx
 from paymaster.dispatch import accounts, consent
 from paymaster.dispatch.consent import Asking
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import Forbidden, NotFound, Unprocessable
+from paymaster.kernel.errors import Conflict, Forbidden, NotFound, Unprocessable
 from paymaster.kernel.ids import Ref
 from paymaster.people import destinations
-from paymaster.rails.base import Consent
+from paymaster.people.links.store import links
+from paymaster.people.views import DestinationView
+from paymaster.rails.base import Consent, Payee
 
 router = APIRouter(route_class=Door, tags=["destinations"])
+_Prints = Mapping[int, Sequence[bytes]]
 
 
 class AskConsent(Body):
@@ -53,7 +57,7 @@ async def ask_consent(call: OwnUsers, destination: DestinationPath, body: AskCon
 
 
 @router.get("/v1/destinations/{destination}/consent", response_model=ConsentOut)
-async def get_consent(call: OwnReads, destination: DestinationPath) -> Reply:
+async def get_consent(call: OwnUsers, destination: DestinationPath) -> Reply:
     """What became of the payee's consent, as the provider says now."""
     _, asked = await _asking(call, destination)
     return _shown(destination, await asked.look())
@@ -80,18 +84,31 @@ async def _asking(call: Call, destination: str) -> tuple[Ref, Asking]:
     if own is not None and own.cell != ref.cell:
         raise NotFound("destination-unknown", "There is no such destination.")
 
-    async def work(tx: CellRead) -> tuple[str, bool, destinations.Payee | None]:
+    async def work(tx: CellRead) -> tuple[DestinationView, Payee | None, _Prints | None]:
         view = await destinations.get(tx, ref.id)
         if call.mine not in (None, view.user_id):
             raise NotFound("destination-unknown", "There is no such destination.")
         opened = await destinations.open_payees(tx, sealer, [ref.id])
-        return view.currency, view.state == "closed", opened.get(ref.id)
+        theirs = call.mine is None or any(
+            link.destination_id == ref.id for link in await links(tx, view.user_id)
+        )
+        prints = None if theirs else await destinations.fingerprints_of(tx, sealer, [ref.id])
+        return view, opened.get(ref.id), prints
 
-    currency, closed, payee = await call.cell(ref.cell).read(work)
-    if closed or payee is None:
+    view, payee, prints = await call.cell(ref.cell).read(work)
+    if view.state == "closed" or payee is None:
         raise Unprocessable("destination-closed", "It was closed; a closed one is not opened.")
+    if prints is not None:
+        await _refuse_shared(call, prints)
     known = await accounts.load(call.deps.dbs, call.environment.id)
-    return ref, consent.asking(list(known.values()), call.deps.rails, payee, currency)
+    return ref, consent.asking(list(known.values()), call.deps.rails, payee, view.currency)
+
+
+async def _refuse_shared(call: Call, prints: _Prints) -> None:
+    """A consent is the account's: who has only claimed it sees and ends no other user's."""
+    found = await call.look(lambda tx: destinations.shared_by(tx, call.environment.id, prints))
+    if any(users > 1 for users in found.values()):
+        raise Conflict("destination-shared", "Others use this account too: link it first.")
 
 
 async def _note(call: Call, ref: Ref, act: str) -> None:

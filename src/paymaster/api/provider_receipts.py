@@ -14,8 +14,17 @@ from paymaster.api.explain import WithdrawalPath, withdrawal_of
 from paymaster.db.tx import CellRead
 from paymaster.dispatch import accounts, batch_store
 from paymaster.dispatch.batch_store import AttemptView
-from paymaster.kernel.errors import Busy, Conflict, RailDoubted, RailError, RailPutOff, RailRefused
+from paymaster.kernel.errors import (
+    Busy,
+    Conflict,
+    Forbidden,
+    RailDoubted,
+    RailError,
+    RailPutOff,
+    RailRefused,
+)
 from paymaster.observe import get_logger
+from paymaster.people import users
 from paymaster.rails.base import GivesReceipts
 from paymaster.withdraw import view
 
@@ -40,11 +49,16 @@ async def get_provider_receipt(call: OwnReads, withdrawal: WithdrawalPath) -> Re
 
     Providers make it when it is first asked for: until it is there the answer is 503
     `receipt-generating`, with `Retry-After`. WeChat Pay has one for payments whose name it checked.
+    It holds that name, so it is for the payee and the app's server, as long as we may know it.
     """
     ref = withdrawal_of(call, withdrawal)
+    if call.principal.kind == "staff":
+        raise Forbidden("not-for-staff", "It names the payee; the provider's portal has it too.")
+    sealer = call.deps.secrets.sealer
 
     async def work(tx: CellRead) -> list[AttemptView]:
-        await view.one(tx, ref.id, user_id=call.mine)
+        found = await view.one(tx, ref.id, user_id=call.mine)
+        await users.require_key(tx, sealer, found.row.user_id)
         return await batch_store.attempts_of(tx, withdrawal_id=ref.id)
 
     found = await call.cell(ref.cell).read(work)

@@ -41,7 +41,8 @@ class UnknownOut(Shape):
     """A payment without proof either way.
 
     `sent` if its provider took it in and says no more, `awaiting_payee` if its payee should have
-    accepted it long ago.
+    accepted it long ago. `code` is the provider's last word that named one; with `put_off` it was
+    "not now", and `next` says until when the order is sent again.
     """
 
     id: str
@@ -52,6 +53,7 @@ class UnknownOut(Shape):
     amount: MoneyOut
     since: Time
     code: str | None
+    put_off: bool
     warned: int
     asked: int
     sent: int
@@ -90,7 +92,8 @@ async def list_unknown_payments(
             "state": one.state,
             "amount": wire(one.money),
             "since": rfc3339(one.created_at),
-            "code": one.code,
+            "code": one.doubted_no or one.code,
+            "put_off": one.put_off,
             "warned": one.alerted,
             "asked": one.asked,
             "sent": one.sent,

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -20,9 +21,10 @@ from paymaster.db.embedded import EmbeddedPostgresError, find_binaries
 from paymaster.db.migrate import latest_version
 from paymaster.db.servers import embedded
 from paymaster.db.tx import ReadTx
-from paymaster.dispatch import accounts
-from paymaster.kernel.clock import WallClock
+from paymaster.dispatch import accounts, unknowns
+from paymaster.kernel.clock import WallClock, rfc3339
 from paymaster.kernel.errors import PaymasterError
+from paymaster.rails import failures
 from paymaster.roles import certificates
 from paymaster.roles.process import ROLES
 from paymaster.settings import Settings, explain, load_settings
@@ -30,6 +32,7 @@ from paymaster.settings import Settings, explain, load_settings
 Finding = tuple[str, bool, str]
 
 _WIDE = 160
+_PATIENCE = timedelta(minutes=15)
 
 
 @dataclass(slots=True)
@@ -124,7 +127,7 @@ async def _inside(settings: Settings, seen: Seen) -> list[Finding]:
             if all(ok for _, ok, _ in found):
                 seen.sealed += await doctor_secrets.sealed_counts(deps)
             found += doctor_secrets.findings(seen.secrets, seen.sealed)
-            return [*found, *await _rails(deps), await _ready(deps)]
+            return [*found, *await _rails(deps), *await put_off(deps), await _ready(deps)]
     except PaymasterError as error:
         return [*found, ("installation", False, str(error))]
 
@@ -168,6 +171,26 @@ async def _rails(deps: Deps) -> list[Finding]:
             missing = [s for s in account.rail.secrets.values() if not deps.secrets.store.get(s)]
             detail = f"no secret named {', '.join(missing)}" if missing else account.state
             findings.append((name, not missing, detail))
+    return findings
+
+
+async def put_off(deps: Deps) -> list[Finding]:
+    """A finding for each reason for which a provider has been putting payments off for a while."""
+    findings: list[Finding] = []
+    before = deps.clock.now() - _PATIENCE
+    for environment in deps.dbs.environments():
+        known = await accounts.load(deps.dbs, environment.id)
+        for cell in deps.dbs.cells():
+            for one in await deps.dbs.cell(cell.number).read(
+                lambda tx: unknowns.put_off(tx, before)
+            ):
+                account = known.get(one.rail_account_id)
+                if account is None:
+                    continue
+                name = f"payments {environment.tenant}/{environment.mode} {account.rail.name}"
+                what = failures.find(one.code, account.rail.rail).operator.en
+                since = f"{one.orders} put off, the oldest of {rfc3339(one.since)}"
+                findings.append((name, False, f"{since}: {one.code}. {what}"))
     return findings
 
 

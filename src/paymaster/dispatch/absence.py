@@ -1,8 +1,12 @@
 """What a provider does not know: from when on that is proof, and what then becomes of the order.
 
-refused     it said no before, and is borne out by this: the order is dead
+refused     it said no before, and is borne out by this: the payment is dead
 sent again  the same bytes, where the provider still knows the key for long enough
 given up    otherwise; another one may follow
+
+What was only put off is sent again, until so little of the time for that is left that the proof of
+its end could come too late: some providers show a number no longer than they take it again. At a
+paused account it waits for that, or for an account that can pay: a pause is no reason to fail.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final, NamedTuple
 
 from paymaster.db.tx import CellTx
 from paymaster.dispatch import batch_store, failover, outcome, proof
@@ -18,6 +23,16 @@ from paymaster.dispatch.batch_store import Asked, BatchChange, BatchRow
 from paymaster.dispatch.desk import Desk, Pace
 from paymaster.dispatch.machine import AttemptState
 from paymaster.rails.base import Outcome, RailCaps, Verdict
+
+_LAST_PART: Final = 12
+"""What was put off does not go again in the last twelfth of the time in which it may."""
+
+
+class Absent(NamedTuple):
+    """Payments of an order that are proven not to be there, as asked after its try of `sent_at`."""
+
+    keys: frozenset[str]
+    sent_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +59,18 @@ def may_replay(
     return now + pace.lease < row.created_at + window
 
 
+def keeps_trying_until(caps: RailCaps, created_at: datetime) -> datetime | None:
+    """Until when an order that is put off goes again; None if never."""
+    window = caps.replay_window
+    return None if window is None else created_at + window - window / _LAST_PART
+
+
+def _keeps_trying(account: PayoutAccount, caps: RailCaps, row: BatchRow, now: datetime) -> bool:
+    """Whether an order that was put off goes again, now or after a pause of its account."""
+    until = keeps_trying_until(caps, row.created_at)
+    return row.put_off and account.knows(row.created_at) and until is not None and now < until
+
+
 def proof_at(account: PayoutAccount, caps: RailCaps, told: Told, pace: Pace) -> datetime | None:
     """From when on "not found" proves that the payment is not there; None if it never does.
 
@@ -67,13 +94,24 @@ def proves_absence(account: PayoutAccount, caps: RailCaps, told: Told, pace: Pac
     return known_at is not None and told.asked_at >= known_at
 
 
+def absent_of(gone: Sequence[Told]) -> dict[int, Absent]:
+    """What is proven not to be there, by order."""
+    found: dict[int, Absent] = {}
+    for each in gone:
+        key, sent_at = each.asked.key, each.asked.sent_at
+        known = found.get(each.asked.batch_id, Absent(frozenset(), sent_at))
+        before = [moment for moment in (known.sent_at, sent_at) if moment is not None]
+        found[each.asked.batch_id] = Absent(known.keys | {key}, min(before, default=None))
+    return found
+
+
 async def bury(
     tx: CellTx,
     desk: Desk,
     account: PayoutAccount,
     caps: RailCaps,
     gone: Sequence[Told],
-    absent: Mapping[int, frozenset[str]],
+    absent: Mapping[int, Absent],
 ) -> frozenset[int]:
     """Of what is absent, what was refused and what cannot go again: the orders that are dead now.
 
@@ -92,9 +130,9 @@ async def bury(
     ]
     may = [row.id for row in over if may_replay(account, caps, row, desk.pace, tx.now)]
     again = frozenset(may if account.active else [])
-    ending = [row for row in over if not (row.put_off and row.id in again)]
+    ending = [row for row in over if not _keeps_trying(account, caps, row, tx.now)]
     refused = await _borne_out(tx, account, ending, absent)
-    stuck = {row.id: absent[row.id] for row in over if row.id not in refused | again}
+    stuck = {row.id: absent[row.id].keys for row in over if row.id not in refused | again}
     return refused | await failover.bury_absent(tx, desk, account, stuck)
 
 
@@ -102,14 +140,14 @@ async def _borne_out(
     tx: CellTx,
     account: PayoutAccount,
     over: Sequence[BatchRow],
-    absent: Mapping[int, frozenset[str]],
+    absent: Mapping[int, Absent],
 ) -> frozenset[int]:
-    """Orders that were refused, by a no that proves nothing alone, and of which none is there."""
-    refused = [
-        row
-        for row in over
-        if row.doubted_no and not row.spoilt and row.unresolved <= len(absent[row.id])
-    ]
+    """Orders that were refused, by a no that proves nothing alone: what is not there is dead.
+
+    Of several payments each by itself, as it is asked about: with the first that is dead the order
+    never goes again.
+    """
+    refused = [row for row in over if row.doubted_no and not row.by_hand]
     await outcome.apply(
         tx,
         account.id,
@@ -117,9 +155,10 @@ async def _borne_out(
             Outcome(key, Verdict.REJECTED, code=row.doubted_no)
             for row in refused
             for key in row.keys
-            if key in absent[row.id]
+            if key in absent[row.id].keys
         ],
         evidence=proof.BORNE_OUT,
     )
-    await batch_store.write(tx, [BatchChange(row.id, "refused", None, None) for row in refused])
+    ended = [row for row in refused if row.unresolved <= len(absent[row.id].keys)]
+    await batch_store.write(tx, [BatchChange(row.id, "refused", None, None) for row in ended])
     return frozenset(row.id for row in refused)

@@ -24,13 +24,20 @@ SETTLED_AFTER = timedelta(minutes=1)
 """After which every dispatcher has read the settings of an account again, by far."""
 
 
+_OURS_ALONE = frozenset({
+    "concurrency", "rate_per_second", "cost", "cost_percent", "steady_percent", "arrival_minutes",
+    "arrival_days", "calendar", "zone", "cut_off",
+})  # fmt: skip
+"""Settings by which we choose, pace and foretell: whoever is asked is the same as before."""
+
+
 @dataclass(frozen=True, slots=True)
 class PayoutAccount:
     """A rail account with what dispatch must know of it.
 
     `payout_window` is `always`, `manual` or times of day in `time_zone` (IANA name): see `window`.
-    `settings_at` is when the rail's settings were changed last: from then on it may be another
-    merchant who is asked.
+    `settings_at` is when the rail's settings were changed last, those apart that are ours alone:
+    from then on it may be another merchant who is asked.
     """
 
     rail: RailAccount
@@ -232,7 +239,9 @@ async def put(
             json(dict(new.secrets)),
             new.time_zone,
             new.payout_window,
-            found.settings_at if dict(found.rail.settings) == dict(new.settings) else tx.now,
+            found.settings_at
+            if _the_rails(found.rail.settings) == _the_rails(new.settings)
+            else tx.now,
             found.id,
         ),
     )
@@ -251,6 +260,11 @@ async def unchanged(
     except NotFound:
         return False
     return (found.rail.rail, found.rail.currency) == (new.rail, new.currency) and _same(found, new)
+
+
+def _the_rails(settings: Mapping[str, str]) -> dict[str, str]:
+    """Of an account's settings those that may say who is asked."""
+    return {name: value for name, value in settings.items() if name not in _OURS_ALONE}
 
 
 def _same(found: PayoutAccount, new: NewAccount) -> bool:

@@ -26,8 +26,9 @@ async def lock_held(tx: CellTx, claims: Sequence[tuple[int, int]]) -> set[int]:
 class BatchChange(NamedTuple):
     """What is written to a batch that is locked. `ended`: because a call has ended.
 
-    `doubted_no` is the provider's code, where that call brought a no that proves nothing yet;
-    `put_off` says that it was "not now".
+    `went`: something of it may have left. Then `doubted_no` is the provider's code, where it
+    brought a no that proves nothing yet, and `put_off` says that it was "not now"; otherwise what
+    the provider said before still stands.
     """
 
     id: int
@@ -35,6 +36,7 @@ class BatchChange(NamedTuple):
     due_at: datetime | None
     detail: str | None
     ended: bool = False
+    went: bool = False
     doubted_no: str | None = None
     put_off: bool = False
 
@@ -48,12 +50,12 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
         UPDATE batch b SET state = u.state, due_at = u.due, detail = coalesce(u.detail, b.detail),
             ended = b.ended + u.ended::int,
             ended_at = CASE WHEN u.ended THEN %(now)s ELSE b.ended_at END,
-            doubted_no = CASE WHEN u.ended THEN u.doubted_no ELSE b.doubted_no END,
-            put_off = CASE WHEN u.ended THEN u.put_off ELSE b.put_off END,
+            doubted_no = CASE WHEN u.went THEN u.doubted_no ELSE b.doubted_no END,
+            put_off = CASE WHEN u.went THEN u.put_off ELSE b.put_off END,
             lease_token = 0, version = b.version + 1
         FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(dues)s::timestamptz[],
-            %(details)s::text[], %(ended)s::boolean[], %(doubted)s::text[],
-            %(put_off)s::boolean[]) AS u (id, state, due, detail, ended, doubted_no, put_off)
+            %(details)s::text[], %(ended)s::boolean[], %(went)s::boolean[], %(doubted)s::text[],
+            %(put_off)s::boolean[]) AS u (id, state, due, detail, ended, went, doubted_no, put_off)
         WHERE b.id = ANY(%(ids)s::bigint[]) AND b.id = u.id
         """,
         {
@@ -62,6 +64,7 @@ async def write(tx: CellTx, changes: Sequence[BatchChange]) -> None:
             "dues": [change.due_at for change in changes],
             "details": [change.detail for change in changes],
             "ended": [change.ended for change in changes],
+            "went": [change.went for change in changes],
             "doubted": [change.doubted_no for change in changes],
             "put_off": [change.put_off for change in changes],
             "now": tx.now,
@@ -74,8 +77,8 @@ class BatchRow:
     """An order as it was stored. `unresolved` counts payments without an answer.
 
     `spoilt` counts those for which it must never go again: their money was given back, or a person
-    has seen to them. `ended` counts the tries that have ended here, at the last `ended_at`: the
-    others may be on their way still, whatever became of their sender.
+    has seen to them; `by_hand` the latter. `ended` counts the tries that have ended here, at the
+    last `ended_at`: the others may be on their way still, whatever became of their sender.
     """
 
     id: int
@@ -94,6 +97,7 @@ class BatchRow:
     keys: list[str]
     unresolved: int
     spoilt: int
+    by_hand: int = 0
 
     def over_since(self, moment: datetime, lag: timedelta) -> bool:
         """Whether every try had ended so long before a moment."""
@@ -131,7 +135,9 @@ async def take_unknown(tx: CellTx, batch_ids: Sequence[int]) -> list[BatchRow]:
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
                 AND a.state IN ('sending', 'unknown')) AS unresolved,
             (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
-                AND (a.state = 'rejected' OR a.code = 'decided-by-hand')) AS spoilt
+                AND (a.state = 'rejected' OR a.code = 'decided-by-hand')) AS spoilt,
+            (SELECT count(*) FROM attempt a WHERE a.batch_id = b.id
+                AND a.code = 'decided-by-hand') AS by_hand
         FROM batch b WHERE b.id = ANY(%s) AND b.state = 'unknown'
         ORDER BY b.id FOR UPDATE OF b SKIP LOCKED
         """,

@@ -20,7 +20,7 @@ from random import Random
 
 from paymaster.db.tx import CellTx
 from paymaster.dispatch import absence, batch_store, failover, outcome
-from paymaster.dispatch.absence import Told
+from paymaster.dispatch.absence import Absent, Told
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.batch_store import Asked, BatchChange, BatchRow
 from paymaster.dispatch.desk import Desk, Order, Pace
@@ -95,16 +95,21 @@ async def claim_replays(tx: CellTx, desk: Desk, account: PayoutAccount, room: in
 
 
 async def claim_proven(
-    tx: CellTx, desk: Desk, account: PayoutAccount, absent: Mapping[int, frozenset[str]]
+    tx: CellTx, desk: Desk, account: PayoutAccount, absent: Mapping[int, Absent]
 ) -> list[Order]:
-    """Orders with payments that the provider has proven not to know: claim them for a replay."""
+    """Orders with payments that the provider has proven not to know: claim them for a replay.
+
+    Not one that somebody has sent again since it was asked about: of that try nothing is proven.
+    """
     rail = desk.rail(account)
     if rail is None or not account.active:
         return []
     rows = [
         row
         for row in await batch_store.take_unknown(tx, list(absent))
-        if row.unresolved and absence.may_replay(account, rail.caps, row, desk.pace, tx.now)
+        if row.unresolved
+        and row.sent_at == absent[row.id].sent_at
+        and absence.may_replay(account, rail.caps, row, desk.pace, tx.now)
     ]
     return await _claim(tx, desk, account, rows, replay=True, absent=absent)
 
@@ -116,7 +121,7 @@ async def _claim(
     rows: Sequence[BatchRow],
     *,
     replay: bool,
-    absent: Mapping[int, frozenset[str]] | None = None,
+    absent: Mapping[int, Absent] | None = None,
 ) -> list[Order]:
     orders: list[Order] = []
     broken: list[BatchChange] = []
@@ -138,7 +143,7 @@ async def _claim(
             again = tx.now + _WAIT_FOR_REPORT
             broken.append(BatchChange(row.id, row.state, again, f"{error.slug}: {error.detail}"))
             continue
-        gone = (absent or {}).get(row.id, frozenset())
+        gone = absent[row.id].keys if absent else frozenset[str]()
         orders.append(
             Order(row.id, account, prepared, tx.commit_id, until, row.tries + 1, replay, gone)
         )
@@ -257,7 +262,7 @@ async def _taken_back(rail: Queries, account: PayoutAccount, asked: Asked) -> Ou
 
 async def conclude(
     tx: CellTx, desk: Desk, account: PayoutAccount, told: Sequence[Told], random: Random
-) -> dict[int, frozenset[str]]:
+) -> dict[int, Absent]:
     """Apply the answers; the payments, by batch, that are proven not to be at the provider.
 
     Orders to which it had said no are dead by that. Of the others, those that cannot be sent again
@@ -285,12 +290,9 @@ async def conclude(
     if rail is None:
         return {}
     gone = [each for each in mine if absence.proves_absence(account, rail.caps, each, desk.pace)]
-    absent: dict[int, frozenset[str]] = {}
-    for each in gone:
-        known = absent.get(each.asked.batch_id, frozenset())
-        absent[each.asked.batch_id] = known | {each.asked.key}
+    absent = absence.absent_of(gone)
     buried = await absence.bury(tx, desk, account, rail.caps, gone, absent)
-    return {batch_id: keys for batch_id, keys in absent.items() if batch_id not in buried}
+    return {batch_id: found for batch_id, found in absent.items() if batch_id not in buried}
 
 
 def _ask_next(

@@ -22,7 +22,7 @@ from paymaster.db.tx import CellTx
 from paymaster.dispatch import batch_store, failover, outcome
 from paymaster.dispatch.batch_store import BatchChange
 from paymaster.dispatch.desk import Desk, Order, Pace
-from paymaster.dispatch.failures import waits_for_funds
+from paymaster.dispatch.failures import Category, find, waits_for_funds
 from paymaster.dispatch.machine import AttemptState
 from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.clock import Clock
@@ -66,9 +66,14 @@ class Sent:
 
     @property
     def healthy(self) -> bool:
-        """Whether this speaks for the provider: it answered, and not that our money is short."""
+        """Whether this speaks for the provider: it answered, and not that our money is short.
+
+        Nor that it is not now, unless for the payee's sake alone.
+        """
         if self.answer in {Answer.REFUSED, Answer.DOUBTED}:
             return not waits_for_funds(self.code)
+        if self.answer is Answer.PUT_OFF:
+            return find(self.code).category is Category.PAYEE
         return self.answer is Answer.ANSWERED
 
 
@@ -222,8 +227,8 @@ def _change(
         state, due_at = "unknown", again
     put_off = sent.answer is Answer.PUT_OFF
     no = sent.code if put_off or sent.answer is Answer.DOUBTED else None
-    detail = _detail(sent)
-    return BatchChange(order.batch_id, state, due_at, detail, True, no, put_off)
+    went = sent.answer not in {Answer.NEVER, Answer.LATE}
+    return BatchChange(order.batch_id, state, due_at, _detail(sent), True, went, no, put_off)
 
 
 def _detail(sent: Sent) -> str | None:

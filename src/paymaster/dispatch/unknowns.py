@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from paymaster.db import outbox_lines
 from paymaster.db.outbox_lines import Line
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.dispatch import absence
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.observe import get_logger
-from paymaster.rails.base import Queries, Rail
+from paymaster.rails.base import Queries, Rail, RailCaps
 
 _log = get_logger(__name__)
 _ENCODER = msgspec.json.Encoder()
@@ -32,7 +33,8 @@ class Unknown:
     """A payment without proof either way; `state` is `sent` when its provider took it in.
 
     `asked` and `sent` count calls, about it and of its order; `asks_at` and `looks_at` are when
-    either is looked at again by itself. `spoilt`: its order is never sent again.
+    either is looked at again by itself. `spoilt`: its order is never sent again. `doubted_no` is
+    what the provider said no with to its last try, `put_off` whether that was only "not now".
     """
 
     id: int
@@ -53,6 +55,8 @@ class Unknown:
     looks_at: datetime | None
     order_state: str
     spoilt: bool
+    doubted_no: str | None
+    put_off: bool
 
     @property
     def money(self) -> Money:
@@ -79,6 +83,7 @@ async def listing(
         SELECT a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.state, a.amount,
             a.asset, a.code, a.created_at, a.alerted, a.tries AS asked, a.due_at AS asks_at,
             b.tries AS sent, b.sent_at, b.due_at AS looks_at, b.state AS order_state,
+            b.doubted_no, b.put_off,
             EXISTS (SELECT FROM attempt o WHERE o.batch_id = b.id
                 AND (o.state = 'rejected' OR o.code = 'decided-by-hand')) AS spoilt
         FROM attempt a JOIN batch b ON b.id = a.batch_id
@@ -106,6 +111,29 @@ async def counts(tx: CellRead, before: Sequence[datetime]) -> dict[tuple[int, in
     return {(account, place): count for account, place, count in rows}
 
 
+class PutOff(NamedTuple):
+    """Orders of an account that its provider puts off, for one reason; the oldest is of `since`."""
+
+    rail_account_id: int
+    code: str
+    orders: int
+    since: datetime
+
+
+async def put_off(tx: CellRead, before: datetime) -> list[PutOff]:
+    """Orders from before a moment that wait because their provider says "not now"."""
+    rows = await tx.tuples(
+        """
+        SELECT rail_account_id, coalesce(doubted_no, ''), count(*), min(created_at) FROM batch
+        WHERE put_off AND state IN ('unknown', 'sending') AND due_at IS NOT NULL
+            AND created_at <= %s
+        GROUP BY 1, 2 ORDER BY 1, 2
+        """,
+        (before,),
+    )
+    return [PutOff._make(row) for row in rows]
+
+
 async def warn(tx: CellTx, after: Sequence[timedelta], limit: int) -> int:
     """Warn of payments that have been unknown for longer than a time of `after` (growing).
 
@@ -127,7 +155,8 @@ async def warn(tx: CellTx, after: Sequence[timedelta], limit: int) -> int:
         )
         UPDATE attempt a SET alerted = late.level FROM late WHERE a.id = late.id
         RETURNING a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.created_at,
-            a.tries, late.level
+            a.tries, coalesce(
+                (SELECT b.doubted_no FROM batch b WHERE b.id = a.batch_id), a.code), late.level
         """,
         {
             "moments": [tx.now - each for each in after],
@@ -152,7 +181,7 @@ async def warn_silent(tx: CellTx, after: timedelta, limit: int) -> int:
         )
         UPDATE attempt a SET alerted = 1 FROM silent WHERE a.id = silent.id
         RETURNING a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.created_at,
-            a.tries, 1
+            a.tries, a.code, 1
         """,
         (tx.now - after, limit),
     )
@@ -174,7 +203,7 @@ async def warn_awaiting(tx: CellTx, after: timedelta, limit: int) -> int:
         )
         UPDATE attempt a SET alerted = 1 FROM late WHERE a.id = late.id
         RETURNING a.id, a.withdrawal_id, a.transfer_id, a.rail_account_id, a.key, a.created_at,
-            a.tries, 1
+            a.tries, a.code, 1
         """,
         (tx.now - after, limit),
     )
@@ -184,7 +213,8 @@ async def warn_awaiting(tx: CellTx, after: timedelta, limit: int) -> int:
 async def _tell(tx: CellTx, topic: str, rows: Sequence[Any], after: Sequence[timedelta]) -> int:
     """A line in the log and an event for each; the last value of a row is its place in `after`."""
     lines: list[Line] = []
-    for attempt, withdrawal, transfer, account, key, since, asked, level in sorted(rows):
+    for row in sorted(rows, key=lambda each: each[0]):
+        attempt, withdrawal, transfer, account, key, since, asked, code, level = row
         number, prefix = (transfer, "tr") if withdrawal is None else (withdrawal, "wd")
         subject = text_id(prefix, tx.cell, number)
         minutes = after[int(level) - 1] // timedelta(minutes=1)
@@ -194,10 +224,16 @@ async def _tell(tx: CellTx, topic: str, rows: Sequence[Any], after: Sequence[tim
             "since": rfc3339(since),
             "minutes": minutes,
             "asked": asked,
+            "code": code,
         }
         lines.append(Line(topic, subject, _ENCODER.encode(said).decode()))
         _log.warning(
-            topic.replace(".", "_"), key=key, rail_account=account, minutes=minutes, asked=asked
+            topic.replace(".", "_"),
+            key=key,
+            rail_account=account,
+            minutes=minutes,
+            asked=asked,
+            code=code,
         )
     await outbox_lines.put(tx, lines)
     return len(lines)
@@ -228,21 +264,46 @@ def next_of(
     rail = None if account is None else rails.get(account.rail.rail)
     if account is None or rail is None:
         return Next("nobody", "Its rail is not installed here: nobody asks or sends.")
-    window = rail.caps.replay_window
-    open_window = window is not None and now < one.created_at + window
-    replays = open_window and account.active and not one.spoilt
     if one.state == "awaiting_payee":
         return Next("ask", "The payee has not accepted it; the provider is asked.", one.asks_at)
     if one.state == "sent":
         return Next("report", "It was taken in: only a report or statement tells, or a person.")
     if one.order_state == "sending":
         return Next("wait", "Its order is on the wire at this moment.", one.looks_at)
+    window = rail.caps.replay_window
+    open_window = window is not None and now < one.created_at + window
+    known = account.knows(one.created_at)
+    replays = open_window and known and account.active and not one.spoilt
     if isinstance(rail, Queries):
-        if replays:
-            words = "The provider is asked; if it is proven not to know it, the same bytes go."
-        else:
-            words = "The provider is asked; its bytes are not sent again."
+        words = _asked_words(one, rail.caps, account, replays=replays)
         return Next("ask", words, one.asks_at)
     if replays:
         return Next("replay", "The same bytes are sent under the same key.", one.looks_at)
     return Next("report", "Only the provider's report or statement tells, or a person decides.")
+
+
+def _asked_words(one: Unknown, caps: RailCaps, account: PayoutAccount, *, replays: bool) -> str:
+    """What comes of asking about a payment."""
+    if not account.knows(one.sent_at or one.created_at):
+        return (
+            "The account's settings were changed since: that the provider does not know it proves"
+            " nothing any more. Unless it is found, a person decides."
+        )
+    until = absence.keeps_trying_until(caps, one.created_at) if one.put_off else None
+    if until is not None and not one.spoilt:
+        end = rfc3339(until)
+        if not account.active:
+            return (
+                f"The provider put it off ({one.doubted_no}), and its account is paused: after"
+                f" the pause the same bytes go, until {end}; then it is dead."
+            )
+        return (
+            f"The provider put it off ({one.doubted_no}). Once it is proven not to know it, the"
+            f" same bytes go, again and again until {end}; then it is dead."
+        )
+    if one.doubted_no is not None:
+        said = f"The provider said no ({one.doubted_no}) and is asked"
+        return f"{said}; it is dead once it is proven not to know it."
+    if replays:
+        return "The provider is asked; if it is proven not to know it, the same bytes go."
+    return "The provider is asked; its bytes are not sent again."

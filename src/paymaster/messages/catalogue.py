@@ -227,6 +227,7 @@ def _paying() -> Iterator[EventType]:
         Field("since", "time", "When it was ordered."),
         Field("minutes", "number", "Nothing was heard for so long, at the least."),
         Field("asked", "number", "How often the provider was asked."),
+        Field("code", "text", "The last word of the provider's that had a code.", maybe=True),
     )
     said = "Nobody knows for a long time whether a payment order was executed."
     yield EventType("attempt.unknown_old", said, late)

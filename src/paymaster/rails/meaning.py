@@ -217,7 +217,7 @@ TABLE: Final[tuple[Meaning, ...]] = (
         Kind.NOT_NOW,
         Means.PUT_OFF,
         "provider-turned-away",
-        "WeChat Pay, Alipay: a listed error about our funds, rate, keys or rights",
+        "WeChat Pay, Alipay: a listed error about our funds, rate, keys, rights, or a payee's day",
         _ONCE_ABSENT,
     ),
     Meaning(

@@ -119,10 +119,13 @@ async def test_what_the_old_codes_prove(
     assert said.extra["code"] == code
 
 
-async def test_a_payee_who_has_had_enough_today_is_asked_about(old: WeChatHarness) -> None:
+@pytest.mark.parametrize("code", ["RECEIVED_MONEY_LIMIT", "SENDNUM_LIMIT"])
+async def test_a_payee_who_has_had_enough_today_is_put_off(old: WeChatHarness, code: str) -> None:
     await old.reset()
-    await old.mishap("code_before", text="RECEIVED_MONEY_LIMIT")
-    assert await proven(old) is Verdict.UNKNOWN
+    await old.mishap("code_before", text=code)
+    said = await proven(old)
+    assert type(said) is RailPutOff
+    assert said.extra["code"] == code
 
 
 async def test_the_old_product_needs_our_certificate(old: WeChatHarness) -> None:

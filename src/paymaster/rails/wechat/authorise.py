@@ -72,6 +72,10 @@ async def authorise(
     if perception := account.settings.get("perception", "").strip():
         body["user_recv_perception"] = perception
     said = await calls.ask(deps, account, "POST", PATH, wire.canonical(body))
+    if said.genuine and 400 <= said.status < 500 and said.code not in {None, *codes.LATER}:
+        # No money is in question, so its no is one. Another name under a number is refused so.
+        extra = {"code": said.code or str(said.status)}
+        raise meaning.error(Kind.REFUSED, "The provider refused to ask for it.", extra)
     return _read(account, said, found.number, openid, deps.clock.now())
 
 

@@ -1,8 +1,8 @@
 """What each error of the provider proves about an order that has just been sent.
 
-    refused    listed, and about this order alone: nothing was paid, and nothing will be
-    later      turned away unread: funds, rates, or our set-up; the same number goes again
-    asked      the order was read and not carried out for now: the number is asked about
+    refused    listed, and about this order alone: dead once a query does not find it
+    later      funds, rates, or our set-up: once a query does not find it the same number goes again
+    full       the payee's day is full: the same, and nothing is wrong with the rail
     unknown    everything else, and everything that is not in a list
 
 A query and a signed notice of the end are the only proof that something was paid. Sentences in an
@@ -38,7 +38,7 @@ LATER_V2: Final = frozenset({
     "CA_ERROR", "FREQ_LIMIT", "MONEY_LIMIT", "NOTENOUGH", "NO_AUTH", "PAY_CHANNEL_NOT_ALLOWED",
     "SEND_MONEY_LIMIT", "SIGN_ERROR",
 })  # fmt: skip
-ASKED_V2: Final = frozenset({"RECEIVED_MONEY_LIMIT", "SENDNUM_LIMIT"})
+FULL_V2: Final = frozenset({"RECEIVED_MONEY_LIMIT", "SENDNUM_LIMIT"})
 """The payee's day is full: nothing is wrong with the rail, and the number stays good."""
 
 NOT_FOUND: Final = frozenset({"NOT_FOUND", "RESOURCE_NOT_EXISTS"})
@@ -70,7 +70,7 @@ def failure(said: Said) -> RailError:
 def failure_v2(code: str | None) -> RailError:
     """What `result_code` FAIL means for an order of APIv2."""
     extra = {"code": code or "FAIL"}
-    if code in LATER_V2:
+    if code in LATER_V2 | FULL_V2:
         return meaning.error(Kind.NOT_NOW, f"The provider turned us away: {code}.", extra)
     if code in REFUSED_V2:
         return meaning.error(Kind.SAYS_NO, f"The provider refused: {code}.", extra)

@@ -92,8 +92,6 @@ async def _send_v2(
         raise meaning.error(Kind.UNEXPLAINED, "The provider did not take the message.")
     code = said.get("err_code") or None
     if said.get("result_code") == "FAIL":
-        if code in codes.ASKED_V2:
-            return Outcome(key, Verdict.UNKNOWN, code=code)
         raise codes.failure_v2(code)
     if said.get("result_code") != "SUCCESS" or said.get("partner_trade_no") != key:
         raise meaning.error(Kind.MALFORMED, "The answer is about another payment, or unclear.")
