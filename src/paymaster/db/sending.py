@@ -8,6 +8,10 @@ had come one by one; after the first that fails it carries out none. That is the
 PostgreSQL's protocol, without the driver's cursors: statements are prepared when they are first
 met, and parameters adapted by `arrays` or by the driver.
 
+A plan that is kept from the first time on is one for the tables as they are then; transactions whose
+statements are sent together forbid the plans that only suit small ones. In all others a statement is
+prepared once it has been used a few times, as the driver does.
+
 Where each answer is waited for, only what begins and ends a transaction goes together with another:
 BEGIN with the first statement, and COMMIT with what is left to the end.
 """
@@ -15,7 +19,7 @@ BEGIN with the first statement, and COMMIT with what is left to the end.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
@@ -34,6 +38,9 @@ T = TypeVar("T")
 
 _PREPARED_MOST: Final = 500
 """Statements that one connection keeps prepared."""
+
+_USES_UNPREPARED: Final = 5
+"""So often is a statement planned anew, where any plan is allowed, before a plan is kept."""
 
 _NUMBERS = count(1)
 """For the names of prepared statements: no two of this process are the same."""
@@ -112,6 +119,8 @@ class Sending:
         self._pgconn = connection.pgconn
         self._adapting = Transformer(connection)
         self._names: dict[_Known, bytes] = {}
+        self._uses: Counter[_Known] = Counter()
+        self._together = False
         self._unsure: list[_Known] = []
         self._path = ""
         self._waiting: deque[Reply] = deque()
@@ -158,6 +167,7 @@ class Sending:
 
         A transaction that is begun so names its search path.
         """
+        self._together = path is not None
         if path is not None:
             self._path = path
         self._ended = False
@@ -226,10 +236,16 @@ class Sending:
         return written, tuple(types), formats
 
     def _prepared(self, text: bytes, types: tuple[int, ...]) -> bytes | None:
-        """The name of a prepared statement; it is prepared right before it is first used."""
+        """The name of a prepared statement; it is prepared right before it is used so."""
         known = self._path, text, types
         name = self._names.get(known)
-        if name is None and len(self._names) < _PREPARED_MOST:
+        if name is not None:
+            return name
+        if not self._together and self._uses[known] < _USES_UNPREPARED:
+            if len(self._uses) < 4 * _PREPARED_MOST:
+                self._uses[known] += 1
+            return None
+        if len(self._names) < _PREPARED_MOST:
             name = self._names[known] = b"sent_%d" % next(_NUMBERS)
             self._unsure.append(known)
             self._pgconn.send_prepare(name, text, types)

@@ -29,8 +29,11 @@ Mishap = tuple[str, dict[str, object]]
 IMPATIENT_SECONDS = 0.3
 LATE_SECONDS = 1.2
 
+LIES = {"lied_no", "lied_short"}
+"""They are told of orders to pay out alone."""
+
 MISHAPS: list[Mishap] = [
-    *((kind, {}) for kind in sorted((mishaps.BEFORE | mishaps.AFTER) - {"slow"})),
+    *((kind, {}) for kind in sorted((mishaps.BEFORE | mishaps.AFTER) - {"slow"} - LIES)),
     ("slow", {"seconds": LATE_SECONDS}),
     ("error_after", {"number": 502}),
     ("error_before", {"number": 503}),
