@@ -8,9 +8,9 @@ had come one by one; after the first that fails it carries out none. That is the
 PostgreSQL's protocol, without the driver's cursors: statements are prepared when they are first
 met, and parameters adapted by `arrays` or by the driver.
 
-A plan that is kept from the first time on is one for the tables as they are then; transactions whose
-statements are sent together forbid the plans that only suit small ones. In all others a statement is
-prepared once it has been used a few times, as the driver does.
+A plan that is kept from the first time on is one for the tables as they are then; transactions
+whose statements are sent together forbid the plans that only suit small ones. In all others a
+statement is prepared once it has been used a few times, as the driver does.
 
 Where each answer is waited for, only what begins and ends a transaction goes together with another:
 BEGIN with the first statement, and COMMIT with what is left to the end.
