@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -25,7 +25,7 @@ from paymaster.kernel.ids import parse_text_id
 from paymaster.payin import decide
 from paymaster.payin.decide import Finding
 from paymaster.payin.run import Collector
-from paymaster.rails.payin import RefundVerdict
+from paymaster.rails.payin import Checkout, RefundVerdict
 from paymaster.roles import work
 from paymaster.settle import payin_apply
 
@@ -144,6 +144,17 @@ async def test_the_code_is_a_picture_of_what_the_provider_gave(counter: Counter)
     await counter.round()
     path = f"/v1/topups/{page['id']}/qr.png"
     await counter.served.refused(422, "topup-no-code", "GET", path)
+
+
+async def test_what_no_code_can_hold_is_refused(counter: Counter) -> None:
+    made, known = await counter.ask(), counter.rail.open_charge
+
+    async def long(account: Any, charge: Any) -> Checkout:
+        return replace(await known(account, charge), content="x" * 4000)
+
+    counter.rail.open_charge = long  # type: ignore[method-assign]
+    await counter.round()
+    await counter.served.refused(422, "topup-no-code", "GET", f"/v1/topups/{made['id']}/qr.png")
 
 
 async def test_the_same_key_asks_for_one_payment(counter: Counter) -> None:

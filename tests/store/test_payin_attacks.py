@@ -22,6 +22,7 @@ from paymaster.ledger import recipes
 from paymaster.ledger.entry import Entry
 from paymaster.ledger.post import post
 from paymaster.payin import outcome, refund
+from paymaster.payin.pace import Pace
 from paymaster.payin.run import Collector
 from paymaster.people.machine import Status
 from paymaster.people.users import Upsert, put
@@ -218,6 +219,20 @@ async def test_several_processes_open_a_charge_once_and_order_a_refund_once(both
     await round_()
     assert [what for what, _ in till.rail.calls].count("refund") == 6
     await both.assert_proven()
+
+
+async def test_a_flood_of_charges_holds_up_no_refund(both: Both) -> None:
+    till, row = both.till, await both.till.paid()
+    for _ in range(12):
+        await till.new()
+    await till.back(row)
+    rails, sealer = till.payouts.rails, till.payouts.sealer
+    loop = Collector(till.world.dbs, 1, rails, sealer, pace=Pace(items=4), random=Random(1))
+    assert await loop.tick(1) == 4
+    await loop.drain()
+    assert (await till.refund(row)).state == "processing"
+    calls = [what for what, _ in till.rail.calls]
+    assert calls.count("open") == 1 + 3, "and charges go on beside it"
 
 
 async def test_refunds_side_by_side_take_no_more_than_was_paid_and_is_there(both: Both) -> None:
