@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -18,14 +18,9 @@ from tests.payin_rail import PayInRail
 from tests.served import Served, client, serve
 from tests.world import ACTOR, PostgresServer
 
-from paymaster.api import topup_refunds
 from paymaster.dispatch import accounts
 from paymaster.dispatch.accounts import NewAccount
-from paymaster.kernel.ids import parse_text_id
-from paymaster.payin import decide
-from paymaster.payin.decide import Finding
 from paymaster.payin.run import Collector
-from paymaster.rails.payin import Checkout, RefundVerdict
 from paymaster.roles import work
 from paymaster.settle import payin_apply
 
@@ -144,17 +139,6 @@ async def test_the_code_is_a_picture_of_what_the_provider_gave(counter: Counter)
     await counter.round()
     path = f"/v1/topups/{page['id']}/qr.png"
     await counter.served.refused(422, "topup-no-code", "GET", path)
-
-
-async def test_what_no_code_can_hold_is_refused(counter: Counter) -> None:
-    made, known = await counter.ask(), counter.rail.open_charge
-
-    async def long(account: Any, charge: Any) -> Checkout:
-        return replace(await known(account, charge), content="x" * 4000)
-
-    counter.rail.open_charge = long  # type: ignore[method-assign]
-    await counter.round()
-    await counter.served.refused(422, "topup-no-code", "GET", f"/v1/topups/{made['id']}/qr.png")
 
 
 async def test_the_same_key_asks_for_one_payment(counter: Counter) -> None:
@@ -323,52 +307,6 @@ async def test_above_its_limit_a_refund_waits_for_a_second_person(counter: Count
     )
     body["amount"] = {"amount": "5.00", "currency": "EUR"}
     await counter.served.ok("POST", path, body, headers={"Idempotency-Key": "f2"})
-
-
-async def test_a_refund_is_ended_by_hand_and_above_its_limit_by_two(counter: Counter) -> None:
-    served, paid = counter.served, await counter.paid()
-    counter.rail.refund_verdict = RefundVerdict.STUCK
-    path = f"/v1/topups/{paid['id']}/refunds"
-    whole = {"reason": "unspent"}
-    made = await served.ok("POST", path, whole, headers={"Idempotency-Key": "f1"})
-    await counter.round()
-    one = f"{path}/{made['id']}"
-    said = {"finding": "not_done", "reason": "the portal of today"}
-    assert (await served.ok("GET", one))["state"] == "stuck"
-    other = await counter.paid(key="k2")
-    elsewhere = f"/v1/topups/{other['id']}/refunds/{made['id']}/decide"
-    await served.refused(404, "not-found", "POST", elsewhere, said)
-    await limit(served, "topup_refund.decide", "9.99")
-    await served.refused(403, "person-needed", "POST", f"{one}/decide", said)
-    await limit(served, "topup_refund.decide", "10.00")
-    ended = await served.ok("POST", f"{one}/decide", said)
-    assert (ended["state"], ended["code"]) == ("failed", "decided-by-hand")
-    assert (await served.ok("GET", f"/v1/topups/{paid['id']}"))["refunded"]["amount"] == "0.00"
-    await served.refused(409, "refund-decided", "POST", f"{one}/decide", said)
-
-
-async def test_all_that_is_left_is_weighed_as_it_is_when_it_is_given_back(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A refund fails between the reading of a top-up and the act: more is left than was read."""
-    served, paid = counter.served, await counter.paid()
-    path = f"/v1/topups/{paid['id']}/refunds"
-    most = {"amount": {"amount": "9.00", "currency": "EUR"}, "reason": "x"}
-    made = await served.ok("POST", path, most, headers={"Idempotency-Key": "f1"})
-    await counter.round()
-    await limit(served, "topup.refund", "5.00")
-    reading = topup_refunds.topup_of
-
-    async def slow(call: Any, topup: str) -> Any:
-        found = await reading(call, topup)
-        ref = parse_text_id("tf", made["id"])
-        await served.world.run(lambda tx: decide.decide(tx, ref.id, Finding.NOT_DONE, "x"))
-        return found
-
-    monkeypatch.setattr(topup_refunds, "topup_of", slow)
-    await served.refused(
-        403, "person-needed", "POST", path, {"reason": "all"}, headers={"Idempotency-Key": "f2"}
-    )
 
 
 async def test_providers_call_at_the_address_of_the_account(counter: Counter) -> None:

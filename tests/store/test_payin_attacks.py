@@ -290,6 +290,25 @@ async def test_paid_without_an_amount_is_a_dispute_once_the_provider_was_asked(b
     await both.assert_proven()
 
 
+async def test_a_person_may_credit_in_full_what_came_short_by_a_coupon(both: Both) -> None:
+    """The provider says paid, and that we get less: the house may bear that, by a person's word."""
+    till, row = both.till, await both.till.opened()
+    known = till.rail.known[row.key]
+    known.verdict, known.paid = ChargeVerdict.PAID, None
+    await till.later(MINUTE)
+    assert await till.state(row) == "disputed"
+    await both.shown("0.00", came(row.key, amount="9.50"))
+    assert await both.office.kinds() == ["amount-differs"]
+    assert await till.balance("budget", CAMPAIGN) == 0
+    shown = Ref(1, await both.office.line("L1"))
+    await till.world.run(lambda tx: resolve.retry(tx, shown, "coupon", accept_difference=True))
+    await both.office.settle()
+    assert await till.state(row) == "paid"
+    assert await till.balance("budget", CAMPAIGN) == 1000
+    assert (await both.cash(), await both.office.kinds()) == ("9.50", [])
+    await both.assert_proven()
+
+
 async def test_after_it_was_credited_no_amount_disputes_nothing(both: Both) -> None:
     till, row = both.till, await both.till.paid()
     said = [ChargeOutcome(row.key, ChargeVerdict.PAID)]
