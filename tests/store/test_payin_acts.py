@@ -1,4 +1,4 @@
-"""Refunds that people end by hand, what two persons are asked for, and codes that hold too little."""
+"""Refunds that people end by hand, what two persons are asked for, codes that hold too little."""
 
 from __future__ import annotations
 
