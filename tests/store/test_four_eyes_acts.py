@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.desk import REASON, Desk, code, limit
 from tests.served import Served, serve
-from tests.statements import Office, line, sheet
+from tests.statements import Office, line, paid, sheet
 from tests.store.test_api_work import IBAN, WALLET, event, offer
 from tests.world import PostgresServer
 
@@ -98,6 +98,33 @@ async def test_money_in_suspense_is_booked_by_two(served: Served, desk: Desk) ->
     done = await bea.post(f"/v1/approvals/{waiting}/approve", json=REASON)
     assert done.json()["result"]["resolution"] == "they wrote"
     assert (await office.balance("equity", 0)).text() == "30.00"
+    await office.assert_proven()
+
+
+async def test_a_cent_accepted_for_a_thousand_is_accepted_by_two(
+    served: Served, desk: Desk
+) -> None:
+    """What is weighed is what the books would move, not what the line says."""
+    await limit(served, "line.retry", "29.99")
+    office = Office(served.world)
+    payout = await office.payout("1000.00")
+    await office.store(sheet("0.00", paid(payout, "P", "0.01"), line("U", "-0.01", key="X" * 15)))
+    await office.settle()
+    anna, bea = await desk.session("anna"), await desk.session("bea")
+    path = f"/v1/reconciliation/lines/{text_id('sl', 1, await office.line('P'))}/retry"
+    accept = {"reason": "their fee", "accept_difference": True}
+    waits = await anna.post(path, json=accept)
+    assert waits.status_code == 202
+    assert waits.json()["amount"] == {"amount": "1000.00", "currency": "EUR"}
+    assert await office.withdrawal(payout) == "sent"
+    # In one act with another reference nobody has seen what would be accepted.
+    other = f"/v1/reconciliation/lines/{text_id('sl', 1, await office.line('U'))}/retry"
+    for wrong in ({**accept, "reference": payout.key}, accept):
+        assert code(await anna.post(other, json=wrong)) == (422, "difference-unseen")
+    text = waits.json()["approval"]
+    assert (await bea.post(f"/v1/approvals/{text}/approve", json=REASON)).is_success
+    await office.settle()
+    assert await office.withdrawal(payout) == "paid"
     await office.assert_proven()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.statements import BANK, came_back, later, line, office, paid, sheet
+from tests.statements import BANK, CAMPAIGN, FUNDING, came_back, later, line, office, paid, sheet
 from tests.world import PostgresServer, owner_rows
 
 from paymaster.kernel.errors import Refusal
@@ -124,6 +124,34 @@ async def test_a_line_told_twice_counts_as_often_as_the_balances_say(
         assert await desk.kinds() == ["booked-twice", "booked-twice"]
         assert await desk.cash() == "70.00"
         assert set(await desk.lines()) == {"X", "X#2", f"X@S-{later(1).isoformat()}"}
+        await desk.assert_proven()
+
+
+@pytest.mark.parametrize("opening", ["0.00", "100.00"])
+async def test_a_sponsors_payment_on_two_statements_is_credited_once(
+    postgres: PostgresServer, opening: str
+) -> None:
+    """Statements that overlap, or a bank that shows a booking again: a person has to look."""
+    async with office(postgres) as desk:
+        came = line("F", "100.00", kind=LineKind.INCOMING, remittance=FUNDING)
+        await desk.store(sheet("0.00", came))
+        await desk.store(sheet(opening, came, day=later(1)))
+        await desk.settle()
+        assert await desk.balance("budget", CAMPAIGN) == Money(10_000, "EUR")
+        assert "booked-twice" in await desk.kinds()
+        await desk.assert_proven()
+
+
+async def test_a_bank_that_gives_all_its_lines_one_number_loses_no_payment(
+    postgres: PostgresServer,
+) -> None:
+    async with office(postgres) as desk:
+        first = line("NONREF", "100.00", kind=LineKind.INCOMING, remittance=FUNDING)
+        await desk.store(sheet("0.00", first))
+        await desk.store(sheet("100.00", replace(first, booked_on=later(1)), day=later(1)))
+        await desk.settle()
+        assert await desk.balance("budget", CAMPAIGN) == Money(20_000, "EUR")
+        assert await desk.kinds() == []
         await desk.assert_proven()
 
 

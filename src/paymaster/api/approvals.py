@@ -63,6 +63,7 @@ ACTS: dict[str, Act] = {
         *withdrawal_acts.ACTS,
         transfers.REQUEST_ACT,
         topup_refunds.REFUND_ACT,
+        topup_refunds.DECIDE_ACT,
         reconciliation.RESOLVE,
         reconciliation.RETRY,
         events.REVERSE,

@@ -1,12 +1,16 @@
-"""Money that is given back to a payer: by the staff, above a limit with a second person."""
+"""Money that is given back to a payer: by the staff, above a limit with a second person.
+
+What becomes of it the provider says; where it says nothing, a person decides, with a proof.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Path, Request
+from pydantic import Field
 from starlette.responses import Response
 
 from paymaster.api import guarded
@@ -17,19 +21,21 @@ from paymaster.api.idempotent import replied
 from paymaster.api.models import Amount, Body, Reason, Reply, listing, wire
 from paymaster.api.problems import problem_of
 from paymaster.api.shapes import Page
-from paymaster.api.shapes_staff import ApprovalOut
+from paymaster.api.shapes_staff import WAITING, ApprovalOut
 from paymaster.api.shapes_topups import TopupRefundOut
 from paymaster.api.topups import TopupPath, topup_of
 from paymaster.db import idempotency
 from paymaster.db.idempotency import Answer
 from paymaster.db.idempotency import Key as StoredKey
+from paymaster.db.pool import CellDb
 from paymaster.db.tx import CellTx
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import NotFound, Unprocessable
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
-from paymaster.payin import refund, view
-from paymaster.payin.view import RefundRow
+from paymaster.payin import decide, refund, view
+from paymaster.payin.decide import Finding
+from paymaster.payin.view import ChargeRow, RefundRow
 from paymaster.people.four_eyes import Waiting
 
 router = APIRouter(route_class=Door, tags=["top-ups"])
@@ -65,8 +71,11 @@ async def _refunded(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
     given = body["amount"]
     wanted = None if given is None else Money.parse(given["amount"], given["currency"])
 
-    async def amount(tx: CellTx) -> Money | None:  # noqa: ARG001 - of another act it is in the rows
-        return wanted or Money(charge.amount - charge.refunded, charge.asset)
+    async def amount(tx: CellTx) -> Money | None:
+        if wanted is not None:
+            return wanted
+        # What is left may have grown since it was read: a refund that failed is left again.
+        return await refund.left_of(tx, charge.id)
 
     async def run(tx: CellTx) -> Mapping[str, Any]:
         return _shown(cell.number, await refund.request(tx, charge.id, wanted, body["reason"]))
@@ -130,16 +139,62 @@ async def list_topup_refunds(call: OwnReads, topup: TopupPath) -> Reply:
     return listing([_shown(cell.number, row) for row in found])
 
 
+RefundPath = Annotated[str, Path(alias="refund", max_length=40, description="`tf_...`")]
+
+
 @router.get("/v1/topups/{topup}/refunds/{refund}", response_model=TopupRefundOut)
-async def get_topup_refund(
-    call: OwnReads,
-    topup: TopupPath,
-    refund_id: Annotated[str, Path(alias="refund", max_length=40, description="`tf_...`")],
-) -> Reply:
+async def get_topup_refund(call: OwnReads, topup: TopupPath, refund_id: RefundPath) -> Reply:
     """One refund of a top-up."""
     cell, charge = await topup_of(call, topup)
+    return Reply(_shown(cell.number, await _of(call, cell, charge, refund_id)))
+
+
+async def _of(call: Call, cell: CellDb, charge: ChargeRow, refund_id: str) -> RefundRow:
+    """A refund of this top-up. Raises NotFound."""
     ref = call.ref("tf", refund_id)
     row = await cell.read(lambda tx: view.refund(tx, ref.id))
     if row is None or ref.cell != cell.number or row.charge_id != charge.id:
         raise NotFound("not-found", "There is no such refund.")
-    return Reply(_shown(cell.number, row))
+    return row
+
+
+class DecideRefund(Body):
+    """What became of it, and how that is known."""
+
+    finding: Annotated[
+        Literal["done", "not_done"],
+        Field(description="`not_done` also drops one that waits and never left."),
+    ]
+    reason: Reason
+
+
+async def _decided(call: Call, subject: str, body: Mapping[str, Any]) -> Ready:
+    topup, _, refund_id = subject.partition("/")
+    cell, charge = await topup_of(call, topup)
+    number = (await _of(call, cell, charge, refund_id)).id
+    finding = Finding(body["finding"])
+
+    async def run(tx: CellTx) -> Mapping[str, Any]:
+        return _shown(cell.number, await decide.decide(tx, number, finding, body["reason"]))
+
+    return Ready(cell, lambda tx: decide.at_stake(tx, number), run)
+
+
+DECIDE_ACT = guarded.Act("topup_refund.decide", _decided)
+
+
+@router.post(
+    "/v1/topups/{topup}/refunds/{refund}/decide",
+    response_model=TopupRefundOut,
+    responses=WAITING,
+)
+async def decide_topup_refund(
+    call: Operates, topup: TopupPath, refund_id: RefundPath, body: DecideRefund
+) -> Response:
+    """Say, with a proof, what became of a refund of which the provider says nothing.
+
+    `done`: the payer has got the money. `not_done`: he never will under this number; the money is
+    where it was. Neither is ordered again.
+    """
+    asked = body.model_dump(mode="json")
+    return await guarded.guarded(call, DECIDE_ACT, f"{topup}/{refund_id}", asked)

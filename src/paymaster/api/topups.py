@@ -297,9 +297,11 @@ async def get_topup_code(
     if checkout is None or checkout.content is None:
         raise Conflict("topup-not-open", f"It is {row.state}: nobody can pay it now.")
     picture = io.BytesIO()
-    segno.make_qr(checkout.content, error="m").save(
-        picture, kind=form, scale=_SCALE, border=_BORDER
-    )
+    try:
+        code = segno.make_qr(checkout.content, error="m")
+    except ValueError:
+        raise Unprocessable("topup-no-code", "The provider gave more than a code holds.") from None
+    code.save(picture, kind=form, scale=_SCALE, border=_BORDER)
     kinds = {"png": "image/png", "svg": "image/svg+xml"}
     return Response(
         picture.getvalue(), media_type=kinds[form], headers={"Cache-Control": "no-store"}

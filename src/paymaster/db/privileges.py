@@ -99,11 +99,11 @@ UPDATABLE: dict[str, tuple[str, ...]] = {
     "charge": (
         "state", "maybe_there", "found", "provider_id", "code", "detail", "refunded", "opened_at",
         "close_at", "paid_at", "ended_at", "booked_on", "booked_line", "due_at", "tries",
-        "lease_token", "sealed", "version",
+        "lease_token", "sealed", "alerted", "version",
     ),
     "charge_refund": (
         "state", "maybe_there", "found", "provider_id", "code", "detail", "ended_at", "booked_on",
-        "booked_line", "due_at", "tries", "lease_token", "version",
+        "booked_line", "due_at", "tries", "lease_token", "alerted", "version",
     ),
     "link_way": ("state", "code_hash", "lease_until", "slug", "link_id", "version"),
     "link": ("state", "owner_id", "owner_version", "unlinked_at", "version"),

@@ -292,6 +292,28 @@ def _offers() -> Iterator[EventType]:
     yield EventType("task.changed", "A task was changed.", task)
 
 
+def _topups() -> Iterator[EventType]:
+    yield from _each("topup", "Money that a payer is asked for", _TOPUP, TOPUPS)
+    said = "It is long unknown what became of a top-up whose time is over."
+    yield EventType("topup.unknown_old", said, _late("The top-up, `tp_...`.", "could be paid last"))
+    yield from _each("topup_refund", "Money for a payer", _TOPUP_REFUND, TOPUP_REFUNDS)
+    said = "Money for a payer has not left for long, or nobody says whether it arrived."
+    yield EventType(
+        "topup_refund.unknown_old", said, _late("The refund, `tf_...`.", "was asked for")
+    )
+
+
+def _late(what: str, since: str) -> tuple[Field, ...]:
+    return (
+        Field("id", "id", what),
+        _STATE,
+        Field("since", "time", f"When it {since}."),
+        Field("minutes", "number", "It is unknown for so long after that, at the least."),
+        Field("asked", "number", "How often the provider was asked since it last said something."),
+        Field("code", "text", "The last word of the provider's that had a code.", maybe=True),
+    )
+
+
 def _types() -> Iterator[EventType]:
     yield EventType("user.created", "An earner was made.", (_USER,))
     yield EventType("user.active", "A suspended earner is active again.", (_USER,))
@@ -310,8 +332,7 @@ def _types() -> Iterator[EventType]:
     yield from _offers()
     yield from _each("transfer", "A transfer between our accounts", _TRANSFER, TRANSFERS)
     yield from _paying()
-    yield from _each("topup", "Money that a payer is asked for", _TOPUP, TOPUPS)
-    yield from _each("topup_refund", "Money for a payer", _TOPUP_REFUND, TOPUP_REFUNDS)
+    yield from _topups()
     statement = (
         Field("statement", "id", "`st_...`."),
         _ACCOUNT,

@@ -32,10 +32,22 @@ AMOUNT: Final = "amount"
 ACCOUNT: Final = "account"
 CONTRADICTS: Final = "contradicts"
 
+_NOT_GIVEN: Final = frozenset({RefundState.REQUESTED.value, RefundState.FAILED.value})
+_KNOWN: Final = frozenset({ChargeState.PAID.value, RefundState.DONE.value})
+
+
+def _confirmed(row: ChargeRow | RefundRow) -> bool:
+    """Whether the provider has said that it happened, and nothing that contradicts its amount."""
+    unmeasured = row.state == ChargeState.DISPUTED and row.code == outcome.AMOUNT_MISSING
+    return unmeasured or row.state in _KNOWN
+
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """A line with a number of ours, its amount positive; `accepted`: book our own amount anyway."""
+    """A line with a number of ours, its amount positive.
+
+    `accepted`: book our own amount anyway, of what the provider has confirmed before.
+    """
 
     name: str
     key: str
@@ -100,20 +112,29 @@ async def book(
 
 
 async def _refund_of(tx: CellTx, charge: ChargeRow, line: BillLine) -> RefundRow | None:
-    """The refund of a charge that a line may show: by itself, or the oldest over its amount."""
+    """The refund of a charge that a line may show: by itself, or the oldest over its amount.
+
+    First those that the provider said are done; never one that has not left us: what was given
+    back without our order ends none of our orders.
+    """
     rows = await refund_store.of_charge(tx, charge.id)
     own = [row for row in rows if row.booked_line == line.name]
     free = [
         row
         for row in rows
-        if row.booked_line is None and row.money == line.amount and row.state != RefundState.FAILED
+        if row.booked_line is None and row.money == line.amount and row.state not in _NOT_GIVEN
     ]
-    chosen = next(iter([*own, *free]), None)
+    done = [row for row in free if row.state == RefundState.DONE]
+    chosen = next(iter([*own, *done, *free]), None)
     return None if chosen is None else (await refund_store.lock(tx, [chosen.key]))[chosen.key]
 
 
 def _judge(page: _Page, row: ChargeRow | RefundRow, line: BillLine, subject: str) -> Shown | None:
-    """Why a line cannot book it, or that it has done so; None when it may."""
+    """Why a line cannot book it, or that it has done so; None when it may.
+
+    What differs from what was asked for proves nothing, whoever accepts it: a difference is
+    accepted as the rail's fee only of what the provider itself has confirmed.
+    """
     if row.rail_account_id != page.rail_account_id:
         return Shown(fault=ACCOUNT, detail=f"{subject} went through another account.")
     if row.booked_line == line.name:
@@ -122,7 +143,7 @@ def _judge(page: _Page, row: ChargeRow | RefundRow, line: BillLine, subject: str
         return Shown(fault=TWICE, detail=f"{subject} was booked by {row.booked_line}.")
     if row.asset != line.amount.currency:
         return Shown(fault=AMOUNT, detail=f"{subject} is in another currency.")
-    if row.money != line.amount and not line.accepted:
+    if row.money != line.amount and not (line.accepted and _confirmed(row)):
         return Shown(fault=AMOUNT, detail=f"{subject} is over {row.money}.", expected=row.money)
     return None
 

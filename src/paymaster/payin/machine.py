@@ -95,6 +95,8 @@ class RefundEvent(StrEnum):
     """The provider cannot reach the payer's account: somebody has to see to it there."""
     FINISH = "finish"
     FAIL = "fail"
+    DROP = "drop"
+    """A person wants it no more, and nothing has left this machine."""
 
 
 _UNDER_WAY: Final = (
@@ -113,6 +115,7 @@ def _refunds() -> tuple[Move, ...]:
     return (
         Move(RefundState.REQUESTED, RefundEvent.SEND, RefundState.SENDING),
         Move(RefundState.UNKNOWN, RefundEvent.SEND, RefundState.SENDING),
+        Move(RefundState.REQUESTED, RefundEvent.DROP, RefundState.FAILED, "payin_refund_failed"),
         Move(RefundState.SENDING, RefundEvent.QUEUE, RefundState.REQUESTED),
         Move(RefundState.SENDING, RefundEvent.LOSE, RefundState.UNKNOWN),
         *(Move(s, RefundEvent.ACCEPT, RefundState.PROCESSING) for s in accepting),

@@ -57,8 +57,9 @@ REFUND_EVENTS: Final[Mapping[str, str]] = {
     RefundEvent.LOSE: "No answer that proves anything.",
     RefundEvent.ACCEPT: "The provider works on it.",
     RefundEvent.STICK: "The provider cannot reach the payer's account.",
-    RefundEvent.FINISH: "A look-up, a notice or a statement says that it was given back.",
-    RefundEvent.FAIL: "A look-up or a notice says that it will not be given back.",
+    RefundEvent.FINISH: "A look-up, a notice, a statement or a person says: it was given back.",
+    RefundEvent.FAIL: "A look-up, a notice or a person says that it will not be given back.",
+    RefundEvent.DROP: "Nothing has left, and a person wants it no more.",
 }
 """What each event of a refund means."""
 

@@ -28,6 +28,12 @@ from paymaster.rails.payin import ChargeOutcome, ChargeVerdict
 LOOK_AGAIN: Final = timedelta(seconds=30)
 """After which the provider is asked about a charge of which it told something odd."""
 
+LOOK_UP: Final = "query"
+"""The evidence of an outcome that was asked for: there is nobody else to ask."""
+
+AMOUNT_MISSING: Final = "amount-missing"
+"""The code of a charge that was paid, and nobody says how much of it."""
+
 BREAKS: Final = frozenset({
     "charge-unknown", "charge-foreign", "charge-disputed",
 })  # fmt: skip
@@ -94,7 +100,7 @@ async def _paid(
     tx: CellTx, row: ChargeRow, said: ChargeOutcome, evidence: str
 ) -> tuple[ChargeRow, Applied]:
     if said.amount is None:
-        return row, _not(row.key, row.state, "amount-missing")
+        return await _paid_somehow(tx, row, said, evidence)
     if said.amount != row.money:
         asked, told = row.money, said.amount
         detail = (
@@ -121,9 +127,22 @@ async def _paid(
         row,
         ChargeEvent.PAY,
         provider_id=_id(row, said),
-        paid_at=said.occurred_at or tx.now,
+        # A time that cannot be would make a refund impossible, or possible for ever.
+        paid_at=max(row.created_at, min(said.occurred_at or tx.now, tx.now)),
     )
     return moved, Applied(row.key, True, moved.state)
+
+
+async def _paid_somehow(
+    tx: CellTx, row: ChargeRow, said: ChargeOutcome, evidence: str
+) -> tuple[ChargeRow, Applied]:
+    """Paid, and not known in full: a notice is looked up, the answer to that is a dispute."""
+    if row.state == ChargeState.PAID:
+        return row, _not(row.key, row.state, "already")
+    if evidence != LOOK_UP:
+        return row, _not(row.key, row.state, AMOUNT_MISSING)
+    detail = f"Told that it was paid, and not that in full: {said.detail or 'without a reason'}."
+    return await _dispute(tx, row, said, AMOUNT_MISSING, detail)
 
 
 async def _dispute(

@@ -48,6 +48,12 @@ _REACHED: Final = {
 }
 
 
+async def left_of(tx: CellTx, charge_id: int) -> Money | None:
+    """What of a charge was not given back, and is not about to be; it stays locked."""
+    charge = (await store.lock_ids(tx, [charge_id])).get(charge_id)
+    return None if charge is None else Money(charge.amount - charge.refunded, charge.asset)
+
+
 async def request(tx: CellTx, charge_id: int, amount: Money | None, reason: str) -> RefundRow:
     """Give a paid charge back, or part of it; without an amount all that is left. Audited.
 
@@ -144,12 +150,8 @@ async def apply(
             detail = "The refund was ordered through another account."
             results.append(_not(each.key, row.state, "refund-foreign", detail))
         else:
-            charge = charges[row.charge_id]
-            moved, result = await _apply(tx, charge, row, each, evidence)
-            rows[each.key] = moved
-            if moved.state == RefundState.FAILED and result.done:
-                left = charge.refunded - row.amount
-                await store.set_refunded(tx, charge.id, left)
+            rows[each.key], result = await _apply(tx, charges[row.charge_id], row, each, evidence)
+            if rows[each.key].state == RefundState.FAILED and result.done:
                 charges = await store.lock_ids(tx, list(charges))
             results.append(result)
     return results
@@ -171,14 +173,15 @@ async def _apply(
     if not REFUND.allows(row.state, event):
         return row, _trailing(row, said, reached)
     if event in (RefundEvent.FINISH, RefundEvent.FAIL):
-        await _post(tx, charge, row, event, said, evidence)
+        moved = await finish(tx, charge, row, event, said, evidence)
+        return moved, Applied(row.key, True, moved.state)
     moved = await move_refund(
         tx,
         charge,
         row,
         event,
         # What the provider has taken in is asked about, from time to time, until it has its end.
-        due_at=None if event in (RefundEvent.FINISH, RefundEvent.FAIL) else tx.now + _SOON,
+        due_at=tx.now + _SOON,
         code=said.code,
         detail=said.detail,
         provider_id=said.provider_id or row.provider_id,
@@ -198,6 +201,31 @@ def _trailing(row: RefundRow, said: RefundOutcome, reached: RefundState) -> Appl
         told = f"It is {row.state}, and the provider says {said.verdict.value}."
         return _not(row.key, row.state, "refund-contradicted", told)
     return _not(row.key, row.state, "superseded")
+
+
+async def finish(
+    tx: CellTx,
+    charge: ChargeRow,
+    row: RefundRow,
+    event: RefundEvent,
+    said: RefundOutcome,
+    evidence: str,
+) -> RefundRow:
+    """Give a refund its end, with what it means for the books. Both rows are locked."""
+    await _post(tx, charge, row, event, said, evidence)
+    moved = await move_refund(
+        tx,
+        charge,
+        row,
+        event,
+        code=said.code,
+        detail=said.detail,
+        provider_id=said.provider_id or row.provider_id,
+        tries=0,
+    )
+    if moved.state == RefundState.FAILED:
+        await store.set_refunded(tx, charge.id, charge.refunded - row.amount)
+    return moved
 
 
 async def _post(

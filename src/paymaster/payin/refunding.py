@@ -19,7 +19,7 @@ from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.kernel.clock import Clock
 from paymaster.kernel.errors import Broken, NeverSent, RailError
 from paymaster.observe import get_logger
-from paymaster.payin import refund, refund_store, store
+from paymaster.payin import outcome, refund, refund_store, store
 from paymaster.payin.machine import REFUND, RefundEvent, RefundState
 from paymaster.payin.moves import move_refund
 from paymaster.payin.pace import Lost, Pace, lost
@@ -182,7 +182,7 @@ async def conclude(
     proven = [
         each.found for each in told if _proves(each) and isinstance(each.found, RefundOutcome)
     ]
-    await refund.apply(tx, account.id, proven, evidence="query")
+    await refund.apply(tx, account.id, proven, evidence=outcome.LOOK_UP)
     charges = await store.lock_ids(tx, [each.task.row.charge_id for each in told])
     rows = await refund_store.lock(tx, [each.task.row.key for each in told])
     for each in told:

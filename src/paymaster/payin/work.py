@@ -206,7 +206,7 @@ async def conclude(
         for each in told
         if isinstance(each.found, ChargeOutcome) and each.found.verdict in _DECISIVE
     ]
-    await outcome.apply(tx, account.id, proven, evidence="query")
+    await outcome.apply(tx, account.id, proven, evidence=outcome.LOOK_UP)
     rows = await store.lock_ids(tx, [each.task.row.id for each in told])
     for each in told:
         row = rows[each.task.row.id]
@@ -273,8 +273,10 @@ async def _later(
     due: datetime | None = tx.now + delay
     moments = [row.expires_at, closable_at(row)]
     due = min([due, *(each for each in moments if each > tx.now)])
+    secret = row.sealed
     if tx.now > row.expires_at + GIVES_UP:
-        due = None
+        # Who was asked to pay, and how, is of no use any more.
+        due, secret = None, None
     found = verdict.value if unknown and verdict is not None else row.found
-    later = replace(row, tries=tries, due_at=due, lease_token=0, found=found)
+    later = replace(row, tries=tries, due_at=due, lease_token=0, found=found, sealed=secret)
     await store.write(tx, later)

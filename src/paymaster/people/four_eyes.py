@@ -41,6 +41,7 @@ ACTS: dict[str, str] = {
     "withdrawal.retry": "pay by a further order, with a proof that the one before it is dead",
     "transfer.request": "move money between our own accounts",
     "topup.refund": "give money back to a payer",
+    "topup_refund.decide": "say with a proof whether a payer has got his money back",
     "break.resolve": "book money out of suspense",
     "line.retry": "match a statement line by hand, or take its difference as a fee",
     "reward.reverse": "take a reward back",

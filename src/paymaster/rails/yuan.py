@@ -129,9 +129,9 @@ def from_beijing(written: str | None) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(written.strip().translate(_FULL_WIDTH))
-    except ValueError:
+        return (found if found.tzinfo else found.replace(tzinfo=BEIJING)).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return (found if found.tzinfo else found.replace(tzinfo=BEIJING)).astimezone(UTC)
 
 
 def older_than(key: str, age: timedelta, now: datetime) -> bool:

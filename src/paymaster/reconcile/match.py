@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from paymaster.db import outbox
 from paymaster.db.tx import CellTx
@@ -17,6 +18,7 @@ from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
 from paymaster.reconcile import book_store, side_lines, store, wire
+from paymaster.reconcile.breaks import Kind
 from paymaster.reconcile.catalogue import Catalogue
 from paymaster.reconcile.conclude import Doubted, Proven, conclude
 from paymaster.reconcile.decide import Ask, Doubt, Fee, Fund, Own, Transfer, decide
@@ -54,6 +56,7 @@ async def match_due(
     if not lines:
         return Progress()
     transfers = await book_store.find_transfers(tx, _references(lines))
+    repeated = await _repeated(tx, lines)
     asks: list[tuple[LineRow, Ask]] = []
     sides: list[tuple[LineRow, Transfer]] = []
     proven: list[Proven] = []
@@ -66,6 +69,8 @@ async def match_due(
                 asks.append((line, decision))
             case Transfer():
                 sides.append((line, decision))
+            case Fund() if line.id in repeated:
+                doubted.append(Doubted(line, _REPEATED))
             case Fund(campaign_id):
                 proven.append(_fund(tx, line, campaign_id))
             case Fee():
@@ -85,6 +90,43 @@ async def match_due(
     await _announce(tx, [item for item in proven if item.line.id in matched])
     in_doubt = len(proven) + len(doubted) - len(matched)
     return Progress(len(lines), len(asks), len(matched), in_doubt)
+
+
+_REPEATED = Doubt(
+    Kind.BOOKED_TWICE, "An earlier statement has the same line: no budget grows twice by it."
+)
+
+
+async def _repeated(tx: CellTx, lines: Sequence[LineRow]) -> set[int]:
+    """Lines that came in, and that an earlier statement had: same number, day and amount.
+
+    `statement` gives them a name that begins with the other's, and an @.
+    """
+    names = {
+        line.id: [line.line_id[:at] for at, mark in enumerate(line.line_id) if mark == "@"]
+        for line in lines
+        if line.amount > 0
+    }
+    every = sorted({name for some in names.values() for name in some})
+    if not every:
+        return set()
+    by_account: dict[int, dict[str, tuple[Any, ...]]] = {}
+    for account in {line.rail_account_id for line in lines}:
+        by_account[account] = await store.known_lines(tx, account, every)
+    return {
+        line.id
+        for line in lines
+        for name in names.get(line.id, ())
+        if _same(by_account[line.rail_account_id].get(name), line)
+    }
+
+
+def _same(known: tuple[Any, ...] | None, line: LineRow) -> bool:
+    """Whether what is stored under the earlier name is this line."""
+    if known is None:
+        return False
+    _, kind, amount, fee, booked_on, *_ = known
+    return (kind, amount, fee, booked_on) == (line.kind, line.amount, line.fee, line.booked_on)
 
 
 def _references(lines: Sequence[LineRow]) -> list[str]:

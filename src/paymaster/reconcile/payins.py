@@ -11,6 +11,10 @@ from paymaster.payin.booking import BillLine, Shown
 from paymaster.reconcile.breaks import Kind
 from paymaster.reconcile.wire import Answer, Question
 
+_SHOW: Final = frozenset({"incoming", "payout"})
+"""What came in, and what left. Money that is set apart, or comes back, is neither paid to us nor
+given back to a payer, whatever number it carries."""
+
 _KINDS: Final = {
     booking.UNKNOWN: Kind.REFERENCE_UNKNOWN,
     booking.TWICE: Kind.BOOKED_TWICE,
@@ -18,6 +22,11 @@ _KINDS: Final = {
     booking.ACCOUNT: Kind.ACCOUNT_DIFFERS,
     booking.CONTRADICTS: Kind.ATTEMPT_CONTRADICTS,
 }
+
+
+_NEITHER: Final = Shown(
+    fault=booking.UNKNOWN, detail="A line of this kind is no payment to us and no refund."
+)
 
 
 async def book(
@@ -33,11 +42,12 @@ async def book(
     if not ours:
         return {}
     lines = [
-        BillLine(one.line, one.key, one.amount, one.kind != "payout", one.booked_on, one.accepted)
+        BillLine(one.line, one.key, one.amount, one.kind == "incoming", one.booked_on, one.accepted)
         for one in ours
+        if one.kind in _SHOW
     ]
     shown = await booking.book(tx, rail_account_id, treasury_cell, statement, lines)
-    return {one.line: _answer(one, shown[one.line]) for one in ours}
+    return {one.line: _answer(one, shown.get(one.line) or _NEITHER) for one in ours}
 
 
 def _answer(question: Question, shown: Shown) -> Answer:

@@ -82,9 +82,24 @@ async def at_stake(tx: CellTx, break_id: int) -> Money | None:
 
 
 async def line_money(tx: CellTx, line_id: int) -> Money | None:
-    """What a line in doubt is about; None when there is nothing to retry."""
+    """What a line in doubt is about; None when there is nothing to retry.
+
+    Where its amount differs from our own, the larger of the two: a cent that is accepted for a
+    thousand books a thousand.
+    """
     found = await store.lock_lines(tx, [line_id])
-    return found[0].money if found and found[0].state == "break" else None
+    if not found or found[0].state != "break":
+        return None
+    seen = await _difference(tx, found[0])
+    expected = 0 if seen is None else abs(seen.expected or 0)
+    return Money(max(abs(found[0].amount), expected), found[0].asset)
+
+
+async def _difference(tx: CellTx, line: LineRow) -> Break | None:
+    """The open break that says by how much a line differs; None when none does."""
+    known = await breaks.of_subject(tx, text_id("sl", tx.cell, line.id))
+    found = [one for one in known if one.state == "open" and one.kind == Kind.AMOUNT_DIFFERS]
+    return found[0] if found else None
 
 
 async def _line_of(tx: CellTx, subject: str) -> LineRow | None:
@@ -140,7 +155,8 @@ async def retry(
 ) -> None:
     """Let the matching look again at a line in doubt; its break clears itself if it matches.
 
-    Raises NotFound `not-found`, Conflict `line-in-work`, Unprocessable `reason-missing`.
+    Raises NotFound `not-found`, Conflict `line-in-work`, Unprocessable `reason-missing`, or
+    `difference-unseen` for a difference that no break shows, or not with this reference.
     """
     if not reason.strip():
         raise Unprocessable("reason-missing", "Say why the line is looked at again.")
@@ -149,6 +165,10 @@ async def retry(
         raise NotFound("not-found", "There is no statement line of this id.")
     if found[0].state != "break":
         raise Conflict("line-in-work", f"The line is {found[0].state}: nothing to retry.")
+    if accept_difference and (reference is not None or await _difference(tx, found[0]) is None):
+        raise Unprocessable(
+            "difference-unseen", "Correct the reference first: then its break shows a difference."
+        )
     await store.mark_retry(tx, line.id, reference, accepted=accept_difference)
     detail = {"reference": reference, "accept_difference": accept_difference}
     await audit.record(

@@ -13,6 +13,7 @@ from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellTx, ControlRead
 from paymaster.dispatch import choosing, policy, unknowns
 from paymaster.kernel.ids import new_trace_id
+from paymaster.payin import late
 from paymaster.people.factors import policy as step_up_policy
 from paymaster.roles.lanes import Lane
 from paymaster.screen import activate
@@ -53,6 +54,8 @@ def _warning(deps: Deps, cell: CellDb) -> Callable[[], Awaitable[int]]:
     async def work(tx: CellTx) -> int:
         warned = await unknowns.warn(tx, after, WARN_ITEMS)
         warned += await unknowns.warn_silent(tx, silent, WARN_ITEMS)
+        warned += await late.warn_charges(tx, after, WARN_ITEMS)
+        warned += await late.warn_refunds(tx, after, silent, WARN_ITEMS)
         return warned + await unknowns.warn_awaiting(tx, awaiting, WARN_ITEMS)
 
     async def step() -> int:

@@ -29,7 +29,8 @@ class Payouts(Group):
         default=(30, 240, 1440),
         max_length=10,
         description="After how long a payment of which nobody knows whether it was made is warned "
-        "about, once for each (in the environment variable separated by commas).",
+        "about, once for each (in the environment variable separated by commas). Of top-ups from "
+        "when they could be paid last, of their refunds from when they were asked for.",
     )
     silent_alert_hours: int = Field(
         default=96,

@@ -45,6 +45,8 @@ def read(body: bytes) -> dict[str, str]:
         reader.parser.Parse(body, True)
     except expat.ExpatError as error:
         raise UnreadableError(f"it is not XML: {expat.errors.messages[error.code]}") from None
+    except (LookupError, ValueError):
+        raise UnreadableError("it says that it is in another encoding") from None
     return reader.found
 
 
