@@ -13,7 +13,7 @@ from paymaster.dispatch import accounts, proof, store
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.desk import Desk
 from paymaster.dispatch.route import Choice, by_amount, pick
-from paymaster.rails.base import Rail
+from paymaster.rails.base import Rail, pays_out
 from paymaster.withdraw.fee_plans import Plans
 from paymaster.withdraw.moves import Withdrawal
 
@@ -59,7 +59,7 @@ def routes(
     known: dict[tuple[str, str], set[str]] = {}
     for account in found:
         rail = rails.get(account.rail.rail)
-        if rail is not None and account.active:
+        if rail is not None and account.active and pays_out(rail, account.rail):
             for kind in rail.caps.destination_kinds:
                 known.setdefault((kind, account.rail.currency), set()).add(account.rail.rail)
     return {place: frozenset(names) for place, names in known.items()}

@@ -10,7 +10,7 @@ from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.policy import PayoutPolicy
 from paymaster.dispatch.route import Candidate
 from paymaster.kernel.retry import Backoff
-from paymaster.rails.base import Prepared, Rail
+from paymaster.rails.base import Prepared, Rail, pays_out
 from paymaster.secrets.sealing import Sealer
 
 _SEND_AGAIN = Backoff(timedelta(seconds=1), timedelta(minutes=10))
@@ -64,11 +64,11 @@ class Desk:
     """Accounts out of whose queue payments leave only as far as the float reaches."""
 
     def candidates(self) -> list[Candidate]:
-        """The accounts whose rails are installed here, each with how it works."""
+        """The accounts that pay out, with rails installed here, each with how it works."""
         found: list[Candidate] = []
         for account in self.accounts.values():
             rail = self.rail(account)
-            if rail is not None:
+            if rail is not None and pays_out(rail, account.rail):
                 now = self.standing(account.id)
                 found.append(Candidate(account, rail.caps, now.healthy, now.share))
         return found

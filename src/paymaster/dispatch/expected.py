@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.window import MANUAL, next_close
-from paymaster.rails.base import Rail, RailCaps
+from paymaster.rails.base import Rail, RailCaps, pays_out
 from paymaster.rails.calendar import CALENDARS, execution_day
 from paymaster.withdraw.machine import State
 
@@ -66,6 +66,7 @@ def _fitting(
         and account.active
         and account.rail.currency == currency
         and kind in rail.caps.destination_kinds
+        and pays_out(rail, account.rail)
     ]
 
 

@@ -1,10 +1,10 @@
 """Which of our accounts pays a withdrawal: a pure choice that can be repeated, with its reason.
 
 An account can pay when it is active, in the right currency, and its rail reaches that kind of
-destination. Of those that can, a healthy one goes before a sick one, then one that lately answered
-before one that often did not, then the cheaper one (settings `cost`, minor units a payment, and
-`cost_percent` of the amount), then the name decides. A sick account is still chosen when there is
-no other: the payment then waits for it to recover.
+destination; one that only takes money in is no candidate. Of those that can, a healthy one goes
+before a sick one, then one that lately answered before one that often did not, then the cheaper one
+(settings `cost`, minor units a payment, and `cost_percent` of the amount), then the name decides. A
+sick account is still chosen when there is no other: the payment then waits for it to recover.
 
 Once an order has left the choice is made: another account would pay a second time. Only when every
 order of the withdrawal is proven dead may another account be chosen, one `without` those proofs.

@@ -378,6 +378,20 @@ class FetchesFiles(Protocol):
 
 
 @runtime_checkable
+class MayOnlyTakeIn(Protocol):
+    """Rails whose accounts may be for taking money in alone."""
+
+    def pays_out(self, account: RailAccount) -> bool:
+        """Whether payouts may be given to this account at all."""
+        ...
+
+
+def pays_out(rail: Rail, account: RailAccount) -> bool:
+    """Whether an account of the rail is for payouts."""
+    return rail.pays_out(account) if isinstance(rail, MayOnlyTakeIn) else True
+
+
+@runtime_checkable
 class ChecksAccounts(Protocol):
     """Rails that can say whether an account is completely configured, without the network."""
 

@@ -72,6 +72,10 @@ class WeChatPayRail:
         """See ChecksAccounts."""
         settings.check(account)
 
+    def pays_out(self, account: RailAccount) -> bool:
+        """See MayOnlyTakeIn."""
+        return settings.pays_out(account)
+
     def prepare(
         self,
         account: RailAccount,
