@@ -135,6 +135,7 @@ def test_an_altered_log_gives_its_own_truth(logs: Path, tmp_path: Path) -> None:
     check(summary, truth_of(altered, 5))
 
 
+@long
 def test_three_cells_on_two_servers(logs: Path, tmp_path: Path) -> None:
     check(play(log_file(logs, "wsd"), tmp_path, "--cells", "3"), TRUTH["wsd"])
 

@@ -77,6 +77,7 @@ def sandbox_books(data: Path) -> Iterator[sqlite3.Connection]:
         yield books
 
 
+@long
 def test_both_rails_pay_and_the_providers_books_say_the_same(answers: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     check(play(answers, data, *BOTH))

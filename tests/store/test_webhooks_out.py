@@ -193,7 +193,7 @@ async def test_order_holds_while_tries_fail_at_random(office: Desk, receiver: Re
     for _ in range(5):
         await office.says(12, users=3)
         await office.settle()
-    await office.pass_time(timedelta(hours=6), step=timedelta(seconds=600))
+    await office.pass_time(timedelta(hours=24), step=timedelta(seconds=900))
     assert await office.states(view) == {"delivered": 60}
     assert len(arrived) == len(set(arrived)) == 60
     by_id = dict(zip(receiver.ids, receiver.bodies, strict=True))

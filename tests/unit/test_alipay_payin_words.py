@@ -192,8 +192,13 @@ LINE = {
         ({"type": "交易退款", "trans_memo": "退款"}, LineKind.INCOMING, -100, KEY),
         ({"type": "交易退款"}, LineKind.INCOMING, -100, KEY),
         ({"type": "收费"}, LineKind.FEE, -100, KEY),
-        ({"type": "转账", "trans_memo": OTHER}, LineKind.PAYOUT, -100, KEY),
-        ({"type": "交易退款", "direction": "收入", "trans_memo": "x"}, LineKind.RETURN, 100, KEY),
+        ({"type": "转账", "trans_memo": OTHER}, LineKind.SET_APART, -100, KEY),
+        (
+            {"type": "交易退款", "direction": "收入", "trans_memo": "x"},
+            LineKind.GIVEN_BACK,
+            100,
+            KEY,
+        ),
     ],
 )
 def test_what_a_line_of_the_log_is(
