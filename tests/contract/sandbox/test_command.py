@@ -34,7 +34,7 @@ def line(process: subprocess.Popen[bytes]) -> bytes:
 def ended(process: subprocess.Popen[bytes]) -> int:
     """Its exit code, with its pipes closed."""
     try:
-        process.communicate(timeout=30)
+        process.communicate(timeout=100)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
