@@ -92,7 +92,7 @@ async def scene(folder: Path) -> AsyncGenerator[Scene]:
     """Everything up, the way to the providers through wires that can be cut."""
     today = WallClock().now().date()
     state = State("chaos", str(today - timedelta(days=2)), str(today - timedelta(days=1)))
-    await world.prepare(state, 1)
+    await world.prepare(state, 1, "UTC")
     async with contextlib.AsyncExitStack() as stack:
         day = today - timedelta(days=1)
         addresses = await stack.enter_async_context(world.running(folder, SEED, day, 1))
