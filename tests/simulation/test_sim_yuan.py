@@ -173,6 +173,18 @@ def test_money_that_comes_back_days_later_is_returned(made: Stage) -> None:
     assert ends(made, story(*acts, days=6)) == {"returned": 1}
 
 
+def test_a_run_waits_for_the_bill_of_what_comes_back_after_its_last_day(made: Stage) -> None:
+    """In the evening, when the bill of that day is for the day after (seed 760 once)."""
+    evening = DAY_SECONDS + 13 * HOUR
+    fate = {"person": 0, "rail": ALIPAY, "outcome": "return", "code": "PAYEE_CARD_REFUND"}
+    acts = [
+        Act(evening, "fate", {**fate, "after": 3 * DAY_SECONDS}, "returned"),
+        want(ALIPAY, evening),
+        Act(2 * DAY_SECONDS, "close", {"prove": False}),
+    ]
+    assert ends(made, story(*acts, days=2)) == {"returned": 1}
+
+
 def test_a_line_of_a_bill_that_stays_in_doubt_is_found(made: Stage) -> None:
     def meddle(world: World) -> None:
         with closing(Hand(made, world)) as hand:
