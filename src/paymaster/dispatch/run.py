@@ -68,6 +68,8 @@ class Dispatcher:
         self._windows: set[tuple[int, int, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refreshed: float | None = None
+        self._changes = 0
+        self._changes_known: dict[int, int] = {}
         self._crowded = False
         self._call_ended = asyncio.Event()
 
@@ -83,6 +85,7 @@ class Dispatcher:
         """
         await self._refresh()
         db, ids = self._dbs.cell(cell), list(self._desk.accounts)
+        await self._route_again(db)
         due: dict[int, set[str]] = {}
         for one in await db.read(lambda tx: store.due(tx, ids)):
             due.setdefault(one.rail_account_id, set()).add(one.work)
@@ -144,10 +147,23 @@ class Dispatcher:
         wanted = await policy.load(self._dbs, self._environment_id)
         guard = self._guard
         watched = frozenset(one.id for one in found.values() if guard and guard.watches(one))
+        self._changes += found != self._desk.accounts
         self._desk = replace(self._desk, accounts=found, policy=wanted, watched=watched)
         for account in found.values():
             self._lanes.setdefault(account.id, Lane()).configure(account)
         self._refreshed = now
+
+    async def _route_again(self, db: CellDb) -> None:
+        """Accounts that are new or other ones may pay what had no way out.
+
+        Whoever said so may have done it by the accounts of two seconds ago.
+        """
+        changes = self._changes
+        if self._changes_known.get(db.number) == changes:
+            return
+        if await db.read(store.any_unrouted):
+            await self._run(db, store.route_again)
+        self._changes_known[db.number] = changes
 
     def _standing(self, account_id: int) -> Standing:
         lane = self._lanes.get(account_id)

@@ -81,6 +81,25 @@ async def postpone_approved(
     )
 
 
+async def any_unrouted(tx: CellRead) -> bool:
+    """Whether approved withdrawals wait because no account could make them."""
+    found = await tx.tuples(
+        "SELECT EXISTS (SELECT FROM withdrawal"
+        " WHERE state = 'approved' AND due_at > %s AND reason = 'no-route')",
+        (tx.now,),
+    )
+    return bool(found[0][0])
+
+
+async def route_again(tx: CellTx) -> int:
+    """Let them be looked at now; how many."""
+    return await tx.execute(
+        "UPDATE withdrawal SET due_at = %s"
+        " WHERE state = 'approved' AND due_at > %s AND reason = 'no-route'",
+        (tx.now, tx.now),
+    )
+
+
 async def transfer_numbers(tx: CellTx, transfer_ids: Sequence[int]) -> dict[int, int]:
     """The number of the latest attempt of each transfer that has one."""
     return dict(
