@@ -10,7 +10,7 @@ met, and parameters adapted by `arrays` or by the driver.
 
 A plan that is kept from the first time on is one for the tables as they are then; transactions
 whose statements are sent together forbid the plans that only suit small ones. In all others a
-statement is prepared once it has been used a few times, as the driver does.
+statement is prepared once it has been used as often as the driver waits for (`prepare_threshold`).
 
 Where each answer is waited for, only what begins and ends a transaction goes together with another:
 BEGIN with the first statement, and COMMIT with what is left to the end.
@@ -38,9 +38,6 @@ T = TypeVar("T")
 
 _PREPARED_MOST: Final = 500
 """Statements that one connection keeps prepared."""
-
-_USES_UNPREPARED: Final = 5
-"""So often is a statement planned anew, where any plan is allowed, before a plan is kept."""
 
 _NUMBERS = count(1)
 """For the names of prepared statements: no two of this process are the same."""
@@ -117,6 +114,7 @@ class Sending:
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
+        self._threshold = connection.prepare_threshold
         self._adapting = Transformer(connection)
         self._names: dict[_Known, bytes] = {}
         self._uses: Counter[_Known] = Counter()
@@ -241,7 +239,8 @@ class Sending:
         name = self._names.get(known)
         if name is not None:
             return name
-        if not self._together and self._uses[known] < _USES_UNPREPARED:
+        threshold = self._threshold
+        if threshold is None or (not self._together and self._uses[known] < threshold):
             if len(self._uses) < 4 * _PREPARED_MOST:
                 self._uses[known] += 1
             return None

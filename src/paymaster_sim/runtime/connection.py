@@ -169,6 +169,8 @@ class SimConnection(Connection):
     def __init__(self, pgconn: Any, row_factory: Any = None) -> None:
         super().__init__(pgconn, *(() if row_factory is None else (row_factory,)))
         self.cursor_factory = _SimCursor
+        # Its tables are small, and most connections do not live to use a statement often.
+        self.prepare_threshold = 0
         self.owner: Process | None = None
         self.texts: list[str] = []
         self.asked_by: AsyncCursor[Any] | None = None

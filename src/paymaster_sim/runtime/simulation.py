@@ -34,10 +34,12 @@ SERVER_SETTINGS = {
     "deadlock_timeout": "1h",
     "max_connections": "200",
     "scram_iterations": "1",
+    "plan_cache_mode": "force_generic_plan",
 }
 """For the PostgreSQL of a simulation: nothing there happens by itself, or at a moment of its own.
-A deadlock is found by the turnstile, since PostgreSQL would let time choose its victim; and half of
-the time that a new connection takes is spent on passwords."""
+A deadlock is found by the turnstile, since PostgreSQL would let time choose its victim; half of the
+time that a new connection takes is spent on passwords; and to plan what is asked of such small
+tables takes longer than to do it."""
 
 
 def usual_pace(random: Random) -> float:
