@@ -29,8 +29,7 @@ import pytest
 from tests.e2e.test_demo import descendants, postgres_of
 from tests.wire import Wire
 
-from paymaster.cli.demo import payees, world
-from paymaster.cli.demo import story as stages
+from paymaster.cli.demo import accounts, payees, world
 from paymaster.cli.demo.client import Client
 from paymaster.cli.demo.scene import BANK, WALLET
 from paymaster.cli.demo.state import State
@@ -96,7 +95,7 @@ async def scene(folder: Path) -> AsyncGenerator[Scene]:
     async with contextlib.AsyncExitStack() as stack:
         day = today - timedelta(days=1)
         addresses = await stack.enter_async_context(world.running(folder, SEED, day, 1))
-        stages.keep_secrets(addresses, secrets_directory(load_settings()))
+        accounts.keep_secrets(addresses, secrets_directory(load_settings()))
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=60, trust_env=False))
         deps = await stack.enter_async_context(build(load_settings()))
         wires = [
@@ -262,7 +261,7 @@ async def trouble(made: Scene, rng: Random) -> None:
 
 async def all_ended(made: Scene) -> None:
     """Every withdrawal reaches an end once the providers have closed their day."""
-    closed, deadline = False, monotonic_seconds() + 300
+    states, closed, deadline = Counter[str](), False, monotonic_seconds() + 300
     while monotonic_seconds() < deadline:
         found = await made.app.all("/v1/withdrawals")
         states = Counter(one["state"] for one in found)
