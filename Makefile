@@ -47,6 +47,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --project tests/pyrightconfig.json
 
 contracts: $(READY)
 	$(BIN)/lint-imports

@@ -329,7 +329,7 @@ class Play:
     async def _as_of(self, rows: Rows) -> None:
         """Balances at moments around those at which something happened."""
         rng, now = random.Random(self.base), self.world.clock.now()
-        moments = sorted({leg[k] for legs in rows.legs.values() for leg in legs for k in (1, 2)})
+        moments = sorted({at for legs in rows.legs.values() for leg in legs for at in leg[1:]})
         for account in rng.sample(sorted(rows.legs), min(20, len(rows.legs))):
             at = rng.choice(moments) + timedelta(seconds=rng.choice([-1, 0, 0, 1]))
             basis = rng.choice(BASES)

@@ -26,8 +26,11 @@ class Rows:
 
     def as_of(self, account: Account, at: datetime, basis: str) -> int:
         """What the account held at a moment."""
-        column = 1 if basis == "effective" else 2
-        return sum(leg[0] for leg in self.legs.get(account, []) if leg[column] <= at)
+        return sum(
+            change
+            for change, effective_at, recorded_at in self.legs.get(account, [])
+            if (effective_at if basis == "effective" else recorded_at) <= at
+        )
 
 
 @dataclass
@@ -117,7 +120,7 @@ def _entry(
         walks[source].step(number, -amount, tuple(links[:3]))
         walks[destination].step(number, amount, tuple(links[3:]))
         lines.append(Line(names[source], names[destination], amount, asset, requested))
-    return Written(*row[:8], tuple(lines))
+    return Written._make((*row[:8], tuple(lines)))
 
 
 async def _marks(tx: CellRead, walks: dict[int, _Walk]) -> None:

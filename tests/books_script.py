@@ -18,7 +18,7 @@ from paymaster.kernel.money import Money
 from paymaster.ledger import recipes
 from paymaster.ledger.chart import Account
 from paymaster.ledger.entry import Entry, Mode, Posting
-from paymaster.ledger.hold import Reserve, Settle
+from paymaster.ledger.hold import Final, Reserve, Settle
 
 FEW, MANY, SPONSORS, RAILS = range(1, 6), range(1, 151), (11, 12), (21, 22)
 HOUSE, GIANT = 0, 31
@@ -302,7 +302,8 @@ class Writer:
         amount = Money(max(1, left + 1 if odd and self.rng.random() < 0.2 else part), "EUR")
         if odd and self.rng.random() < 0.05:
             number = self.hold_ids + 1000
-        final = self.rng.choice(["captured", "captured", "released", "expired"])
+        ends: list[Final] = ["captured", "captured", "released", "expired"]
+        final = self.rng.choice(ends)
         if final == "captured":
             fee = Money(self.rng.choice([0, 0, 1]) if amount.minor > 1 else 0, "EUR")
             rail = self.rng.choice(RAILS)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 from tests.payin_rail import PayInRail
 from tests.payouts import Payouts, payout_world
@@ -49,8 +50,8 @@ class Collecting:
     def account(self) -> PayoutAccount:
         return self.payouts.accounts[self.rail.caps.name]
 
-    def ask(self, target: int = CAMPAIGN, **more: object) -> Ask:
-        given: dict[str, object] = {
+    def ask(self, target: int = CAMPAIGN, **more: Any) -> Ask:
+        given: dict[str, Any] = {
             "purpose": "campaign",
             "target_id": target,
             "account": self.account,
@@ -59,20 +60,20 @@ class Collecting:
             "description": "Budget",
             "lasts": HALF_HOUR,
         }
-        return Ask(**(given | more))  # type: ignore[arg-type]
+        return Ask(**(given | more))
 
-    async def new(self, target: int = CAMPAIGN, cell: int = 1, **more: object) -> ChargeRow:
+    async def new(self, target: int = CAMPAIGN, cell: int = 1, **more: Any) -> ChargeRow:
         """A charge, just asked for."""
         rails, sealer, ask = self.payouts.rails, self.payouts.sealer, self.ask(target, **more)
         return await self.world.run(lambda tx: request.request(tx, rails, sealer, ask), cell)
 
-    async def opened(self, target: int = CAMPAIGN, cell: int = 1, **more: object) -> ChargeRow:
+    async def opened(self, target: int = CAMPAIGN, cell: int = 1, **more: Any) -> ChargeRow:
         """A charge that can be paid."""
         row = await self.new(target, cell, **more)
         await self.round(cell)
         return await self.see(row, cell)
 
-    async def paid(self, target: int = CAMPAIGN, cell: int = 1, **more: object) -> ChargeRow:
+    async def paid(self, target: int = CAMPAIGN, cell: int = 1, **more: Any) -> ChargeRow:
         """A charge that was paid and credited."""
         row = await self.opened(target, cell, **more)
         self.rail.pay(row.key)

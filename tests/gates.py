@@ -16,6 +16,7 @@ import pytest
 from tests.world import World
 
 T = TypeVar("T")
+U = TypeVar("U")
 Send = Callable[[], Awaitable[Any]]
 ORDERS = pytest.mark.parametrize("turned", [False, True], ids=["first", "second"])
 _LOOKS = 2000
@@ -59,7 +60,7 @@ async def closed(world: World, cell: int = 1) -> AsyncIterator[Gate]:
         await connect(world.owner_dsn) as holder,
         await connect(world.owner_dsn, autocommit=True) as watcher,
     ):
-        await holder.execute(f"SELECT seq FROM cell_{cell}.head WHERE id = 1 FOR UPDATE")
+        await holder.execute(f"SELECT seq FROM cell_{cell}.head WHERE id = 1 FOR UPDATE".encode())
         yield Gate(holder, watcher)
         await holder.rollback()
 
@@ -67,10 +68,10 @@ async def closed(world: World, cell: int = 1) -> AsyncIterator[Gate]:
 async def one_after_the_other(
     world: World,
     first: Callable[[], Awaitable[T]],
-    second: Callable[[], Awaitable[T]],
+    second: Callable[[], Awaitable[U]],
     *,
     waits: bool = True,
-) -> tuple[T, T]:
+) -> tuple[T, U]:
     """Both at once; the second one begins when the first has done all but its COMMIT.
 
     `waits` is False where the second one does not wait for what is locked but passes it by.

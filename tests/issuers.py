@@ -113,7 +113,7 @@ def local_issuer() -> Generator[LocalIssuer]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_args: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
             """Nothing: tests print what matters."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -168,7 +169,7 @@ class Live:
         """Start it again, as `paymaster up` does."""
         revive_embedded(self.settings)
 
-    def rows(self, statement: str, *params: object) -> list[tuple[object, ...]]:
+    def rows(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
         """Rows of the cell as the owner reads them."""
         dsn = embedded(self.settings)["main"].owner_dsn(DATABASE)
         with psycopg.connect(dsn, autocommit=True) as connection:

@@ -40,7 +40,7 @@ class Mailbox:
     ) -> str:
         content = envelope.content
         assert isinstance(content, bytes)
-        self.letters.append(email.message_from_bytes(content, policy=default))  # type: ignore[arg-type]
+        self.letters.append(email.message_from_bytes(content, policy=default))
         self.recipients.append(list(envelope.rcpt_tos))
         self.encrypted.append(session.ssl is not None)
         return self.answer

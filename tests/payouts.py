@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
+from typing import Any, LiteralString
 
 from tests.scripted_rails import ScriptedRail
 from tests.withdrawals import BANK, CAMPAIGN, Earner, requested
@@ -29,6 +30,7 @@ from paymaster.people import destinations
 from paymaster.people.users import Upsert, put
 from paymaster.rails.base import (
     Outcome,
+    Queries,
     Rail,
 )
 from paymaster.secrets.local import HmacSigner, LocalKek
@@ -75,14 +77,14 @@ class Payouts:
             self.world.dbs, 1, self.rails, self.sealer, pace=self.pace, random=Random(2)
         )
 
-    async def add_account(self, name: str, rail: str, **rest: object) -> PayoutAccount:
+    async def add_account(self, name: str, rail: str, **rest: Any) -> PayoutAccount:
         new = NewAccount(
             name,
             rail,
             str(rest.pop("currency", "EUR")),
-            dict(rest.pop("settings", {})),  # type: ignore[call-overload]
-            dict(rest.pop("secrets", {})),  # type: ignore[call-overload]
-            **rest,  # type: ignore[arg-type]
+            dict(rest.pop("settings", {})),
+            dict(rest.pop("secrets", {})),
+            **rest,
         )
 
         async def work(tx: ControlTx) -> PayoutAccount:
@@ -129,10 +131,8 @@ class Payouts:
         desk, found = self.desk, self.accounts[account]
         asked = await self.world.run(lambda tx: resolve.claim_questions(tx, desk, found, 100), cell)
         rail = self.rails[found.rail.rail]
-        told = [
-            await resolve.ask(rail, found, each, self.pace, self.world.clock)  # type: ignore[arg-type]
-            for each in asked
-        ]
+        assert isinstance(rail, Queries)
+        told = [await resolve.ask(rail, found, each, self.pace, self.world.clock) for each in asked]
         return await self.world.run(
             lambda tx: resolve.conclude(tx, desk, found, told, self.random), cell
         )
@@ -158,8 +158,8 @@ class Payouts:
 
     # ------------------------------------------------------------------------ what is there
 
-    async def value(self, sql: str, *params: object, cell: int = 1) -> object:
-        return await self.world.read(lambda tx: tx.value(sql, params), cell)  # type: ignore[arg-type]
+    async def value(self, sql: LiteralString, *params: object, cell: int = 1) -> Any:
+        return await self.world.read(lambda tx: tx.value(sql, params), cell)
 
     async def states(self, withdrawal_id: int, cell: int = 1) -> tuple[str, list[str]]:
         """The withdrawal's state and those of its attempts."""
@@ -172,7 +172,7 @@ class Payouts:
             withdrawal_id,
             cell=cell,
         )
-        return str(state), list(attempts)  # type: ignore[call-overload]
+        return str(state), list(attempts)
 
     async def key_of(self, withdrawal_id: int, number: int = 1, cell: int = 1) -> str:
         return str(

@@ -16,6 +16,7 @@ from tests.world import PostgresServer, World, make_world
 
 from paymaster.db import outbox
 from paymaster.db.outbox import Message
+from paymaster.kernel.clock import ManualClock
 from paymaster.kernel.errors import Busy
 from paymaster.kernel.ids import text_id
 from paymaster.messages.broker.link import Access, Link
@@ -76,7 +77,9 @@ async def publish(one: Publisher, *, patience: int = 200) -> None:
                 return
         except Busy:
             await asyncio.sleep(0.05)
-            one._place.dbs.clock.advance(timedelta(milliseconds=50))
+            clock = one._place.dbs.clock
+            assert isinstance(clock, ManualClock)
+            clock.advance(timedelta(milliseconds=50))
     raise AssertionError("it is not published")
 
 

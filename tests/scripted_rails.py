@@ -10,6 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from paymaster.kernel.errors import (
     NeverSent,
@@ -120,8 +121,8 @@ class AskableRail(ScriptedRail):
 
     SECRET = secrets.token_hex(16)
 
-    def __init__(self, name: str, **rest: object) -> None:
-        super().__init__(name, **rest)  # type: ignore[arg-type]
+    def __init__(self, name: str, **rest: Any) -> None:
+        super().__init__(name, **rest)
         self.answers: dict[str, Verdict] = {}
         self.code: str | None = None
         self.questions: list[str] = []
@@ -141,7 +142,7 @@ class AskableRail(ScriptedRail):
 
     def call(
         self, key: str, verdict: Verdict, event: str, at: datetime, **more: object
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """Headers and body of a webhook."""
         body = json.dumps(
             {"id": event, "key": key, "verdict": verdict.value, "at": at.isoformat(), **more}
@@ -175,11 +176,11 @@ class AskableRail(ScriptedRail):
 class FileRail(ScriptedRail):
     """Many payments in one file; answers come as files."""
 
-    def __init__(self, name: str, **rest: object) -> None:
+    def __init__(self, name: str, **rest: Any) -> None:
         rest.setdefault("batch_items", 3)
         rest.setdefault("replay_window", None)
         rest.setdefault("proof_after", None)
-        super().__init__(name, **rest)  # type: ignore[arg-type]
+        super().__init__(name, **rest)
         self.out: list[RemoteFile] = []
         self.statements: dict[str, list[Statement]] = {}
         self.notices: dict[str, list[Notice]] = {}

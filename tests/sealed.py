@@ -30,7 +30,9 @@ Row = dict[str, Any]
 @contextmanager
 def superuser(world: World, schema: str) -> Iterator[psycopg.Connection[Row]]:
     """Somebody who may do everything to a schema, past foreign keys too."""
-    with psycopg.connect(world.owner_dsn, autocommit=True, row_factory=dict_row) as connection:
+    with psycopg.Connection[Row].connect(
+        world.owner_dsn, autocommit=True, row_factory=dict_row
+    ) as connection:
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
         connection.execute("SET session_replication_role TO replica")
         yield connection

@@ -10,10 +10,11 @@ from typing import Any
 
 import httpx
 import psycopg
-from starlette.types import ASGIApp
-from tests.world import ACTOR, START, PostgresServer, World, legal_moves, make_world
+from psycopg.conninfo import conninfo_to_dict
+from tests.world import ACTOR, START, PostgresServer, World, app_dsn, legal_moves, make_world
 
 from paymaster.api.app import build_api, build_hooks
+from paymaster.api.middleware import Outermost
 from paymaster.compose import Deps
 from paymaster.db.cells import Databases
 from paymaster.db.migrate import migrate
@@ -78,7 +79,7 @@ class Served:
 
     world: World
     deps: Deps
-    app: ASGIApp
+    app: Outermost
     api: httpx.AsyncClient
     hooks: httpx.AsyncClient
 
@@ -114,7 +115,7 @@ async def add_environment(
 ) -> int:
     """Another environment in the same installation, with a cell of its number as its treasury."""
     world = served.world
-    role = psycopg.conninfo.conninfo_to_dict(world.dbs._servers["main"]._pool.conninfo)["user"]
+    role = conninfo_to_dict(app_dsn(world.dbs))["user"]
     schema = f"cell_{environment_id}"
     moves = legal_moves()
     migrate(world.owner_dsn, schema, "cell", app_role=str(role), now=START, legal_moves=moves)

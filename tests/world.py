@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import psycopg
+from psycopg_pool import AsyncConnectionPool
 
 from paymaster.db.cells import Databases, Environment
 from paymaster.db.migrate import migrate
@@ -56,6 +57,20 @@ class World:
     async def read(self, work: Callable[[CellRead], Awaitable[T]], cell: int = 1) -> T:
         """A snapshot of a cell."""
         return await self.dbs.cell(cell).read(work)
+
+
+def app_pool(dbs: Databases) -> AsyncConnectionPool[Any]:
+    """The connections of the application, whose address some tests need or change."""
+    pool = dbs._servers["main"]._pool
+    assert isinstance(pool, AsyncConnectionPool)
+    return pool
+
+
+def app_dsn(dbs: Databases) -> str:
+    """The address that the application connects to."""
+    address = app_pool(dbs).conninfo
+    assert isinstance(address, str)
+    return address
 
 
 def legal_moves() -> list[tuple[str, str, str, str]]:

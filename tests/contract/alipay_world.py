@@ -44,7 +44,7 @@ def request_for_certificate() -> tuple[str, str]:
 class AlipayHarness(SandboxHarness):
     """One app, over the new interface or the gateway."""
 
-    faults: ClassVar = frozenset(Fault)
+    faults = frozenset(Fault)
     fates: ClassVar = {Fate.REFUSED: "reject", Fate.RETURNED: "return"}
 
     def __init__(
@@ -129,9 +129,10 @@ class AlipayHarness(SandboxHarness):
         """How the world calls the payee."""
         return item.payee.details["user_id"]
 
-    async def decide(self, item: Instruction, fate: Fate) -> None:
+    async def decide(self, instruction: Instruction, fate: Fate) -> None:
         """Tell the oracle."""
-        body: dict[str, object] = {"payee": self.payee_id(item), "outcome": self.fates[fate]}
+        payee = self.payee_id(instruction)
+        body: dict[str, object] = {"payee": payee, "outcome": self.fates[fate]}
         code = {Fate.REFUSED: "PAYEE_USER_INFO_ERROR", Fate.RETURNED: "PAYEE_CARD_REFUND"}[fate]
         await self.outside.control("/oracle", {**body, "code": code, "uses": None})
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 from tests.contract.alipay_world import AlipayHarness
 from tests.contract.sandboxes import Outside, outside
@@ -221,7 +221,7 @@ class BillWorld:
         """Kinds of all breaks there ever were."""
         return sorted(await self.desk.kinds("open") + await self.desk.kinds("resolved"))
 
-    async def value(self, sql: str, *params: object) -> Any:
+    async def value(self, sql: LiteralString, *params: object) -> Any:
         return await self.payouts.value(sql, *params)
 
 

@@ -118,7 +118,7 @@ class SkipsALine(Wallet):
 
 @broken("gives a settlement again and again", "files-are-fetched-once")
 class ForgetsWhatWasSeen(Wallet):
-    async def fetch(self, account: RailAccount, _seen: frozenset[str]) -> Sequence[RemoteFile]:
+    async def fetch(self, account: RailAccount, seen: frozenset[str]) -> Sequence[RemoteFile]:
         return await super().fetch(account, frozenset())
 
 

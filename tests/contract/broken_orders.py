@@ -40,10 +40,10 @@ class PaysTwice(Wallet):
 
 @broken("forgets to send", "pays-once")
 class Forgets(Wallet):
-    async def send(self, _account: RailAccount, prepared: Prepared) -> Sequence[Outcome]:
+    async def send(self, account: RailAccount, prepared: Prepared) -> Sequence[Outcome]:
         return [Outcome(key, Verdict.ACCEPTED) for key in prepared.keys]
 
-    async def query(self, _account: RailAccount, key: str) -> Outcome:
+    async def query(self, account: RailAccount, key: str) -> Outcome:
         return Outcome(key, Verdict.ACCEPTED)
 
 

@@ -46,9 +46,13 @@ class Harness(Protocol):
     """A rail, an account, and the world behind it."""
 
     account: RailAccount
-    faults: frozenset[Fault]
     seen: set[str]
     """Names of the files that were read, by all checks together."""
+
+    @property
+    def faults(self) -> frozenset[Fault]:
+        """What this provider can be made to do."""
+        ...
 
     def make_rail(self) -> Rail:
         """The rail as a process that has just started would make it."""

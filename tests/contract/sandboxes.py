@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -105,10 +106,10 @@ async def outside(data: Path) -> AsyncGenerator[Outside]:
         yield found
 
 
-class SandboxHarness:
+class SandboxHarness(ABC):
     """What both sandboxes have in common."""
 
-    faults: ClassVar[frozenset[Fault]] = frozenset()
+    faults: frozenset[Fault] = frozenset()
     fates: ClassVar[dict[Fate, str]] = {}
     payee: ClassVar[Callable[[int], Payee]]
 
@@ -149,9 +150,26 @@ class SandboxHarness:
         """How the world calls the payee."""
         return item.payee.details.get("iban") or item.payee.details["wallet"]
 
-    async def decide(self, item: Instruction, fate: Fate) -> None:
+    @abstractmethod
+    def unreachable(self) -> RailAccount:
+        """The same account at an address where nobody listens."""
+
+    @abstractmethod
+    def foreign(self) -> RailAccount:
+        """Another account of the same kind."""
+
+    @abstractmethod
+    async def arm(self, fault: Fault) -> None:
+        """Let the next order meet a fault."""
+
+    @abstractmethod
+    async def calls(self) -> int:
+        """How many orders have reached the provider so far."""
+
+    async def decide(self, instruction: Instruction, fate: Fate) -> None:
         """Tell the oracle."""
-        body: dict[str, object] = {"payee": self.payee_id(item), "outcome": self.fates[fate]}
+        payee = self.payee_id(instruction)
+        body: dict[str, object] = {"payee": payee, "outcome": self.fates[fate]}
         await self.outside.control("/oracle", {**body, "code": "AC04", "uses": None})
 
     async def reset(self) -> None:
@@ -176,16 +194,16 @@ class SandboxHarness:
         """End the business day at both providers."""
         await self.outside.control("/close-day", {"advance": False})
 
-    async def times_paid(self, item: Instruction) -> int:
+    async def times_paid(self, instruction: Instruction) -> int:
         """By the world's books."""
         books = await self.outside.control("/books")
-        return cast("dict[str, int]", books["references"]).get(item.key, 0)
+        return cast("dict[str, int]", books["references"]).get(instruction.key, 0)
 
-    async def minor_paid(self, item: Instruction) -> int:
+    async def minor_paid(self, instruction: Instruction) -> int:
         """By the world's books."""
         books = await self.outside.control("/books")
         payees = cast("dict[str, dict[str, int]]", books["payees"])
-        return payees.get(self.payee_id(item), {"paid_minor": 0})["paid_minor"]
+        return payees.get(self.payee_id(instruction), {"paid_minor": 0})["paid_minor"]
 
     async def deliveries(self) -> list[Delivery]:
         """What the receiver got since."""
@@ -201,7 +219,7 @@ class SandboxHarness:
 class WalletHarness(SandboxHarness):
     """The wallet provider over HTTP."""
 
-    faults: ClassVar = frozenset(Fault)
+    faults = frozenset(Fault)
     fates: ClassVar = {Fate.REFUSED: "closed", Fate.RETURNED: "return"}
     payee = staticmethod(payee_wallet)
 
@@ -236,7 +254,7 @@ class WalletHarness(SandboxHarness):
 class BankHarness(SandboxHarness):
     """The bank over SFTP."""
 
-    faults: ClassVar = frozenset({Fault.LOSE_ANSWER})
+    faults = frozenset({Fault.LOSE_ANSWER})
     fates: ClassVar = {Fate.REFUSED: "reject", Fate.RETURNED: "return"}
     payee = staticmethod(payee_iban)
 

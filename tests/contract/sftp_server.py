@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncssh
+from asyncssh.misc import MaybeAwait
 
 from paymaster.rails.sftp import SftpPlace
 
@@ -30,9 +32,9 @@ class BankServer:
         self.picked_up: dict[str, list[bytes]] = {}
         self._open: list[asyncssh.SSHServerConnection] = []
 
-    def place(self, **changes: object) -> SftpPlace:
+    def place(self, **changes: Any) -> SftpPlace:
         """How our side reaches this server."""
-        known: dict[str, object] = {
+        known: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": self.port,
             "user": "paymaster",
@@ -40,7 +42,7 @@ class BankServer:
             "client_key": self.client_key.export_private_key().decode(),
             "timeout_seconds": 5.0,
         }
-        return SftpPlace(**(known | changes))  # type: ignore[arg-type]
+        return SftpPlace(**(known | changes))
 
     def cut(self) -> None:
         """Drop every connection without a word."""
@@ -64,7 +66,7 @@ class BankServer:
                 bank.connections += 1
                 bank._open.append(conn)
 
-            def begin_auth(self, _username: str) -> bool:
+            def begin_auth(self, username: str) -> bool:
                 return True
 
             def public_key_auth_supported(self) -> bool:
@@ -75,9 +77,9 @@ class BankServer:
 
         class Files(asyncssh.SFTPServer):
             def __init__(self, channel: asyncssh.SSHServerChannel) -> None:
-                super().__init__(channel, chroot=bank.root)
+                super().__init__(channel, chroot=str(bank.root).encode())
 
-            def write(self, file_obj: object, offset: int, data: bytes) -> int:
+            def write(self, file_obj: object, offset: int, data: bytes) -> MaybeAwait[int]:
                 if bank.cut_while_writing:
                     bank.cut_while_writing -= 1
                     bank.cut()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any, LiteralString, cast
 
 import pytest
 from tests.contract.checking import patiently
@@ -116,7 +116,7 @@ class Both:
         await poll(dbs, self.payouts.rails, self.payouts.sealer, account, store)
         await self.apply()
 
-    async def until(self, done: str, *, seconds: float = 20) -> None:
+    async def until(self, done: LiteralString, *, seconds: float = 20) -> None:
         """Go on until a statement counts nothing any more."""
         dispatcher = self.payouts.dispatcher()
         end = time.monotonic() + seconds

@@ -48,7 +48,7 @@ def cannot_be_written(rail: AskableRail) -> None:
 
 def answers_nonsense(rail: AskableRail) -> None:
     class Nonsense(dict[str, Outcome]):
-        def get(self, key: str, default: object = None) -> Outcome:  # type: ignore[override]
+        def get(self, key: str, default: object = None) -> Outcome:
             return Outcome(f"not {key}", Verdict.PAID)
 
     rail.fates = Nonsense()
@@ -60,7 +60,7 @@ def breaks_when_asked(rail: AskableRail) -> None:
         raise KeyError("a fault in the rail")
 
     rail.before = [RailUnknown("provider-silent", "No answer.") for _ in range(10_000)]
-    rail.query = query  # type: ignore[method-assign, assignment]
+    rail.query = query  # pyright: ignore[reportAttributeAccessIssue]
 
 
 SICKNESSES = {

@@ -6,7 +6,7 @@ else's, which the provider answers with its own error.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -95,12 +95,12 @@ async def unsigned(_place: Place, folder: Path) -> str:
     ("whose", "code"), [(stranger, "CA_ERROR"), (unsigned, "certificate-refused")]
 )
 async def test_it_is_named_and_stops_one_rail(
-    place: Place, tmp_path: Path, whose: object, code: str
+    place: Place, tmp_path: Path, whose: Callable[[Place, Path], Awaitable[str]], code: str
 ) -> None:
     payouts, sound = place.payouts, place.harness.kept["identity"]
     folder = tmp_path / "wrong"
     folder.mkdir()
-    place.harness.kept["identity"] = await whose(place, folder)  # type: ignore[operator]
+    place.harness.kept["identity"] = await whose(place, folder)
     wrong = [
         await approved(payouts, await place.payee(number), "1.00") for number in range(PAYMENTS)
     ]

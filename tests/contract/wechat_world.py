@@ -15,7 +15,7 @@ from tests.contract.checking import patiently
 from tests.contract.harness import Delivery, Fate, Fault
 from tests.contract.sandboxes import MakeRail, Outside, SandboxHarness
 
-from paymaster.kernel.clock import milliseconds
+from paymaster.kernel.clock import Clock, milliseconds
 from paymaster.kernel.ids import reference, time_floor
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Instruction, Payee, RailAccount
@@ -62,7 +62,7 @@ def _proof(headers: Mapping[str, str]) -> dict[str, str]:
 class WeChatHarness(SandboxHarness):
     """One merchant with one product, whose users accept what they are offered."""
 
-    faults: ClassVar = frozenset(Fault)
+    faults = frozenset(Fault)
     fates: ClassVar = {Fate.REFUSED: "fail"}
 
     def __init__(
@@ -74,7 +74,7 @@ class WeChatHarness(SandboxHarness):
     ) -> None:
         super().__init__(found, account, make)
         self.kept = kept
-        self.clock = found.clock
+        self.clock: Clock = found.clock
         self._heard = 0
 
     @classmethod
@@ -217,9 +217,10 @@ class WeChatHarness(SandboxHarness):
         """How the world calls the payee."""
         return item.payee.details["openid"]
 
-    async def decide(self, item: Instruction, fate: Fate) -> None:
+    async def decide(self, instruction: Instruction, fate: Fate) -> None:
         """Tell the oracle."""
-        body: dict[str, object] = {"payee": self.payee_id(item), "outcome": self.fates[fate]}
+        payee = self.payee_id(instruction)
+        body: dict[str, object] = {"payee": payee, "outcome": self.fates[fate]}
         body |= {"code": "PAYEE_ACCOUNT_ABNORMAL", "uses": None}
         await self.outside.control("/oracle", body)
 

@@ -261,7 +261,7 @@ async def trouble(made: Scene, rng: Random) -> None:
 
 async def all_ended(made: Scene) -> None:
     """Every withdrawal reaches an end once the providers have closed their day."""
-    closed, deadline = False, monotonic_seconds() + 300
+    states, closed, deadline = Counter[str](), False, monotonic_seconds() + 300
     while monotonic_seconds() < deadline:
         found = await made.app.all("/v1/withdrawals")
         states = Counter(one["state"] for one in found)

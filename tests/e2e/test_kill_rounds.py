@@ -16,6 +16,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -200,7 +201,7 @@ def check_rows(made: Live, who: list[Person], asked: list[Asked], granted: int) 
         "SELECT owner_id, balance FROM account WHERE kind = 'available' AND owner_id = ANY(%s)",
         [person.ref.id for person in who],
     )
-    assert dict(balances) == {user: granted - minor for user, minor in spent.items()}  # type: ignore[arg-type]
+    assert dict(balances) == {user: granted - minor for user, minor in spent.items()}
 
 
 async def clean(deps: Deps) -> None:
@@ -251,7 +252,7 @@ async def test_what_was_posted_in_process_is_in_the_books_once(tmp_path: Path) -
         sink = Account("equity", HOUSE, "EUR")
         done: dict[int, bool] = {}
 
-        async def use_case(tx: CellTx, entries: list[Entry]) -> list[Posted]:
+        async def use_case(tx: CellTx, entries: Sequence[Entry]) -> Sequence[Posted]:
             return await post(tx, entries)
 
         run = in_cell(cell, ACTOR, use_case)

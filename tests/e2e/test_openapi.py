@@ -44,7 +44,7 @@ EXAMPLES = 8
 FOREIGN = "Ocelotmark"
 """In all that is planted in another environment."""
 
-LIMITS = dict.fromkeys(
+LIMITS: dict[str, int] = dict.fromkeys(
     ("requests_per_minute", "user_requests_per_minute", "address_requests_per_minute"), 10_000_000
 )
 WEBHOOKS = {"allowed_networks": ["127.0.0.0/8"]}
@@ -184,7 +184,7 @@ made_up = settings(
     deadline=None,
     database=None,
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
 )
 
 

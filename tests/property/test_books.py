@@ -162,10 +162,6 @@ async def test_random_batches_equal_the_model(postgres: PostgresServer) -> None:
         await _equal(world, model)
 
 
-async def _ids(tx: object, count: int) -> list[int]:
-    return tx.ids(count)  # type: ignore[attr-defined]
-
-
 async def _equal(world: World, model: Model) -> None:
     for account, expected in model.balances.items():
         stored = await world.read(lambda tx, a=account: balance.account_balance(tx, a))

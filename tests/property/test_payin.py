@@ -148,7 +148,10 @@ class Play:
         await till.assert_proven()
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=40,
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+)
 @given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 11)), min_size=5, max_size=30))
 def test_credited_once_or_not_at_all(server: PostgresServer, acts: list[tuple[str, int]]) -> None:
     async def run() -> None:

@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -60,16 +60,20 @@ async def smaller(world: World, steps: Sequence[Step], verbs: Verbs) -> list[Ste
         if isinstance(step, Transaction):
             for number in range(len(step.calls)):
 
-                async def still(commands: list, at=(kept, place, number)) -> bool:
+                async def still(
+                    commands: list[Any],
+                    at: tuple[list[Step], int, int] = (kept, place, number),
+                ) -> bool:
                     return await fails(with_commands(*at, commands))
 
-                call = kept[place].calls[number]  # type: ignore[union-attr]
-                left = await without(list(call.commands), still)
+                same = kept[place]
+                assert isinstance(same, Transaction)
+                left = await without(list(same.calls[number].commands), still)
                 kept = with_commands(kept, place, number, left)
     return await without(kept, fails)
 
 
-async def without(items: list, fails: Callable[[list], Awaitable[bool]]) -> list:
+async def without(items: list[Any], fails: Callable[[list[Any]], Awaitable[bool]]) -> list[Any]:
     """Leave out pieces, large ones first, as long as it still fails."""
     size = max(1, len(items) // 2)
     while True:
@@ -85,7 +89,7 @@ async def without(items: list, fails: Callable[[list], Awaitable[bool]]) -> list
         size //= 2
 
 
-def with_commands(steps: list[Step], place: int, number: int, commands: list) -> list[Step]:
+def with_commands(steps: list[Step], place: int, number: int, commands: list[Any]) -> list[Step]:
     step = steps[place]
     assert isinstance(step, Transaction)
     calls = list(step.calls)
@@ -179,10 +183,10 @@ def _told_wrong(verb: str, change: Callable[[Posted], Posted]) -> Verb:
     return wrong
 
 
-def _then(verb: str, statement: str) -> Verb:
+def _then(verb: str, statement: LiteralString) -> Verb:
     async def wrong(tx: CellTx, commands: Sequence[Any]) -> list[Posted]:
         answers = await VERBS[verb](tx, commands)
-        await tx.execute(statement)  # type: ignore[arg-type]
+        await tx.execute(statement)
         return answers
 
     return wrong

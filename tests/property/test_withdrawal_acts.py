@@ -293,7 +293,7 @@ def play(everybody: type[Everybody], examples: int, steps: int) -> None:
     case.settings = settings(
         max_examples=examples,
         stateful_step_count=steps,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     case().runTest()
 

@@ -229,15 +229,15 @@ class Withdrawals(RuleBasedStateMachine):
         )
     )
     def steps(self, wishes: list[tuple[int, Event, str | None, int | None, bool]]) -> None:
-        chosen = [(self.lines[n % len(self.lines)], *rest) for n, *rest in wishes]
+        chosen = [self.lines[number % len(self.lines)] for number, *_ in wishes]
         steps = [
             Step(line.id, event, reason, rail, lease_token=0 if leased else None)
-            for line, event, reason, rail, leased in chosen
+            for line, (_, event, reason, rail, leased) in zip(chosen, wishes, strict=True)
         ]
         results = self.loop.run(self.loop.world.run(lambda tx: move(tx, steps)))
         # The database works through the n-th step of each withdrawal at a time; per withdrawal
         # that is the order given here.
-        for (line, *_), step, moved in zip(chosen, steps, results, strict=True):
+        for line, step, moved in zip(chosen, steps, results, strict=True):
             assert moved == self.expected(line, step), (line, step)
 
     @precondition(lambda self: self.lines)
@@ -318,6 +318,6 @@ def test_any_steps_in_any_order(loop: Loop):
     case.settings = settings(
         max_examples=25,
         stateful_step_count=20,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     case().runTest()

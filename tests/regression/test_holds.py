@@ -6,6 +6,7 @@ What each entry is and where else it is shown: docs/internals/regressions.md.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from typing import LiteralString
 
 import pytest
 import pytest_asyncio
@@ -196,9 +197,9 @@ async def test_polar_the_destination_of_a_request_is_never_exchanged(world: Worl
     await bring(world, made.withdrawal_id, "approved")
     for column in ("destination_id", "user_id", "amount", "fee", "payout_amount", "asset"):
 
-        async def change(tx: CellTx, column: str = column) -> None:
+        async def change(tx: CellTx, column: LiteralString = column) -> None:
             await tx.execute(
-                f"UPDATE withdrawal SET {column} = {column} WHERE id = %s",  # type: ignore[arg-type]
+                f"UPDATE withdrawal SET {column} = {column} WHERE id = %s",
                 (made.withdrawal_id,),
             )
 

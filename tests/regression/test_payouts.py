@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -67,7 +68,9 @@ async def test_gumroad_7569_no_rule_stands_in_the_way_of_an_end(
     await payouts.reload()
     try:
         if verdict is Verdict.PAID:
-            payouts.rails["wallet"].paid[key] += 1  # type: ignore[attr-defined]
+            wallet = payouts.rails["wallet"]
+            assert isinstance(wallet, AskableRail)
+            wallet.paid[key] += 1
         (applied,) = await payouts.hear("wallet", Outcome(key, verdict, code="no"))
         assert applied.done, applied
         state, left = {
@@ -104,7 +107,7 @@ async def test_dub_the_sum_of_an_order_is_that_of_its_payments(
 async def sums(payouts: Payouts) -> list[tuple[int, int, int, int]]:
     """Of every order of the bank: its sum and that of its payments, its count and theirs."""
     account = payouts.accounts["bank"].id
-    return owner_rows(  # type: ignore[return-value]
+    return owner_rows(
         payouts.world,
         "SELECT b.total, sum(a.amount)::bigint, b.items, count(*) FROM batch b"
         " JOIN attempt a ON a.batch_id = b.id WHERE b.rail_account_id = %s"
@@ -116,12 +119,14 @@ async def sums(payouts: Payouts) -> list[tuple[int, int, int, int]]:
 @pytest.mark.parametrize(
     "column", ["withdrawal.amount", "withdrawal.fee", "attempt.amount", "batch.total"]
 )
-async def test_dub_no_amount_is_changed_after_it_was_ordered(payouts: Payouts, column: str) -> None:
+async def test_dub_no_amount_is_changed_after_it_was_ordered(
+    payouts: Payouts, column: LiteralString
+) -> None:
     table, name = column.split(".")
     statement = f"UPDATE {table} SET {name} = {name} + 1"
 
     async def work(tx: CellTx) -> None:
-        await tx.execute(statement)  # type: ignore[arg-type]
+        await tx.execute(statement)
 
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         await payouts.world.run(work)

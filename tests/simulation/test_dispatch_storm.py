@@ -178,7 +178,7 @@ class Storm:
             headers = {"X-Signature": "0" * 64} if forged else call["headers"]
             work = receive(
                 self.payouts.world.dbs, self.payouts.rails, self.payouts.sealer, 1, "wallet",
-                headers, call["body"], new_trace_id(),  # type: ignore[arg-type]
+                headers, call["body"], new_trace_id(),
             )  # fmt: skip
             if forged:
                 with pytest.raises(Exception, match="webhook-signature"):

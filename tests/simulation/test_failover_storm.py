@@ -81,7 +81,7 @@ class FailoverStorm:
         """What must be so at any time."""
         await assert_paid_once(self.payouts)
         for rule in (_UNPROVEN, _ORDERED_PAST):
-            found = await self.payouts.world.read(lambda tx, sql=rule: tx.tuples(sql))  # type: ignore[misc]
+            found = await self.payouts.world.read(lambda tx, sql=rule: tx.tuples(sql))
             assert found == [], rule
 
     async def rages(self) -> None:

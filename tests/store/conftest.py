@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,12 +50,12 @@ def make_server(tmp_path: Path, initialised: Path) -> Generator[MakeServer]:
     """Makes servers below a temporary directory and leaves none of them running."""
     made: list[EmbeddedPostgres] = []
 
-    def make(name: str = "data", *, fresh: bool = False, **options: object) -> EmbeddedPostgres:
+    def make(name: str = "data", *, fresh: bool = False, **options: Any) -> EmbeddedPostgres:
         folder = tmp_path / name
         if not fresh and not folder.exists():
             shutil.copytree(initialised, folder)
         options.setdefault("settings", QUICK)
-        server = EmbeddedPostgres(folder, **options)  # type: ignore[arg-type]
+        server = EmbeddedPostgres(folder, **options)
         made.append(server)
         return server
 

@@ -18,7 +18,10 @@ from paymaster.earn.policy import PutPolicy
 from paymaster.roles.work import ROLES
 
 POLICIES = "/v1/earning-policies"
-TERMS = {"reserve": {"ppm": 100_000, "seconds": 864_000}, "first_payout": {"seconds": 3600}}
+TERMS: dict[str, Any] = {
+    "reserve": {"ppm": 100_000, "seconds": 864_000},
+    "first_payout": {"seconds": 3600},
+}
 PAYOUT = {"Idempotency-Key": "first"}
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from fastapi.routing import APIRoute
+from psycopg.conninfo import make_conninfo
 from tests.served import Served, add_environment, client, earner, serve
-from tests.world import ACTOR, PostgresServer
+from tests.world import ACTOR, PostgresServer, app_dsn, app_pool
 
 from paymaster.api.app import ROUTERS, build_api, openapi_document
 from paymaster.api.door import scope_of
@@ -150,9 +151,9 @@ async def test_a_database_that_is_gone_is_503_with_retry_after(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     async with serve(postgres, tmp_path) as served:
-        pool = served.world.dbs._servers["main"]._pool
-        address = pool.conninfo
-        pool.conninfo = psycopg.conninfo.make_conninfo(address, host="127.0.0.1", port=1)
+        pool = app_pool(served.world.dbs)
+        address = app_dsn(served.world.dbs)
+        pool.conninfo = make_conninfo(address, host="127.0.0.1", port=1)
         with psycopg.connect(served.world.owner_dsn, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from click.testing import Result
 from tests.archiving import (
     EURO,
     MINE,
@@ -28,7 +27,7 @@ from tests.archiving import (
 from tests.earning import earning_world, event
 from tests.withdrawals import available, made_in, steps_to, withdrawal_world
 from tests.world import PostgresServer, World, owner_rows
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from paymaster.cli import archive as archive_command
 from paymaster.earn import task

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from tests.sealed import superuser
 from tests.world import PostgresServer, World, make_world
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from paymaster.cli import audit as audit_command
 from paymaster.cli.main import app

@@ -76,7 +76,12 @@ async def test_no_password_and_no_event_goes_where_tls_was_taken_away(tmp_path: 
     own = Nats(tmp_path)
     own.start()
     plain = own.url.replace("nats://", "tls://")
-    for login in ({"login": "password", "username": "pay"}, {"login": "token"}, {}):
+    logins: list[dict[str, Any]] = [
+        {"login": "password", "username": "pay"},
+        {"login": "token"},
+        {},
+    ]
+    for login in logins:
         wanted = Broker(urls=(plain,), **login)
         with pytest.raises(Busy, match="SecureConnWanted"):
             await open_wire(Access(wanted, Peers(ca=None), secret))

@@ -26,7 +26,7 @@ from tests.publishing import (
     in_stream,
     publish,
 )
-from tests.world import PostgresServer
+from tests.world import PostgresServer, app_dsn
 
 from paymaster.db import outbox
 from paymaster.db.outbox import Message
@@ -84,7 +84,7 @@ async def server(_server: Nats) -> Nats:
     client = await nats.connect(_server.url)
     js = client.jetstream()
     for one in await js.streams_info():
-        await js.delete_stream(one.config.name)
+        await js.delete_stream(str(one.config.name))
     await client.close()
     return _server
 
@@ -183,7 +183,7 @@ async def test_a_publisher_killed_before_it_wrote_down_how_far_it_came(
     told: Desk, server: Nats
 ) -> None:
     await told.says(40)
-    dsn = told.world.dbs._servers["main"]._pool.conninfo
+    dsn = app_dsn(told.world.dbs)
     process = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", KILLED, dsn, server.url], timeout=60, check=False
     )
@@ -212,7 +212,7 @@ async def test_who_has_lost_the_lease_moves_nothing(told: Desk, server: Nats) ->
         await told.says(10)
         await real(*given)
 
-    late._pass = after_a_long_sleep
+    late._pass = after_a_long_sleep  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(Conflict, match="lease"):
         await late.step()
     assert await late.step() == 0
@@ -320,7 +320,7 @@ async def test_all_of_it_again_after_the_stream_was_lost(told: Desk, server: Nat
         assert count >= 30
         await real(*given)
 
-    one._pass = meanwhile
+    one._pass = meanwhile  # pyright: ignore[reportAttributeAccessIssue]
     await one._link.close()
     with pytest.raises(Conflict, match="lease"):
         await one.step()

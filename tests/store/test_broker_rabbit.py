@@ -131,7 +131,7 @@ async def test_a_publisher_that_ends_before_it_wrote_down_how_far_it_came(
     async def never(*_: Any) -> None:
         raise asyncio.CancelledError
 
-    killed._pass = never
+    killed._pass = never  # pyright: ignore[reportAttributeAccessIssue]
     assert await killed.step() == 1
     with pytest.raises(asyncio.CancelledError):
         await killed.step()

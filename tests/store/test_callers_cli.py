@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from tests.planting import plant
 from tests.world import PostgresServer, World, make_world
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from paymaster.cli.main import app
 from paymaster.db import audit

@@ -108,8 +108,8 @@ async def walk(
         await add_environment(served, 2, "other", "test")
         await add_environment(served, 3, "acme", "live")
         anna = (await served.ok("POST", "/v1/users/anna/tokens"))["token"]
-        keys = [await served.key(environment_id=number) for number in (2, 3)]
-        yield Walk(served, there, anna, *keys)
+        tenant, live = [await served.key(environment_id=number) for number in (2, 3)]
+        yield Walk(served, there, anna, tenant, live)
 
 
 def ids(route: Walked) -> str:

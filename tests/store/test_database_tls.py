@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,7 +19,7 @@ from paymaster.db.servers import app_dsns, owner_dsns
 from paymaster.kernel.clock import WallClock
 from paymaster.kernel.errors import Refusal
 from paymaster.roles import certificates
-from paymaster.settings import Settings
+from paymaster.settings import Database, Peers, Settings
 
 NOW = WallClock().now()
 HBA = """\
@@ -85,14 +86,14 @@ def port(programs: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory)
     server.stop()
 
 
-def settings(folder: Path, url: str, **more: str) -> Settings:
+def settings(folder: Path, url: str, **more: Any) -> Settings:
     return Settings(
-        database={"url": url, **more},
-        peers={
-            "ca": folder / "ca.pem",
-            "certificate": folder / "{role}.pem",
-            "key": folder / "{role}-key.pem",
-        },
+        database=Database(url=url, **more),
+        peers=Peers(
+            ca=folder / "ca.pem",
+            certificate=folder / "{role}.pem",
+            key=folder / "{role}-key.pem",
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 from tests.statements import BANK, DAY, Office, later, office, sheet
@@ -42,9 +42,8 @@ async def test_a_day_whose_signer_is_away_is_signed_later_and_before_the_next(
         desk.world.clock.advance(timedelta(days=1))
         signer = FarAway(desk)
 
-        async def close_on(on: object) -> DayClose:
-            arguments = (ACTOR, new_trace_id(), [BANK], on)
-            return await day.close_day(desk.world.dbs, 1, signer, *arguments)
+        async def close_on(on: date) -> DayClose:
+            return await day.close_day(desk.world.dbs, 1, signer, ACTOR, new_trace_id(), [BANK], on)
 
         await desk.store(sheet("0.00"))
         await run_day(desk)

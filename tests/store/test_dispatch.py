@@ -92,7 +92,7 @@ async def test_nothing_is_sent_inside_a_transaction(payouts: Payouts) -> None:
         return (await payouts.call(order)).answer
 
     # The rail's guard raises Broken; nothing left, and the order is unknown, not lost.
-    assert await payouts.world.run(work) is Answer.UNKNOWN  # type: ignore[arg-type]
+    assert await payouts.world.run(work) is Answer.UNKNOWN
 
 
 # ------------------------------------------------------------------------------- silence

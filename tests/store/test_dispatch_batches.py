@@ -128,10 +128,10 @@ async def test_an_account_that_is_not_set_up_fails_nobody(payouts: Payouts, bank
     def unusable(*_: object) -> None:
         raise NeverSent("rail-account-invalid", "The account has no IBAN.")
 
-    good, bank.prepare = bank.prepare, unusable  # type: ignore[method-assign, assignment]
+    good, bank.prepare = bank.prepare, unusable  # pyright: ignore[reportAttributeAccessIssue]
     assert await payouts.claim() == []
     assert set(await in_states(payouts, withdrawals)) == {"queued"}
-    bank.prepare = good  # type: ignore[method-assign]
+    bank.prepare = good
     payouts.world.clock.advance(payouts.pace.look_again)
     await payouts.run(payouts.dispatcher())
     assert set(await in_states(payouts, withdrawals)) == {"sent"}

@@ -191,10 +191,10 @@ async def test_a_question_that_comes_back_past_its_lease_changes_nothing(
         await slow.wait()
         return Outcome(key, Verdict.REJECTED, code="odd")
 
-    rail.query = paused  # type: ignore[method-assign, assignment]
+    rail.query = paused
     late = asyncio.create_task(payouts.ask("wallet"))
     await asyncio.sleep(0.05)
-    rail.query = ask  # type: ignore[method-assign]
+    rail.query = ask
     later(payouts, payouts.pace.lease)
     await payouts.ask("wallet")
     assert await payouts.states(withdrawal) == ("paid", ["paid"])

@@ -13,7 +13,7 @@ from tests.world import PostgresServer, owner_rows
 
 from paymaster.dispatch.decide import Finding, decide
 from paymaster.dispatch.outcome import Applied
-from paymaster.kernel.errors import Conflict, NotFound, RailUnknown, Unprocessable
+from paymaster.kernel.errors import Conflict, NotFound, RailError, RailUnknown, Unprocessable
 from paymaster.observe import Metrics
 from paymaster.rails.base import Outcome, Verdict
 from paymaster.roles.gauges import measure
@@ -38,7 +38,7 @@ async def unknown(payouts: Payouts, bank: FileRail, *, arrived: bool) -> list[in
     withdrawals = [
         await approved(payouts, await new_payee(payouts, number), "10.00") for number in range(3)
     ]
-    silence = [RailUnknown("transport-unproven", "?")]
+    silence: list[RailError | Exception] = [RailUnknown("transport-unproven", "?")]
     bank.before, bank.after = ([], silence) if arrived else (silence, [])
     await payouts.deliver(await payouts.claim())
     return withdrawals

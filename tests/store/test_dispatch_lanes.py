@@ -119,7 +119,7 @@ async def test_a_fault_in_one_accounts_work_leaves_the_others_alone(
     def broken(*_: object) -> None:
         raise SystemError("a fault that is nobody's")
 
-    bank.prepare = broken  # type: ignore[method-assign, assignment]
+    bank.prepare = broken  # pyright: ignore[reportAttributeAccessIssue]
     stuck = await some(payouts, "iban", range(2))
     through = await some(payouts, "sandbox-wallet", range(20, 22))
     await payouts.run(payouts.dispatcher())

@@ -94,7 +94,11 @@ async def test_what_has_faults_is_refused(earning: Earning):
 
 async def test_what_money_hangs_on_stays_as_it_was(earning: Earning):
     await earning.put_campaign()
-    for changes in ({"currency": "EUR"}, {"starts_at": LONG_AGO + timedelta(days=1)}):
+    refused: list[dict[str, Any]] = [
+        {"currency": "EUR"},
+        {"starts_at": LONG_AGO + timedelta(days=1)},
+    ]
+    for changes in refused:
         with pytest.raises(Unprocessable, match="campaign-immutable"):
             await earning.put_campaign(**changes)
     await earning.put_task(ONCE)

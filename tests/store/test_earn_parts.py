@@ -44,7 +44,7 @@ async def earning(
         yield made
 
 
-async def labelling(e: Earning, budget: str = "100.00", **changes: object) -> None:
+async def labelling(e: Earning, budget: str = "100.00", **changes: Any) -> None:
     camp = await e.put_campaign()
     made = await e.put_task(GOLD, type="labelling", **changes)
     await e.fund(camp.number, budget)

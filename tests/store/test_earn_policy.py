@@ -31,7 +31,8 @@ async def clears(claw: Clawing, reward_id: int) -> tuple[float, str | None]:
     """After how many days a reward matures, and the policy that says so."""
     view = await claw.world.read(lambda tx: reversal.get(tx, reward_id))
     days = (view.matures_at - claw.world.clock.now()) / timedelta(days=1)
-    return round(days, 3), view.policy and f"{view.policy['source']}/{view.policy['version']}"
+    said = view.policy
+    return round(days, 3), None if said is None else f"{said['source']}/{said['version']}"
 
 
 async def test_the_most_specific_policy_in_force_counts_alone(claw: Clawing):

@@ -36,7 +36,7 @@ async def earning(postgres: PostgresServer) -> AsyncIterator[Earning]:
         yield made
 
 
-async def labelling(e: Earning, **changes: object) -> str:
+async def labelling(e: Earning, **changes: Any) -> str:
     """A funded gold task with users u1 and u2; its text id."""
     camp = await e.put_campaign()
     made = await e.put_task(GOLD, type="labelling", **changes)
@@ -46,7 +46,7 @@ async def labelling(e: Earning, **changes: object) -> str:
     return made.id
 
 
-def answer(number: int | str, user: str, item: str, said: object, **rest: object):
+def answer(number: int | str, user: str, item: str, said: object, **rest: Any):
     return event(number, user, payload={"item": item, "answer": said}, **rest)
 
 
@@ -157,7 +157,7 @@ async def test_what_names_nothing_is_listed_and_the_others_go_on(earning: Earnin
     assert [one.line for one in outcomes] == list(range(1, 12))
     assert outcomes[-1].status is Status.REWARDED
     letters = await earning.world.read(dead_letter.listing)
-    assert sorted(letter.slug for letter in letters) == sorted(o.slug for o in outcomes[:-1])
+    assert sorted(letter.slug for letter in letters) == sorted(str(o.slug) for o in outcomes[:-1])
     await earning.add_users("nobody")
     sealed = next(letter for letter in letters if letter.slug == "user-unknown")
     raw = await earning.world.read(lambda tx: dead_letter.opened(tx, earning.sealer, sealed.id))

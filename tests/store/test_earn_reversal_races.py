@@ -261,7 +261,7 @@ async def test_an_event_and_its_claw_back(
     other = asyncio.ensure_future(second())
     await somebody_waits(claw, other)
     go.set()
-    told = await one, await other
+    told: tuple[Any, Any] = await one, await other
     sent, taken = told if event_first else told[::-1]
     assert (sent.slug, taken.fate) == (
         (None, Fate.REVERSED) if event_first else ("event-reversed", Fate.KEPT)

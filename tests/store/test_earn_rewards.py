@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -30,7 +31,7 @@ async def earning(postgres: PostgresServer) -> AsyncIterator[Earning]:
         yield made
 
 
-async def offered(e: Earning, budget: str, reward_: str = "1.00", **changes: object) -> int:
+async def offered(e: Earning, budget: str, reward_: str = "1.00", **changes: Any) -> int:
     """A campaign with `budget` and one task that `done` completes; the campaign's number."""
     camp = await e.put_campaign(**changes)
     await e.put_task(ONCE, reward=reward_)

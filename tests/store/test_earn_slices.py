@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.earning import ENVIRONMENT, Earning, earning_world, event
@@ -31,7 +32,7 @@ async def earning(postgres: PostgresServer) -> AsyncIterator[Earning]:
         yield made
 
 
-async def offered(e: Earning, budget: str, **changes: object) -> int:
+async def offered(e: Earning, budget: str, **changes: Any) -> int:
     camp = await e.put_campaign(**changes)
     await e.put_task(ONCE, reward="1.00")
     await e.fund(camp.number, budget)

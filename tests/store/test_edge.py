@@ -51,7 +51,7 @@ def public(key: str) -> str:
 
 async def shared(served: Served) -> None:
     """Wait until what the process counted is in the directory, and what is there in the process."""
-    await served.app._gate._shared.settled()  # type: ignore[attr-defined]
+    await served.app._gate._shared.settled()
 
 
 async def guess(served: Served, address: str, key: str, times: int) -> list[int]:

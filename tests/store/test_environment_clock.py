@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.served import Served, add_environment, client, earner, make_deps, serve
-from tests.world import ACTOR, START, PostgresServer
+from tests.world import ACTOR, START, PostgresServer, app_dsn
 
 from paymaster.api.app import build_api
 from paymaster.db.cells import Databases
@@ -71,7 +71,7 @@ async def test_what_is_due_later_is_due_at_once(served: Served) -> None:
 
 async def test_other_processes_learn_of_it_with_their_next_transaction(served: Served) -> None:
     world = served.world
-    there = Databases({"main": world.dbs._servers["main"]._pool.conninfo}, ManualClock(START))
+    there = Databases({"main": app_dsn(world.dbs)}, ManualClock(START))
     await there.open()
     try:
         deps = make_deps(served.deps.settings, there, there.clock, served.deps.http)
@@ -89,9 +89,7 @@ async def test_other_processes_learn_of_it_with_their_next_transaction(served: S
 async def test_events_of_there_are_not_in_the_future_of_another_process(served: Served) -> None:
     to = rfc3339(START + timedelta(days=20))
     await served.ok("PUT", CLOCK, {"to": to})
-    there = Databases(
-        {"main": served.world.dbs._servers["main"]._pool.conninfo}, ManualClock(START)
-    )
+    there = Databases({"main": app_dsn(served.world.dbs)}, ManualClock(START))
     await there.open()
     try:
         deps = make_deps(served.deps.settings, there, there.clock, served.deps.http)

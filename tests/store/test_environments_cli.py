@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from tests.removing import Pair, pair
 from tests.world import PostgresServer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from paymaster.cli.main import app
 from paymaster.kernel.errors import PaymasterError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
@@ -46,8 +47,8 @@ async def one(payouts: Payouts, number: int = 1) -> int:
     return await approved(payouts, await new_payee(payouts, number), "30.00")
 
 
-async def want(payouts: Payouts, **changes: object) -> None:
-    wanted = replace(PayoutPolicy(), **changes)  # type: ignore[arg-type]
+async def want(payouts: Payouts, **changes: Any) -> None:
+    wanted = replace(PayoutPolicy(), **changes)
     await payouts.world.dbs.control.run(
         ACTOR, "", lambda tx: policy.replace(tx, 1, wanted, "for a test")
     )
@@ -296,7 +297,7 @@ async def test_a_report_and_a_person_prove_as_well(payouts: Payouts, first: Aska
     await payouts.deliver(await payouts.claim())
     key, account = await payouts.key_of(withdrawal), payouts.accounts["first"].id
 
-    async def work(tx):  # type: ignore[no-untyped-def]
+    async def work(tx):
         from paymaster.dispatch import outcome
 
         said = Outcome(key, Verdict.REJECTED, code="insufficient_funds")

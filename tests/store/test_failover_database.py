@@ -64,7 +64,7 @@ async def test_a_guard_that_is_fooled_in_python_sends_nothing(
 
     honest = proofs.earlier
 
-    async def fooled(tx, ids):  # type: ignore[no-untyped-def]
+    async def fooled(tx, ids):
         return {n: one._replace(proven=True) for n, one in (await honest(tx, ids)).items()}
 
     monkeypatch.setattr(proofs, "earlier", fooled)
@@ -88,7 +88,7 @@ async def test_a_proof_is_written_of_dead_orders_only_and_never_changed(payouts:
     assert await kinds(payouts) == [("report", "AC06")]
     for statement in ("UPDATE attempt_proof SET kind = 'x'", "DELETE FROM attempt_proof"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await payouts.world.run(lambda tx, s=statement: tx.execute(s))  # type: ignore[misc]
+            await payouts.world.run(lambda tx, s=statement: tx.execute(s))
 
 
 async def test_an_order_that_died_before_proofs_were_kept_gets_its_proof(

@@ -205,7 +205,7 @@ async def left(payouts: Payouts) -> int:
     """What was really paid by the provider, in minor units."""
     total = 0
     for cell in (1, 2):
-        total += await payouts.value(  # type: ignore[operator]
+        total += await payouts.value(
             "SELECT coalesce(sum(amount), 0)::bigint FROM attempt", cell=cell
         )
     return total
@@ -243,7 +243,8 @@ async def test_what_the_float_does_not_cover_waits_until_there_is_more(payouts: 
     assert await left(payouts) == 9_000
     found = (await look(payouts.world.dbs, 1)).floats[payouts.accounts["wallet"].id]
     assert (found.free, found.under_way, found.queued) == (1_000, 9_000, 12_500)
-    async with one._guard.purse(payouts.accounts["wallet"]) as purse:  # type: ignore[union-attr]
+    assert one._guard is not None
+    async with one._guard.purse(payouts.accounts["wallet"]) as purse:
         assert purse is not None
         assert purse.room == found.free
     # Nothing changes while nothing arrives, and all of it goes when enough has.

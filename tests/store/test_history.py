@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from datetime import datetime, timedelta
+from typing import Literal
 
 import pytest
 from tests.world import PostgresServer, World, make_world, owner_rows
@@ -269,6 +270,7 @@ async def test_entries_overtaken_together_are_found_where_they_take_effect(
         ]
         assert {row.recorded_at for row in rows[1:5]} == {late}
         tick = timedelta(microseconds=1)
+        both: tuple[Literal["recorded", "effective"], ...] = ("recorded", "effective")
         for at, recorded, effective in (
             (early - timedelta(milliseconds=501), 100, 100),
             (early - timedelta(milliseconds=500), 100, 120),
@@ -278,7 +280,7 @@ async def test_entries_overtaken_together_are_found_where_they_take_effect(
             (late, 4421, 4421),
             (late + tick, 4421, 4421),
         ):
-            for basis, wanted in (("recorded", recorded), ("effective", effective)):
+            for basis, wanted in zip(both, (recorded, effective), strict=True):
                 told = await world.read(
                     lambda tx, at=at, basis=basis: statement.as_of(tx, MINE, at, basis=basis)
                 )

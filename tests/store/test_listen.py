@@ -41,7 +41,6 @@ async def api(office: Desk) -> AsyncIterator[str]:
     """The API on loopback."""
     config = uvicorn.Config(office.served.app, port=0, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     running = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - the library has no event
         await asyncio.sleep(0.01)

@@ -7,6 +7,7 @@ import json
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -65,8 +66,7 @@ async def test_failures_that_are_far_apart_do_not_lock(world: World) -> None:
 async def test_each_lock_is_twice_as_long_up_to_a_day(world: World) -> None:
     lengths = []
     for _ in range(9):
-        for _ in range(LIMIT):
-            until = await fail(world)
+        *_, until = [await fail(world) for _ in range(LIMIT)]
         assert until is not None
         lengths.append(until - world.clock.now())
         world.clock.advance(until - world.clock.now())
@@ -203,5 +203,6 @@ async def test_the_command_shows_and_clears(
 async def test_the_relay_forgets_what_is_long_past(world: World) -> None:
     await fail(world)
     world.clock.advance(lockouts.REMEMBERED + timedelta(seconds=1))
-    await work._forget_limits(SimpleNamespace(dbs=world.dbs))  # type: ignore[arg-type]
+    deps: Any = SimpleNamespace(dbs=world.dbs)
+    await work._forget_limits(deps)
     assert await world.dbs.control.read(lambda tx: lockouts.listing(tx, only_locked=False)) == []

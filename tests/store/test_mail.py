@@ -125,7 +125,7 @@ async def test_unknown_after_sending_goes_again_under_the_same_id(
         async def die(*_: object) -> None:
             raise SystemExit
 
-        mailer._end = die  # type: ignore[method-assign, assignment]
+        mailer._end = die  # pyright: ignore[reportAttributeAccessIssue]
         with pytest.raises(SystemExit):
             await mailer.step()
         other = office.again()

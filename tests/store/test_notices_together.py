@@ -41,7 +41,7 @@ async def tell(
     await receive(
         payouts.world.dbs, payouts.rails, payouts.sealer, 1, "wallet",
         trace_id=new_trace_id(), **call,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 async def apply(payouts: Payouts) -> Applying:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.collecting import CAMPAIGN, TEN, Collecting, collecting_world
 from tests.world import PostgresServer
 
+from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import Conflict, NeverSent, RailUnknown, Unprocessable
 from paymaster.kernel.money import Money
 from paymaster.payin import request, sealed
 from paymaster.payin.machine import CHARGE, ChargeEvent, ChargeState
 from paymaster.payin.run import Collector
+from paymaster.rails.base import RailAccount
+from paymaster.rails.payin import Charge, Checkout
 
 MINUTE = timedelta(minutes=1)
 
@@ -52,10 +56,10 @@ async def test_a_user_who_owes_pays_that_back_first(till: Collecting) -> None:
 
     user = await till.user()
 
-    async def owe(tx: object) -> None:
+    async def owe(tx: CellTx) -> None:
         owed = Money(300, "EUR")
         debt, budget = Account("debt", user, "EUR"), Account("budget", CAMPAIGN, "EUR")
-        (done,) = await post(tx, [Entry(tx.id(), "reverse", "x", (Posting(debt, budget, owed),))])  # type: ignore[arg-type, attr-defined]
+        (done,) = await post(tx, [Entry(tx.id(), "reverse", "x", (Posting(debt, budget, owed),))])
         assert done.done
 
     await till.world.run(owe)
@@ -111,17 +115,17 @@ async def test_who_opened_it_and_died_leaves_it_unknown_and_it_is_opened_under_i
     reached, held = asyncio.Event(), asyncio.Event()
     opening = till.rail.open_charge
 
-    async def hang(*args: object) -> object:
-        found = await opening(*args)  # type: ignore[arg-type]
+    async def hang(*args: Any) -> Checkout:
+        found = await opening(*args)
         reached.set()
         await held.wait()
         return found
 
-    till.rail.open_charge = hang  # type: ignore[method-assign, assignment]
+    till.rail.open_charge = hang  # pyright: ignore[reportAttributeAccessIssue]
     assert await till.collector.tick(1) == 1
     await reached.wait()
     await till.collector.stop()
-    till.rail.open_charge = opening  # type: ignore[method-assign]
+    till.rail.open_charge = opening
     assert await till.state(row) == "opening"
     await till.later(timedelta(seconds=61))
     for _ in range(3):
@@ -273,9 +277,7 @@ async def test_settings_that_name_another_merchant_open_no_number_a_second_time(
         ({"description": "bad"}, "charge-refused"),
     ],
 )
-async def test_what_cannot_be_asked_for(
-    till: Collecting, wrong: dict[str, object], slug: str
-) -> None:
+async def test_what_cannot_be_asked_for(till: Collecting, wrong: dict[str, Any], slug: str) -> None:
     till.rail.refused["bad"] = "Not like that."
     with pytest.raises(Unprocessable, match=slug):
         await till.new(**wrong)
@@ -304,16 +306,16 @@ async def test_a_sick_account_holds_up_no_other(
     never, opening = asyncio.Event(), till.rail.open_charge
     written, write = asyncio.Event(), Collector._write
 
-    async def hang(account: object, charge: object) -> object:
-        if account.name == "other":  # type: ignore[attr-defined]
+    async def hang(account: RailAccount, charge: Charge) -> Checkout:
+        if account.name == "other":
             await never.wait()
-        return await opening(account, charge)  # type: ignore[arg-type]
+        return await opening(account, charge)
 
-    async def seen(*args: object) -> None:
-        await write(*args)  # type: ignore[arg-type]
+    async def seen(*args: Any) -> None:
+        await write(*args)
         written.set()
 
-    till.rail.open_charge = hang  # type: ignore[method-assign, assignment]
+    till.rail.open_charge = hang
     monkeypatch.setattr(Collector, "_write", seen)
     await till.collector.tick(1)
     await written.wait()

@@ -31,7 +31,7 @@ async def test_what_no_code_can_hold_is_refused(counter: Counter) -> None:
     async def long(account: Any, charge: Any) -> Checkout:
         return replace(await known(account, charge), content="x" * 4000)
 
-    counter.rail.open_charge = long  # type: ignore[method-assign]
+    counter.rail.open_charge = long
     await counter.round()
     await counter.served.refused(422, "topup-no-code", "GET", f"/v1/topups/{made['id']}/qr.png")
 

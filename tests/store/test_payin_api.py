@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from lxml import etree
+from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
 from tests.desk import limit
 from tests.payin_rail import PayInRail
 from tests.served import Served, client, serve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.collecting import CAMPAIGN, TEN, Collecting, collecting_world
@@ -184,12 +185,12 @@ async def test_nothing_is_decided_while_the_provider_is_being_asked(till: Collec
     reached, go_on = asyncio.Event(), asyncio.Event()
     ordering = till.rail.refund
 
-    async def slow(*args: object) -> object:
+    async def slow(*args: Any) -> Any:
         reached.set()
         await go_on.wait()
-        return await ordering(*args)  # type: ignore[arg-type]
+        return await ordering(*args)
 
-    till.rail.refund = slow  # type: ignore[method-assign, assignment]
+    till.rail.refund = slow  # pyright: ignore[reportAttributeAccessIssue]
     await till.back(row)
     await till.collector.tick(1)
     await reached.wait()
@@ -201,13 +202,13 @@ async def test_nothing_is_decided_while_the_provider_is_being_asked(till: Collec
     assert (await till.refund(row)).state == "processing"
     asking, asked = till.rail.find_refund, asyncio.Event()
 
-    async def slow_look(*args: object) -> object:
+    async def slow_look(*args: Any) -> Any:
         asked.set()
         await never.wait()
-        return await asking(*args)  # type: ignore[arg-type]
+        return await asking(*args)
 
     never = asyncio.Event()
-    till.rail.find_refund = slow_look  # type: ignore[method-assign, assignment]
+    till.rail.find_refund = slow_look  # pyright: ignore[reportAttributeAccessIssue]
     till.world.clock.advance(MINUTE)
     await till.collector.tick(1)
     await asked.wait()

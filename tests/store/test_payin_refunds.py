@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.collecting import CAMPAIGN, Collecting, collecting_world
@@ -222,18 +223,18 @@ async def test_who_died_while_ordering_leaves_it_unknown(till: Collecting) -> No
     reached, never = asyncio.Event(), asyncio.Event()
     ordering = till.rail.refund
 
-    async def hang(*args: object) -> object:
-        await ordering(*args)  # type: ignore[arg-type]
+    async def hang(*args: Any) -> Any:
+        await ordering(*args)
         reached.set()
         await never.wait()
         raise AssertionError
 
-    till.rail.refund = hang  # type: ignore[method-assign, assignment]
+    till.rail.refund = hang  # pyright: ignore[reportAttributeAccessIssue]
     await till.back(row)
     await till.collector.tick(1)
     await reached.wait()
     await till.collector.stop()
-    till.rail.refund = ordering  # type: ignore[method-assign]
+    till.rail.refund = ordering
     assert (await till.refund(row)).state == "sending"
     await till.later(timedelta(seconds=61))
     assert (await till.refund(row)).state == "unknown"

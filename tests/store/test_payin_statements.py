@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.collecting import CAMPAIGN, Collecting, collecting_world
@@ -43,8 +44,8 @@ class Both:
             assert (await self.till.world.read(prove_cell, cell)).differences == []
 
 
-def came(key: str, name: str = "L1", amount: str = "10.00", **more: object) -> StatementLine:
-    return line(name, amount, kind=LineKind.INCOMING, key=key, **more)  # type: ignore[arg-type]
+def came(key: str, name: str = "L1", amount: str = "10.00", **more: Any) -> StatementLine:
+    return line(name, amount, kind=LineKind.INCOMING, key=key, **more)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -142,7 +143,7 @@ async def test_withdrawals_of_an_archived_month_need_no_entries(postgres: Postgr
             assert text_id("wd", 1, withdrawal_id) in {each.subject for each in found}
 
 
-async def offered(earning: Earning, budget: str, users: int, **changes: object) -> None:
+async def offered(earning: Earning, budget: str, users: int, **changes: Any) -> None:
     """A campaign with a task that one event completes, and users for it."""
     campaign = await earning.put_campaign(**changes)
     await earning.put_task(ONCE, reward="1.00")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -100,7 +101,7 @@ async def test_an_exchange_that_is_not_paid_gives_back_exactly_what_was_held(
         "DELETE FROM quote WHERE withdrawal_id = %(id)s",
     ],
 )
-async def test_the_proof_finds_what_differs_from_the_quote(world: World, statement: str):
+async def test_the_proof_finds_what_differs_from_the_quote(world: World, statement: LiteralString):
     withdrawal_id = await accepted(world, await quoted(world, await abroad(world)))
     await bring(world, withdrawal_id, "paid")
     assert await world.read(proof.prove) == []

@@ -17,7 +17,7 @@ from paymaster.db.tx import ControlTx
 from paymaster.kernel.errors import NotFound, Unprocessable
 from paymaster.kernel.money import Money
 from paymaster.withdraw import fee_plans, quote, rates_record
-from paymaster.withdraw.quote import Wanted
+from paymaster.withdraw.quote import Side, Wanted
 from paymaster.withdraw.rates import Rate
 
 DOCUMENT: dict[str, Any] = {"based_on": 0, "currency": "EUR", "flat": "0.25"}
@@ -128,8 +128,12 @@ async def test_a_quote_that_nobody_used_is_shown_for_thirty_days_more(world: Wor
 
 async def test_a_payout_at_home_is_reached_exactly(world: World) -> None:
     earner = await abroad(world, currency="EUR")
-    for side, amount, fee, payout in (("payout", 4066, 66, 4000), ("amount", 4000, 65, 3935)):
-        made = await quoted(world, earner, plan=DEDUCTED, side=side)  # type: ignore[arg-type]
+    given: list[tuple[Side, int, int, int]] = [
+        ("payout", 4066, 66, 4000),
+        ("amount", 4000, 65, 3935),
+    ]
+    for side, amount, fee, payout in given:
+        made = await quoted(world, earner, plan=DEDUCTED, side=side)
         found = made.quote
         assert (found.amount + found.fee, found.fee, found.payout_amount) == (amount, fee, payout)
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from datetime import date
 from random import Random
+from typing import Any
 
 import pytest
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
@@ -72,8 +73,8 @@ def statement(name: str) -> Statement:
     return Statement(name, "DE", date(2026, 11, 20), zero, zero, ())
 
 
-def about(key: str, verdict: Verdict, **rest: object) -> Notice:
-    return Notice(f"m/{key}", Outcome(key, verdict, code=rest.pop("code", None)), **rest)  # type: ignore[arg-type]
+def about(key: str, verdict: Verdict, **rest: Any) -> Notice:
+    return Notice(f"m/{key}", Outcome(key, verdict, code=rest.pop("code", None)), **rest)
 
 
 async def visit(payouts: Payouts, books: Reconciliation) -> Polled:
@@ -315,7 +316,7 @@ async def test_a_refused_file_is_read_again_when_its_cause_was_put_right(
     leaves(bank, "a.xml", about(await payouts.key_of(withdrawal), Verdict.PAID), body=b"poison")
     await visit(payouts, books)
     ((file_id,),) = owner_rows(payouts.world, "SELECT id FROM rail_file")
-    bank.read_file = lambda _account, name, _body: (bank.notices[name], [])  # type: ignore[method-assign]
+    bank.read_file = lambda _account, name, _body: (bank.notices[name], [])  # pyright: ignore[reportAttributeAccessIssue]
     assert await visit(payouts, books) == Polled()
     assert await payouts.world.run(lambda tx: read_again(tx, int(str(file_id)), "reader mended"))
     assert await visit(payouts, books) == Polled(read=1)

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from tests.unit.test_rates import XML
 from tests.world import PostgresServer, make_world
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from paymaster.cli.main import app
 from paymaster.kernel.errors import PaymasterError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 
 import psycopg
 import pytest
@@ -28,14 +28,14 @@ from paymaster.reconcile.run_store import Run
 ACCOUNTS = [BANK, WALLET]
 
 
-async def run_day(desk: Office, account: RailAccount = BANK, on: object = DAY) -> Run:
+async def run_day(desk: Office, account: RailAccount = BANK, on: date = DAY) -> Run:
     return await day.run_account(
         desk.world.dbs, 1, ACTOR, new_trace_id(), account, on, timedelta(hours=12)
     )
 
 
 async def close_on_day(
-    desk: Office, accounts: list[RailAccount] = ACCOUNTS, on: object = DAY
+    desk: Office, accounts: list[RailAccount] = ACCOUNTS, on: date = DAY
 ) -> DayClose:
     return await day.close_day(desk.world.dbs, 1, desk.signers, ACTOR, new_trace_id(), accounts, on)
 
@@ -92,8 +92,8 @@ async def test_cash_that_moves_without_a_statement_is_a_difference(
         assert await desk.breaks() == []
 
 
-async def _ids(tx: object) -> list[int]:
-    return tx.ids(1)  # type: ignore[attr-defined]
+async def _ids(tx: CellTx) -> list[int]:
+    return tx.ids(1)
 
 
 async def test_what_never_came_is_a_break_until_it_comes(postgres: PostgresServer) -> None:

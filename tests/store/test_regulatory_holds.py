@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -25,6 +25,14 @@ from paymaster.withdraw.machine import Event, State
 from paymaster.withdraw.moves import Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Line(NamedTuple):
+    """A withdrawal as far as holds are concerned."""
+
+    id: int
+    user_id: int
+    destination_id: int
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -322,9 +330,7 @@ async def test_the_functions_below_the_door(served: Served) -> None:
         lambda tx: holds.place(tx, "destination", this.earner.destination_id, ORDER, "served")
     )
     assert row.placed_by == ACTOR.name
-    line = SimpleNamespace(
-        id=this.number, user_id=this.earner.user_id, destination_id=row.subject_id
-    )
+    line = Line(this.number, this.earner.user_id, row.subject_id)
     frozen = await served.world.read(lambda tx: holds.frozen(tx, [line]))
     assert frozen == {this.number: ORDER}
     left = await served.world.read(inventory.unfinished)

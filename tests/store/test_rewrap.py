@@ -92,8 +92,8 @@ class Kept:
             with superuser(self.served.world, schema) as owner:
                 names = NAMED.get(table, "id")
                 rows = owner.execute(
-                    f"SELECT {names} AS n, sealed FROM {table} WHERE sealed IS NOT NULL"
-                    + (" AND source = 'rail-7'" if table == "inbox" else "")
+                    f"SELECT {names} AS n, sealed FROM {table} WHERE sealed IS NOT NULL".encode()
+                    + (b" AND source = 'rail-7'" if table == "inbox" else b"")
                 ).fetchall()
             assert len(rows) == EACH
             for row in rows:

@@ -37,9 +37,8 @@ async def world(postgres: PostgresServer) -> AsyncIterator[World]:
         yield made
 
 
-def sealer(world: World, **changed: timedelta) -> Sealer:
-    how = {"lease_length": timedelta(seconds=60), "interval": timedelta(seconds=10)} | changed
-    return Sealer(world.cell, **how)
+def sealer(world: World, interval: timedelta = timedelta(seconds=10)) -> Sealer:
+    return Sealer(world.cell, lease_length=timedelta(seconds=60), interval=interval)
 
 
 async def act(world: World, count: int = 1, name: str = "test", subject: str = "x") -> None:
@@ -67,9 +66,9 @@ async def test_every_append_only_table_is_covered_or_has_a_reason(
         ).fetchall()
     there: dict[str, set[tuple[str, str, bool]]] = {}
     for row in rows:
-        kept = SHORT.get(row["data_type"], row["data_type"])
+        kept: str = row["data_type"]
         columns = there.setdefault(row["table_name"], set())
-        columns.add((row["column_name"], kept, row["is_nullable"] == "YES"))
+        columns.add((row["column_name"], SHORT.get(kept, kept), row["is_nullable"] == "YES"))
     facts = {name for name in APPEND_ONLY | READ_ONLY if name in there} - {"schema_version"}
     covered = {table.name: table for table in seal_format.tables(seal_format.NEWEST, kind)}
     assert facts == covered.keys() | (seal_format.EXEMPT.keys() & there.keys())

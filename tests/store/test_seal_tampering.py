@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -67,7 +68,7 @@ class Tampered:
         self._run("CREATE TEMP TABLE saved AS SELECT * FROM {}")
         self.rows = self._rows()
 
-    def _run(self, statement: str) -> None:
+    def _run(self, statement: LiteralString) -> None:
         self.connection.execute(sql.SQL(statement).format(self.name))
 
     def _rows(self) -> list[Row]:
@@ -111,7 +112,8 @@ class Tampered:
             sql.SQL("SELECT {} FROM {} t WHERE {}").format(
                 sql.SQL(", ").join(
                     sql.SQL("{} AS {}").format(
-                        sql.SQL(shown(self.table, name)), sql.Identifier(name)
+                        sql.SQL(shown(self.table, name)),  # pyright: ignore[reportArgumentType]
+                        sql.Identifier(name),
                     )
                     for name in self.table.key
                 ),

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextvars import Context
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -73,11 +73,11 @@ async def test_statements_are_carried_out_in_order_and_answered_later(world: Wor
         ("boolean[]", [True, False, None]),
     ],
 )  # fmt: skip
-async def test_values_come_back_as_they_went(world: World, kind: str, value: Any):
+async def test_values_come_back_as_they_went(world: World, kind: LiteralString, value: Any):
     async def work(tx: CellTx) -> Any:
-        by_place = await tx.value(f"SELECT %s::{kind}", (value,))  # type: ignore[arg-type]
+        by_place = await tx.value(f"SELECT %s::{kind}", (value,))
         sql = f"SELECT %(b)s::{kind}, %(a)s::text || '%%', %(b)s::{kind}"
-        [(first, other, second)] = await tx.tuples(sql, {"a": "x", "b": value})  # type: ignore[arg-type]
+        [(first, other, second)] = await tx.tuples(sql, {"a": "x", "b": value})
         assert (first, other) == (second, "x%")
         return by_place
 

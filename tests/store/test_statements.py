@@ -139,7 +139,9 @@ def prepare(
     if out is not None:
         statement = Statement(statement.place, out[1])
     try:
-        if VERB.match(statement.text)[1] == "COPY":  # type: ignore[index]
+        verb = VERB.match(statement.text)
+        assert verb is not None
+        if verb[1] == "COPY":
             with connection.cursor().copy(statement.text.encode()):
                 return None
         connection.execute(f"PREPARE {name}_{schema} AS {numbered(statement.text)}".encode())

@@ -178,7 +178,7 @@ async def test_two_hundred_clients_cost_one_look(served: Served, url: str) -> No
             return told(reader)
 
     async with process(deps) as wide, caller() as http:
-        cell.read = counting  # type: ignore[method-assign]
+        cell.read = counting
         try:
             listeners = [asyncio.create_task(listen(one, http)) for one in range(everybody)]
             await joined.wait()
@@ -186,7 +186,7 @@ async def test_two_hundred_clients_cost_one_look(served: Served, url: str) -> No
             made = [await ask(served, name, place) for name, place, _ in people]
             found = await asyncio.gather(*listeners)
         finally:
-            cell.read = read  # type: ignore[method-assign]
+            cell.read = read
     expected = [[("withdrawal.requested", made[number % 5])] for number in range(everybody)]
     assert found == expected, "each hears of his own and of nobody else's"
     assert 0 < counted <= 40, "a look serves all who listen"

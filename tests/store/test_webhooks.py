@@ -68,7 +68,7 @@ class Hooks:
 
     async def tell(self, key: str, verdict: Verdict, event: str, **more: Any) -> Received:
         at = self.payouts.world.clock.now()
-        return await self.post(**self.rail.call(key, verdict, event, at, **more))  # type: ignore[arg-type]
+        return await self.post(**self.rail.call(key, verdict, event, at, **more))
 
     async def apply(self, cell: int = 1) -> Applying:
         db = self.payouts.world.dbs.cell(cell)
@@ -176,7 +176,7 @@ async def test_a_stale_webhook_is_refused(
     _, withdrawal, key = await sent(payouts)
     at = payouts.world.clock.now() - timedelta(minutes=minutes)
     with pytest.raises(Unauthenticated) as caught:
-        await hooks.post(**rail.call(key, Verdict.PAID, "ev_1", at))  # type: ignore[arg-type]
+        await hooks.post(**rail.call(key, Verdict.PAID, "ev_1", at))
     assert caught.value.slug == "webhook-stale"
     assert await hooks.kept() == 0
     assert await payouts.states(withdrawal) == ("sent", ["sent"])

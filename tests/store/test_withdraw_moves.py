@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import LiteralString
 
 import psycopg.errors
 import pytest
@@ -128,7 +129,9 @@ async def test_the_database_refuses_a_move_that_is_not_in_the_table(
         "UPDATE legal_move SET target = 'paid'",
     ],
 )
-async def test_the_application_may_not_rewrite_what_happened(world: World, statement: str):
+async def test_the_application_may_not_rewrite_what_happened(
+    world: World, statement: LiteralString
+):
     """Nor swap the account behind a destination while money is held for it."""
 
     async def write(tx: CellTx) -> None:
@@ -294,7 +297,7 @@ async def test_who_is_due_next(world: World):
     ],
 )
 async def test_who_changed_meanwhile_goes_to_a_person_instead_of_the_rail(
-    world: World, statement: str, slug: str
+    world: World, statement: LiteralString, slug: str
 ):
     for state, event in (
         ("screening", Event.APPROVE),

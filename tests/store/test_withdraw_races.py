@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -37,7 +38,7 @@ async def world(postgres: PostgresServer) -> AsyncIterator[World]:
         yield made
 
 
-async def racing(world: World, *works: Work) -> list[object]:
+async def racing(world: World, *works: Work) -> list[Any]:
     """All at once, each in its own transaction; a refusal is its own result."""
 
     async def one(work: Work) -> object:

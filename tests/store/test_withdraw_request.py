@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any, LiteralString
 
 import msgspec
 import pytest
@@ -51,7 +52,7 @@ async def once(
     return await world.run(lambda tx: request_once(tx, key, command))
 
 
-async def ask(world: World, *commands: RequestWithdrawal, **rest: object) -> list[Requested]:
+async def ask(world: World, *commands: RequestWithdrawal, **rest: Any) -> list[Requested]:
     return await world.run(lambda tx: request(tx, commands, **rest))
 
 
@@ -61,7 +62,7 @@ async def rows_of(world: World, earner: Earner) -> int:
     )
 
 
-async def update(world: World, statement: str, *params: object) -> None:
+async def update(world: World, statement: LiteralString, *params: object) -> None:
     async def work(tx: CellTx) -> None:
         assert await tx.execute(statement, params) == 1
 

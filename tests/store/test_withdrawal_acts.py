@@ -17,7 +17,7 @@ from tests.withdrawals import assert_proven, available, made_in, state_of
 from tests.world import PostgresServer, owner_rows
 
 from paymaster.api.withdrawal_acts import ACTS
-from paymaster.kernel.errors import RailUnknown
+from paymaster.kernel.errors import RailError, RailUnknown
 from paymaster.kernel.ids import text_id
 from paymaster.people.staff_roles import Role
 from paymaster.rails.base import Outcome, Verdict
@@ -80,7 +80,9 @@ async def sent(
         await approved(payouts, await new_payee(payouts, next(_numbers)), "10.00")
         for _ in range(count)
     ]
-    silence = [RailUnknown("transport-unproven", "?")] if silent else []
+    silence: list[RailError | Exception] = (
+        [RailUnknown("transport-unproven", "?")] if silent else []
+    )
     bank.before, bank.after = ([], silence) if arrived else (silence, [])
     await payouts.deliver(await payouts.claim())
     return made

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from paymaster.kernel.errors import Unprocessable
 from paymaster.kernel.money import Money
 from paymaster.withdraw.automatic_schedule import (
+    Every,
     Plan,
     all_of,
     check,
@@ -27,8 +28,8 @@ NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)  # a Friday
 ONE = Money(100, "EUR")
 
 
-def due(every: str, on_day: int | None, zone: str = "UTC", after: datetime = NOW) -> str:
-    plan = Plan("schedule", ONE, None, every, on_day)  # type: ignore[arg-type]
+def due(every: Every, on_day: int | None, zone: str = "UTC", after: datetime = NOW) -> str:
+    plan = Plan("schedule", ONE, None, every, on_day)
     check(plan)
     found = next_due(plan, zone, after)
     assert found is not None
@@ -61,10 +62,10 @@ def test_what_is_off_is_never_due() -> None:
     st.datetimes(datetime(2010, 1, 1), datetime(2035, 1, 1)),  # noqa: DTZ001 - made aware below
 )
 def test_periods_never_repeat_and_never_stop(
-    zone: str, when: tuple[str, int | None], start: datetime
+    zone: str, when: tuple[Every, int | None], start: datetime
 ) -> None:
     """Through daylight saving, leap years, and a day that Samoa left out."""
-    plan = Plan("schedule", ONE, None, *when)  # type: ignore[arg-type]
+    plan = Plan("schedule", ONE, None, *when)
     at, seen = start.replace(tzinfo=UTC), list[str]()
     for _ in range(40):
         found = next_due(plan, zone, at)

@@ -24,7 +24,7 @@ from paymaster.secrets.local import Ed25519Signer, verify_signature
 from paymaster.secrets.opening import Secrets, open_secrets
 from paymaster.secrets.signers import Signers
 from paymaster.secrets.unwrapped import stored_form
-from paymaster.settings import AwsSettings, Settings
+from paymaster.settings import AwsSettings, Database, SecretSettings, SecretStoreKind, Settings
 
 REGION = "eu-central-1"
 AWS = AwsSettings(region=REGION)
@@ -49,11 +49,11 @@ async def _closed() -> AsyncIterator[None]:
         await _open.pop().close()
 
 
-def opened(folder: Path, stores: tuple[str, ...] = ("aws",), **more: Any) -> Secrets:
+def opened(folder: Path, stores: tuple[SecretStoreKind, ...] = ("aws",), **more: Any) -> Secrets:
     settings = Settings(
-        database={"data_dir": folder},
-        secrets={"stores": stores, "settle_seconds": 0, **more},
-        aws={"region": REGION},
+        database=Database(data_dir=folder),
+        secrets=SecretSettings(stores=stores, settle_seconds=0, **more),
+        aws=AwsSettings(region=REGION),
     )
     _open.append(open_secrets(settings, {}))
     return _open[-1]

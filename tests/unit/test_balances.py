@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -34,11 +35,11 @@ def booked(opening: int, moves: list[tuple[int, int]]) -> list[Row]:
     st.randoms(use_true_random=False),
 )
 def test_whatever_the_order_of_the_file_the_day_closes_with_its_last_balance(
-    opening: int, moves: list[tuple[int, int]], random: object
+    opening: int, moves: list[tuple[int, int]], random: Random
 ) -> None:
     rows = booked(opening + 10**7, [(second, 1 + abs(amount)) for second, amount in moves])
     mixed = [*rows]
-    random.shuffle(mixed)  # type: ignore[attr-defined]
+    random.shuffle(mixed)
     ordered = in_order(mixed)
     assert ordered == rows, "only income: there is one way to follow the balances"
     assert closing_of(ordered) == rows[-1].balance

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
@@ -52,8 +53,8 @@ class Place:
     go_on: asyncio.Event
 
     @asynccontextmanager
-    async def client(self, **more: object) -> AsyncIterator[Client]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, **more)  # type: ignore[arg-type]
+    async def client(self, **more: Any) -> AsyncIterator[Client]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, **more)
         try:
             yield Client(reader, writer)
         finally:
@@ -90,11 +91,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     monkeypatch.setattr(module, "_SWEEP_SECONDS", 0.02)
 
     @asynccontextmanager
-    async def made(**given: object) -> AsyncIterator[Place]:
+    async def made(**given: Any) -> AsyncIterator[Place]:
         listening = listen("127.0.0.1", 0)
         seen: list[str] = []
         go_on = asyncio.Event()
-        allowance = Allowance(**given)  # type: ignore[arg-type]
+        allowance = Allowance(**given)
         async with serving(application(seen, go_on), listening, 1, allowance=allowance):
             yield Place(listening.getsockname()[1], seen, go_on)
 

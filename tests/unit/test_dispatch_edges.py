@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -103,9 +102,7 @@ def test_what_was_not_called_is_given_back() -> None:
     [({}, 8, 100), ({"concurrency": "0", "rate_per_second": "0"}, 1, 1),
      ({"concurrency": "2", "rate_per_second": "5"}, 2, 5)],
 )  # fmt: skip
-def test_a_lane_takes_over_settings(
-    settings: Mapping[str, str], concurrency: int, rate: int
-) -> None:
+def test_a_lane_takes_over_settings(settings: dict[str, Any], concurrency: int, rate: int) -> None:
     lane = Lane()
     lane.configure(account(**settings))
     assert (lane.concurrency, lane.rate) == (concurrency, rate)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paymaster.earn import requirements, verify
+from paymaster.earn.event import Scalar
 from paymaster.earn.machine import MACHINES, REWARD, TASK
 from paymaster.earn.requirements import Requirements
 from paymaster.earn.verify import Count, Step, complete
@@ -147,8 +148,8 @@ def test_a_rule_survives_storage(value: dict[str, object]):
 @pytest.mark.parametrize(
     ("value", "text"), [("1", "1"), (1, "1"), (True, "true"), (None, None), (1.5, "1.5")]
 )
-def test_values_are_compared_as_text(value: object, text: str | None):
-    assert verify.as_text(value) == text  # type: ignore[arg-type]
+def test_values_are_compared_as_text(value: Scalar, text: str | None):
+    assert verify.as_text(value) == text
 
 
 @pytest.mark.parametrize(

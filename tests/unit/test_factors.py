@@ -312,12 +312,12 @@ def test_a_rule_asks_for_a_proof(rule: Rule, asked: tuple[Any, ...], *, required
     ],
 )
 def test_relying_parties_and_their_origins(domain: str, origins: str, *, good: bool) -> None:
-    given_ = {"relying_parties": {"acme/live": domain}, "origins": {"acme/live": origins}}
+    domains, places = {"acme/live": domain}, {"acme/live": origins}
     if good:
-        assert StepUp(**given_).origins == {"acme/live": origins}
+        assert StepUp(relying_parties=domains, origins=places).origins == places
         return
     with pytest.raises(ValidationError):
-        StepUp(**given_)
+        StepUp(relying_parties=domains, origins=places)
 
 
 def test_a_relying_party_without_origins_is_refused() -> None:

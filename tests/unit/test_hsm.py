@@ -18,7 +18,7 @@ from paymaster.kernel.guard import TRANSACTION_OPEN
 from paymaster.secrets.local import verify_signature
 from paymaster.secrets.opening import Secrets, open_secrets
 from paymaster.secrets.port import Wrapped
-from paymaster.settings import Settings
+from paymaster.settings import Database, HsmSettings, SecretSettings, Settings
 
 pkcs11 = pytest.importorskip("pkcs11", reason="install paymaster[hsm]")
 DRIVERS = (
@@ -91,9 +91,9 @@ def make_keys(session: Any) -> None:
 
 def opened(token: Token, folder: Path, pin: str | None = None, **more: Any) -> Secrets:
     settings = Settings(
-        database={"data_dir": folder},
-        secrets={"stores": ["environment"], **more},
-        hsm={"module": token.driver},
+        database=Database(data_dir=folder),
+        secrets=SecretSettings(**{"stores": ("environment",), **more}),
+        hsm=HsmSettings(module=Path(token.driver)),
     )
     return open_secrets(settings, {"PAYMASTER_SECRET__HSM_PIN": pin or token.pin})
 
@@ -252,9 +252,9 @@ async def test_a_wrong_pin_is_not_tried_again_and_a_right_one_is(
     """A token locks itself after a few wrong ones."""
     environ = {"PAYMASTER_SECRET__HSM_PIN": "000000000"}
     settings = Settings(
-        database={"data_dir": tmp_path},
-        secrets={"stores": ["environment"], "kek": address("kek-1")},
-        hsm={"module": token.driver},
+        database=Database(data_dir=tmp_path),
+        secrets=SecretSettings(stores=("environment",), kek=address("kek-1")),
+        hsm=HsmSettings(module=Path(token.driver)),
     )
     secrets = open_secrets(settings, environ)
     assert slug_of(secrets.kek.current_id) == "hsm-refused"

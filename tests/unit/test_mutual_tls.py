@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -20,7 +21,7 @@ from paymaster.roles import certificates
 from paymaster.roles.connection import Allowance
 from paymaster.roles.process import web_loop
 from paymaster.roles.serving import health_identity, listen, serving
-from paymaster.settings import Settings
+from paymaster.settings import Peers, Settings
 
 NOW = WallClock().now()
 REFUSED = (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)
@@ -232,12 +233,12 @@ def test_a_second_ca_is_not_made(folder: Path) -> None:
 
 def test_the_doctor_names_what_ends_soon(folder: Path) -> None:
     settings = Settings(
-        peers={
-            "ca": folder / "ca.pem",
-            "certificate": folder / "{role}.pem",
-            "key": folder / "{role}-key.pem",
-            "health": "verified",
-        }
+        peers=Peers(
+            ca=folder / "ca.pem",
+            certificate=folder / "{role}.pem",
+            key=folder / "{role}-key.pem",
+            health="verified",
+        )
     )
     served_by, allowance = health_identity(settings, "relay")
     assert served_by == identity(folder, "relay")
@@ -253,8 +254,12 @@ def test_the_doctor_names_what_ends_soon(folder: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["ca", "certificate"])
 def test_half_a_setting_is_refused(folder: Path, missing: str) -> None:
-    given = {"ca": folder / "ca.pem", "certificate": folder / "c", "key": folder / "k"}
+    given: dict[str, Any] = {
+        "ca": folder / "ca.pem",
+        "certificate": folder / "c",
+        "key": folder / "k",
+    }
     del given[missing]
-    settings = Settings(peers={**given, "health": "verified"})
+    settings = Settings(peers=Peers(**given, health="verified"))
     with pytest.raises(Refusal, match="certificate-unusable"):
         health_identity(settings, "relay")

@@ -34,8 +34,9 @@ def sealer() -> Sealer:
 
 
 def due(message: Incoming) -> Due:
+    payload = None if message.payload is None else dict(message.payload)
     return Due(
-        message.source, message.message_id, message.topic, message.payload, message.sealed,
+        message.source, message.message_id, message.topic, payload, message.sealed,
         message.trace_id, 0, 1,
     )  # fmt: skip
 

@@ -250,7 +250,9 @@ def test_traceparent_is_read_and_written():
     assert parent is not None
     assert (parent.trace_id, parent.parent_id, parent.sampled) == (TRACE, SPAN, True)
     assert format_traceparent(TRACE, SPAN) == f"00-{TRACE}-{SPAN}-01"
-    assert parse_traceparent(format_traceparent(TRACE, sampled=False)).sampled is False  # type: ignore[union-attr]
+    unsampled = parse_traceparent(format_traceparent(TRACE, sampled=False))
+    assert unsampled is not None
+    assert unsampled.sampled is False
     assert parse_traceparent(f"01-{TRACE}-{SPAN}-01-more") is not None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from tests.issuers import new_key, public_jwk
 
@@ -226,6 +227,7 @@ def test_a_private_key_that_was_published_is_no_more_than_its_public_half() -> N
     made = new_key("RS256")
     whole = {**json.loads(RSAAlgorithm.to_jwk(made)), "kid": "one", "key_ops": ["verify"]}
     [key] = parse_keys({"keys": [whole]})
+    assert isinstance(key.public, RSAPublicKey)
     assert key.public.public_numbers() == made.public_key().public_numbers()
 
 

@@ -32,7 +32,7 @@ def test_a_private_key_or_a_secret_is_no_key_to_verify_with() -> None:
     token = oidc_token.read(jwt.encode(CLAIMS, signing, "EdDSA"))
     for key in (signing, b"secret", "secret", None):
         with pytest.raises(Unauthenticated, match="not accepted"):
-            oidc_token.check_signature(token, key, "EdDSA")  # type: ignore[arg-type]
+            oidc_token.check_signature(token, key, "EdDSA")  # pyright: ignore[reportArgumentType]
 
 
 def test_what_reads_well_is_shown_and_never_printed() -> None:

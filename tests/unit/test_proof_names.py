@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import fields
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_no_more_is_said_than_anybody_reads() -> None:
 
 
 def test_steps_that_cancel_out_are_forgotten() -> None:
-    weights: Counter[tuple[object, ...]] = Counter()
+    weights: Counter[tuple[Hashable, ...]] = Counter()
     _add(weights, [(1, "EUR", 1), (2, "EUR", 1), (1, "EUR", -1), (3, "EUR", -2)])
     assert dict(weights) == {(2, "EUR"): 1, (3, "EUR"): -2}
 

@@ -4,6 +4,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from paymaster.secrets.local import Ed25519Signer, HmacSigner, LocalKek, verify_
 from paymaster.secrets.opening import open_secrets
 from paymaster.secrets.port import SecretVersion, Wrapped, key_check, require
 from paymaster.secrets.sealing import DataKey, Sealer, place
-from paymaster.settings import Settings
+from paymaster.settings import Database, SecretSettings, Settings
 
 
 def as_text(key: bytes) -> str:
@@ -46,9 +47,9 @@ def sealer_in(folder: Path) -> Sealer:
     return Sealer(LocalKek(store), HmacSigner(store))
 
 
-def slug_of(call: object, *arguments: object) -> str:
+def slug_of(call: Callable[..., object], *arguments: object) -> str:
     with pytest.raises(PaymasterError) as caught:
-        call(*arguments)  # type: ignore[operator]
+        call(*arguments)
     return caught.value.slug
 
 
@@ -385,12 +386,14 @@ def test_fingerprints_are_stable_keyed_and_apart_by_kind(folder: Path):
 
 def test_opening_follows_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("PAYMASTER_SECRET__CURSOR", raising=False)
-    settings = Settings(database={"data_dir": tmp_path}, secrets={"stores": ["file"]})
+    settings = Settings(
+        database=Database(data_dir=tmp_path), secrets=SecretSettings(stores=("file",))
+    )
     ensure_generated(tmp_path / "secrets")
     opened = open_secrets(settings, {"PAYMASTER_SECRET__BANK": "unused"})
     assert opened.sealer.open_bytes(opened.sealer.seal_bytes(b"x", b""), b"") == b"x"
     assert slug_of(opened.text, "bank") == "secret-missing"
-    both = Settings(database={"data_dir": tmp_path})
+    both = Settings(database=Database(data_dir=tmp_path))
     assert open_secrets(both, {"PAYMASTER_SECRET__BANK": "seen"}).text("bank") == "seen"
     with pytest.raises(Refusal):
         opened.text("../bank")

@@ -2,9 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from paymaster.kernel.errors import Refusal
-from paymaster.settings import Settings, explain, load_settings, masked, reference
+from paymaster.settings import Api, Settings, explain, load_settings, masked, reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,7 +125,7 @@ def test_no_password_is_shown_anywhere(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_settings_made_in_code_say_so():
-    settings = Settings(api={"port": 1234})
+    settings = Settings(api=Api(port=1234))
     assert settings.api.port == 1234
     assert explained(settings)["api.port"][1] == "code"
 
@@ -132,7 +133,9 @@ def test_settings_made_in_code_say_so():
 def test_every_setting_is_described_with_its_unit():
     for group in Settings.model_fields.values():
         model = group.annotation
-        for name, field in model.model_fields.items():  # type: ignore[union-attr]
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        for name, field in model.model_fields.items():
             assert field.description, name
             assert field.description.endswith("."), name
             for word in ("timeout", "interval", "lease"):

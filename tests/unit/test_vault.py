@@ -23,7 +23,7 @@ from paymaster.secrets.opening import Secrets, makes_keys, open_secrets
 from paymaster.secrets.port import SecretVersion
 from paymaster.secrets.vault import VaultSource
 from paymaster.secrets.warm import Kept, WarmStore
-from paymaster.settings import Settings
+from paymaster.settings import Database, SecretSettings, Settings, VaultSettings
 
 
 def key() -> str:
@@ -40,9 +40,11 @@ def settings(
     vault: Vault, folder: Path, secret_store: dict[str, Any] | None = None, **more: Any
 ) -> Settings:
     return Settings(
-        database={"data_dir": folder},
-        secrets={"stores": ["environment", "vault"], "settle_seconds": 0, **(secret_store or {})},
-        vault={"address": vault.address, **more},
+        database=Database(data_dir=folder),
+        secrets=SecretSettings(
+            **{"stores": ("environment", "vault"), "settle_seconds": 0, **(secret_store or {})}
+        ),
+        vault=VaultSettings(address=vault.address, **more),
     )
 
 
@@ -300,7 +302,7 @@ class Flaky:
             raise PaymasterError("secret-store-down", "down")
         return ["one"]
 
-    async def versions(self, name: str, _known: object) -> list[SecretVersion]:
+    async def versions(self, name: str, known: object) -> list[SecretVersion]:
         return [SecretVersion("1", b"value")] if name == "one" else []
 
     async def close(self) -> None:
@@ -381,4 +383,4 @@ def test_missing_keys_are_not_made_beside_a_store_over_a_network(
 ) -> None:
     stores = {"stores": ["file", "vault"]}
     assert not makes_keys(settings(vault, tmp_path, secret_store=stores))
-    assert makes_keys(Settings(database={"data_dir": tmp_path}))
+    assert makes_keys(Settings(database=Database(data_dir=tmp_path)))

@@ -18,13 +18,13 @@ from tests.vault_server import Vault, serve
 
 from paymaster.kernel.errors import Broken, Busy
 from paymaster.secrets.opening import Secrets, open_secrets
-from paymaster.settings import Settings
+from paymaster.settings import SecretSettings, Settings, VaultSettings
 
 
 def opened(vault: Vault, ca_file: Path | None) -> Secrets:
     settings = Settings(
-        secrets={"stores": ["environment", "vault"]},
-        vault={"address": vault.address, "ca_file": ca_file},
+        secrets=SecretSettings(stores=("environment", "vault")),
+        vault=VaultSettings(address=vault.address, ca_file=ca_file),
     )
     return open_secrets(settings, {"PAYMASTER_SECRET__VAULT_TOKEN": vault.token()})
 
@@ -79,7 +79,7 @@ async def test_only_the_authority_in_the_settings_is_trusted(tmp_path: Path) -> 
 
 def test_a_token_never_travels_without_tls() -> None:
     with pytest.raises(ValidationError, match="https"):
-        Settings(vault={"address": "http://vault.example:8200"})
+        Settings(vault=VaultSettings(address="http://vault.example:8200"))
 
 
 def test_the_little_vault_leaves_no_thread_behind() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +33,7 @@ from paymaster.kernel.errors import (
     RailUnknown,
 )
 from paymaster.rails import meaning, sftp
-from paymaster.rails.base import RailAccount
+from paymaster.rails.base import Outcome, Prepared, RailAccount
 from paymaster.rails.http import call, new_client
 from paymaster.rails.iso20022.rail import Iso20022Rail
 from paymaster.rails.meaning import OF, TABLE, Kind, Means
@@ -349,13 +349,14 @@ def test_of_all_statuses_only_an_explained_4xx_is_a_no() -> None:
         assert (coded is Means.SAFE) == (bare is Means.SAFE) == (status in door), status
 
 
-class _Slow:
+class _Slow(SandboxWalletRail):
     """A rail whose call does not come back, or breaks."""
 
     def __init__(self, fault: Exception | None) -> None:
+        super().__init__(deps())
         self.fault = fault
 
-    async def send(self, *_: object) -> list[object]:
+    async def send(self, account: RailAccount, prepared: Prepared) -> Sequence[Outcome]:
         if self.fault is not None:
             raise self.fault
         await asyncio.sleep(30)
@@ -372,5 +373,5 @@ async def test_what_dispatch_itself_finds(fault: Exception | None, kind: Kind) -
     ours = PayoutAccount(account("http://unused"), 1, "UTC", "always", "active", 1)
     order = Order(1, ours, prepared, 1, NOON + timedelta(minutes=1), 1)
     pace = Pace(call=timedelta(milliseconds=20))
-    sent = await send.call(_Slow(fault), order, pace, ManualClock(NOON))  # type: ignore[arg-type]
+    sent = await send.call(_Slow(fault), order, pace, ManualClock(NOON))
     assert (sent.answer, sent.code) == (send.Answer.UNKNOWN, OF[kind].slug)

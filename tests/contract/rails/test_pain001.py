@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lxml import etree
+from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
 from tests.contract.support import (
     NOON,
     OUR_IBAN,

@@ -80,7 +80,7 @@ async def test_their_client_signs_and_reads_the_same(till: Till) -> None:
         return bool(came)
 
     await patiently(heard, "no notice came")
-    theirs_read = await asyncio.to_thread(
+    theirs_read: Any = await asyncio.to_thread(
         client.callback, {name.title(): text for name, text in came[0].headers.items()},
         came[0].body,
     )  # fmt: skip

@@ -115,6 +115,7 @@ async def test_what_the_old_codes_prove(
     await old.reset()
     await old.mishap("code_before", text=code)
     said = await proven(old)
+    assert isinstance(said, RailError)
     assert type(said) is means
     assert said.extra["code"] == code
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -65,7 +66,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("kind", "more"), UNKNOWN)
 async def test_what_proves_nothing_is_unknown(
-    bills: WeChatHarness, kind: str, more: dict[str, object]
+    bills: WeChatHarness, kind: str, more: dict[str, Any]
 ) -> None:
     await bills.reset()
     await bills.mishap(kind, **more)

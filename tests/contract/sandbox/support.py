@@ -17,7 +17,7 @@ from typing import Any
 import asyncssh
 import httpx
 import pytest
-from lxml import etree
+from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("PAYMASTER_DATA", ROOT.parent / "shared" / "data"))

@@ -209,11 +209,11 @@ async def test_a_browser_pays_at_the_providers_page(
     assert "<script" not in page.text
     assert await state(customer) == "ACQ.TRADE_NOT_EXIST"
     action = page.text.split('action="')[1].split('"')[0]
-    button = {"content": f"user={ADA}"}
+    button = f"user={ADA}"
     looked = await customer.http.post(customer.url + action, content="look=1")
     assert looked.status_code == 200
     assert await state(customer) == "WAIT_BUYER_PAY"
-    paid = await customer.http.post(customer.url + action, **button)
+    paid = await customer.http.post(customer.url + action, content=button)
     assert paid.status_code == 303
     back = urlsplit(paid.headers["location"])
     given = dict(parse_qsl(back.query))
@@ -223,7 +223,7 @@ async def test_a_browser_pays_at_the_providers_page(
     assert (given["out_trade_no"], given["total_amount"]) == (NUMBER, "88.80")
     (form,) = await heard_forms(receiver, 1)
     assert form["subject"] == "<script>充值"
-    again = await customer.http.post(customer.url + action, **button)
+    again = await customer.http.post(customer.url + action, content=button)
     assert again.status_code == 409
 
 

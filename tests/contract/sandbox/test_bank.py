@@ -2,7 +2,7 @@
 
 import asyncssh
 import pytest
-from lxml import etree
+from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
 from tests.contract.sandbox.support import (
     OURS,
     PSP,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from datetime import date
 from pathlib import Path
 
@@ -293,7 +294,6 @@ def _references(receiver: Receiver) -> set[str]:
     return {heard.event["data"]["reference"] for heard in receiver.heard}
 
 
-async def _spaced(pay: object, number: int) -> bool:
+async def _spaced(pay: Callable[[int], Awaitable[bool]], number: int) -> bool:
     await asyncio.sleep(number / 100)
-    assert callable(pay)
     return await pay(number)

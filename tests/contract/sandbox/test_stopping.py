@@ -38,7 +38,7 @@ async def test_a_loop_that_is_woken_as_it_is_stopped_does_stop(tmp_path: Path, t
         done, _ = await asyncio.wait({stopping}, timeout=5)
         assert done, "a loop still waits"
         world._tasks.clear()
-        world._stop = _nothing  # type: ignore[method-assign]
+        world._stop = _nothing
 
 
 async def _nothing() -> None:

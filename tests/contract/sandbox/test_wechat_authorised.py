@@ -63,9 +63,11 @@ async def test_once_agreed_payments_need_no_confirmation(
     assert receiver.heard[0].event["event_type"] == "MCHTRANSFER.AUTHORIZATION.CONFIRMED"
     found = await agreement(authorised, "Z1")
     assert (told["state"], found["authorization_id"]) == ("TAKING_EFFECT", told["authorization_id"])
-    for number, named in enumerate(
-        ({"authorization_id": found["authorization_id"]}, {"out_authorization_no": "Z1"})
-    ):
+    names: list[dict[str, Any]] = [
+        {"authorization_id": found["authorization_id"]},
+        {"out_authorization_no": "Z1"},
+    ]
+    for number, named in enumerate(names):
         answer = await pay(authorised, f"A{number + 1}", **named)
         assert answer.json()["state"] in ("TRANSFERING", "SUCCESS")
         assert "package_info" not in answer.json()

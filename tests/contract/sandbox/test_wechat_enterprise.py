@@ -6,11 +6,12 @@ import secrets
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
-from lxml import etree
+from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
 from tests.contract.sandbox.support import eventually
 from tests.contract.sandbox.wechat_support import APPID, MCHID, Merchant, clock
 
@@ -130,7 +131,8 @@ async def test_refusals_pay_nothing(
     old: httpx.AsyncClient, merchant: Merchant, more: dict[str, str], code: str
 ) -> None:
     openid = await merchant.user()
-    answer = await post(old, PAY, order(merchant, "T1", **{"openid": openid, **more}))
+    given: dict[str, Any] = {"openid": openid, **more}
+    answer = await post(old, PAY, order(merchant, "T1", **given))
     assert (answer["result_code"], answer["err_code"]) == ("FAIL", code)
     assert (await merchant.books())["references"] == {}
     good = await post(old, PAY, order(merchant, "T1", openid))

@@ -73,7 +73,7 @@ async def test_a_transfer_from_the_first_call_to_the_notice(
     assert client.decrypt(found["user_name"]) == "张三"
     await eventually(lambda: receiver.heard)
     heard = receiver.heard[0]
-    told = await asyncio.to_thread(client.callback, heard.headers, heard.body)
+    told: Any = await asyncio.to_thread(client.callback, heard.headers, heard.body)
     assert told["event_type"] == "MCHTRANSFER.BILL.FINISHED"
     assert (told["resource"]["out_bill_no"], told["resource"]["state"]) == ("A1", "SUCCESS")
     receipt = await said(client.mch_transfer_elecsign, out_bill_no="A1")

@@ -71,11 +71,12 @@ async def test_the_same_number_again_is_the_same_bill(merchant: Merchant) -> Non
     first = (await merchant.transfer("A1", openid)).json()
     assert (await merchant.transfer("A1", openid)).json() == first
     assert await held(merchant) == (999_900, 100)
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"fen": 101},
         {"transfer_remark": "Another"},
         {"notify_url": "http://127.0.0.1/"},
-    ):
+    ]
+    for change in changes:
         answer = await merchant.transfer("A1", openid, **change)
         assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
         assert answer.json()["message"] == "单号已存在但信息不一致"
