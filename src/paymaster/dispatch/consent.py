@@ -14,7 +14,8 @@ from typing import Final
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.kernel.errors import Busy, Conflict, RailDoubted, RailError, RailPutOff, RailRefused
 from paymaster.observe import get_logger
-from paymaster.rails.base import AsksConsent, Consent, Payee, Rail
+from paymaster.rails.base import Payee, Rail
+from paymaster.rails.consent import AsksConsent, Consent
 
 TIMEOUT_SECONDS: Final = 15.0
 _log = get_logger(__name__)
