@@ -15,6 +15,7 @@
     confirmation  what a payee needs to accept a payment, and the wish to take it back
     outcome    the one place where an answer changes an attempt and what it pays
     transfer   the company's own money between two of its accounts
+    answered   a provider is asked while somebody waits for the answer
     failures   what a provider's code means, to the earner and to the operator
     run        the loop, with a lane for each account so that one sick rail delays no other
 
