@@ -17,6 +17,7 @@
     transfer   the company's own money between two of its accounts
     answered   a provider is asked while somebody waits for the answer
     failures   what a provider's code means, to the earner and to the operator
+    under_way  what the loop sets going and does not wait for
     run        the loop, with a lane for each account so that one sick rail delays no other
 
 Three answers come from the outside: yes, no, unknown. Unknown is a state, never a guess.
