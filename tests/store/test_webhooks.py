@@ -234,6 +234,17 @@ async def test_a_reference_of_ours_that_names_nothing_is_visible(
     assert await hooks.refused(2) == ["attempt-unknown"]
 
 
+@pytest.mark.parametrize("minor", [0, 2999, 3001])
+async def test_a_notice_over_another_amount_pays_nothing(
+    payouts: Payouts, hooks: Hooks, minor: int
+) -> None:
+    _, withdrawal, key = await sent(payouts)
+    await hooks.tell(key, Verdict.PAID, "ev_1", minor=minor)
+    assert await hooks.apply() == Applying(1, 0, 1)
+    assert await hooks.refused() == ["outcome-amount-differs"]
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
+
+
 async def test_paid_after_failed_is_visible_and_moves_nothing(
     payouts: Payouts, hooks: Hooks, rail: AskableRail
 ) -> None:

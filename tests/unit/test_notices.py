@@ -26,6 +26,7 @@ FULL = Notice(
     frozenset({KEY}),
 )
 BARE = Notice("ev_2", Outcome("invoice-1", Verdict.PAID))
+NOTHING = Notice("ev_3", Outcome(KEY, Verdict.PAID, amount=Money.zero("EUR")))
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def due(message: Incoming) -> Due:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("notice", [FULL, BARE], ids=["full", "bare"])
+@pytest.mark.parametrize("notice", [FULL, BARE, NOTHING], ids=["full", "bare", "nothing"])
 def test_a_notice_comes_back_as_it_was(sealer: Sealer, notice: Notice) -> None:
     evidence = Evidence({"x-signature": "s"}, b"\x00body")
     message = pack(sealer, SOURCE, 5, notice, evidence, "trace")
