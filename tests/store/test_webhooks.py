@@ -220,8 +220,11 @@ async def test_a_webhook_finds_its_cell_by_the_reference(payouts: Payouts, hooks
 async def test_a_foreign_reference_is_kept_where_people_look(
     payouts: Payouts, hooks: Hooks, key: str
 ) -> None:
-    assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(0, 0, 1)
-    assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(0, 1, 0)
+    with capture_logs() as said:
+        assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(0, 0, 1)
+        assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(0, 1, 0)
+    told = [line["notices"] for line in said if line["event"] == "notice_unmatched"]
+    assert told == [1], "people are told once"
     assert await hooks.refused() == ["notice-unmatched"]
     assert await hooks.apply() == Applying(0, 0, 0)
 

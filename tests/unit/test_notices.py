@@ -14,7 +14,8 @@ from paymaster.kernel.ids import reference
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Notice, Outcome, Verdict
 from paymaster.secrets.sealing import Sealer, place
-from paymaster.settle.notice import Evidence, Opened, message_id, pack, unpack
+from paymaster.settle.envelope import Evidence, message_id
+from paymaster.settle.notice import Opened, pack, unpack
 
 SOURCE = "webhook:wallet"
 KEY, ORDER = reference(1, 7), reference(1, 8)
