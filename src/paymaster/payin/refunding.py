@@ -147,7 +147,7 @@ async def call(
     at, key = clock.now(), task.row.key
     found = await called(lambda: _asked(rail, account, task), task.row, pace)
     if isinstance(found, RefundOutcome) and found.key != key:
-        found = RefundOutcome(key, RefundVerdict.UNKNOWN, detail="The answer names another refund.")
+        found = RefundOutcome.unknown(key, "The answer names another refund.")
     return Told(task, found, at)
 
 

@@ -168,7 +168,7 @@ async def call(
     at, key = clock.now(), task.row.key
     found = await called(lambda: _asked(rail, account, task), task.row, pace)
     if isinstance(found, ChargeOutcome) and found.key != key:
-        found = ChargeOutcome(key, ChargeVerdict.UNKNOWN, detail="The answer names another charge.")
+        found = ChargeOutcome.unknown(key, "The answer names another charge.")
     return Told(task, found, at)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from paymaster.kernel.errors import Broken
+from paymaster.kernel.errors import Broken, Refusal
 from paymaster.rails.base import RailAccount
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -31,6 +31,11 @@ MAX_LISTED = 20_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z", re.ASCII)
 
 _READABLE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}\Z")
+
+
+def malformed(detail: str) -> Refusal:
+    """The refusal for a file that cannot be relied on."""
+    return Refusal("statement-malformed", detail)
 
 
 @dataclass(frozen=True, slots=True)
