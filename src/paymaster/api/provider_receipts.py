@@ -49,7 +49,7 @@ async def get_provider_receipt(call: OwnReads, withdrawal: WithdrawalPath) -> Re
     async def work(tx: CellRead) -> list[AttemptView]:
         found = await view.one(tx, ref.id, user_id=call.mine)
         await users.require_key(tx, sealer, found.row.user_id)
-        return await batch_store.attempts_of(tx, withdrawal_id=ref.id)
+        return await batch_store.attempts_of(tx, ref.id)
 
     found = await call.cell(ref.cell).read(work)
     paid = next((one for one in found if one.state in _PAID), None)

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from paymaster.kernel.errors import Broken, Refusal
-from paymaster.rails.base import RailAccount
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Larger files are neither read nor written."""
@@ -72,10 +71,6 @@ class FileTransport(Protocol):
         Raises as `list`.
         """
         ...
-
-
-OpenTransport = Callable[[RailAccount], FileTransport]
-"""Gives the transport of an account; opening costs nothing, connecting happens in the calls."""
 
 
 def checked_name(name: str) -> str:
