@@ -23,6 +23,7 @@ from paymaster.settle.apply import apply_due
 
 STEPS = 50
 SEEDS = int(os.environ.get("PAYMASTER_STORMS", "3"))
+MORE_SEEDS = 20
 
 _UNPROVEN = """
     SELECT a.withdrawal_id, array_agg(a.state) FROM attempt a
@@ -127,6 +128,9 @@ async def test_another_account_pays_with_proof_and_never_a_second_time(
     postgres: PostgresServer,
 ) -> None:
     moved = [await storm(postgres, seed) for seed in range(100, 100 + SEEDS)]
+    # How calls interleave is the machine's: now and then no payment of these storms had to move.
+    while not sum(moved) and len(moved) < SEEDS + MORE_SEEDS:
+        moved.append(await storm(postgres, 100 + len(moved)))
     assert sum(moved) > 0, "no storm was strong enough: choose other seeds"
 
 

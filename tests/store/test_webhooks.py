@@ -220,8 +220,11 @@ async def test_a_webhook_finds_its_cell_by_the_reference(payouts: Payouts, hooks
 async def test_a_foreign_reference_is_kept_where_people_look(
     payouts: Payouts, hooks: Hooks, key: str
 ) -> None:
-    assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(0, 0, 1)
-    assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(0, 1, 0)
+    with capture_logs() as said:
+        assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(0, 0, 1)
+        assert await hooks.tell(key, Verdict.PAID, "ev_1") == Received(0, 1, 0)
+    told = [line["notices"] for line in said if line["event"] == "notice_unmatched"]
+    assert told == [1], "people are told once"
     assert await hooks.refused() == ["notice-unmatched"]
     assert await hooks.apply() == Applying(0, 0, 0)
 
@@ -232,6 +235,17 @@ async def test_a_reference_of_ours_that_names_nothing_is_visible(
     await hooks.tell(reference(2, 4711), Verdict.PAID, "ev_1")
     assert await hooks.apply(2) == Applying(1, 0, 1)
     assert await hooks.refused(2) == ["attempt-unknown"]
+
+
+@pytest.mark.parametrize("minor", [0, 2999, 3001])
+async def test_a_notice_over_another_amount_pays_nothing(
+    payouts: Payouts, hooks: Hooks, minor: int
+) -> None:
+    _, withdrawal, key = await sent(payouts)
+    await hooks.tell(key, Verdict.PAID, "ev_1", minor=minor)
+    assert await hooks.apply() == Applying(1, 0, 1)
+    assert await hooks.refused() == ["outcome-amount-differs"]
+    assert await payouts.states(withdrawal) == ("sent", ["sent"])
 
 
 async def test_paid_after_failed_is_visible_and_moves_nothing(

@@ -14,7 +14,8 @@ from paymaster.kernel.ids import reference
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Notice, Outcome, Verdict
 from paymaster.secrets.sealing import Sealer, place
-from paymaster.settle.notice import Evidence, Opened, message_id, pack, unpack
+from paymaster.settle.envelope import Evidence, message_id
+from paymaster.settle.notice import Opened, pack, unpack
 
 SOURCE = "webhook:wallet"
 KEY, ORDER = reference(1, 7), reference(1, 8)
@@ -26,6 +27,7 @@ FULL = Notice(
     frozenset({KEY}),
 )
 BARE = Notice("ev_2", Outcome("invoice-1", Verdict.PAID))
+NOTHING = Notice("ev_3", Outcome(KEY, Verdict.PAID, amount=Money.zero("EUR")))
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def due(message: Incoming) -> Due:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("notice", [FULL, BARE], ids=["full", "bare"])
+@pytest.mark.parametrize("notice", [FULL, BARE, NOTHING], ids=["full", "bare", "nothing"])
 def test_a_notice_comes_back_as_it_was(sealer: Sealer, notice: Notice) -> None:
     evidence = Evidence({"x-signature": "s"}, b"\x00body")
     message = pack(sealer, SOURCE, 5, notice, evidence, "trace")

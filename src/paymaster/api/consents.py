@@ -27,7 +27,8 @@ from paymaster.kernel.ids import Ref
 from paymaster.people import destinations
 from paymaster.people.links.store import links
 from paymaster.people.views import DestinationView
-from paymaster.rails.base import Consent, Payee
+from paymaster.rails.base import Payee
+from paymaster.rails.consent import Consent
 
 router = APIRouter(route_class=Door, tags=["destinations"])
 _Prints = Mapping[int, Sequence[bytes]]

@@ -14,7 +14,9 @@ from typing import Any
 from starlette.responses import Response
 
 from paymaster.api.context import Call
+from paymaster.api.idempotent import accepted
 from paymaster.api.models import Reply
+from paymaster.db.idempotency import Key
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import CellTx, ControlRead
 from paymaster.kernel.errors import Forbidden
@@ -123,6 +125,18 @@ async def guarded(call: Call, act: Act, subject: str, body: Mapping[str, Any]) -
         ready.cell, lambda tx: perform(call, tx, limits, act, ready, subject, body)
     )
     return answer_of(act, done)
+
+
+async def keyed(call: Call, act: Act, key: Key, subject: str, body: Mapping[str, Any]) -> Response:
+    """The same for an act that is asked for under an idempotency key: each time it is another."""
+    ready, limits = await act.make(call, subject, body), await limits_of(call)
+    own = f"{subject}/{key.key_hash.hex()[:12]}"
+
+    async def work(tx: CellTx) -> Mapping[str, Any]:
+        done = await perform(call, tx, limits, act, ready, own, body)
+        return done.wire() if isinstance(done, Waiting) else done
+
+    return await accepted(call, ready.cell, key, work)
 
 
 def answer_of(act: Act, done: Mapping[str, Any] | Waiting) -> Response:

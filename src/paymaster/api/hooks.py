@@ -11,6 +11,7 @@ from paymaster.api.context import deps_of, trace_of
 from paymaster.api.hot import Inbox
 from paymaster.api.models import Reply
 from paymaster.api.shapes_operate import ReceivedOut
+from paymaster.compose import Deps
 from paymaster.kernel.errors import NotFound, PaymasterError
 from paymaster.observe import get_logger
 from paymaster.rails.base import WebhookAnswer
@@ -31,6 +32,22 @@ def _in_its_words(said: WebhookAnswer) -> Response:
     return Response(said.body, said.status, media_type=said.content_type)
 
 
+def _refused(said: WebhookAnswer | None, rail_account: str, error: PaymasterError) -> Response:
+    """The refusal in the provider's words, where it wants certain ones; else the problem."""
+    if said is None:
+        raise error
+    _log.info("webhook_refused", rail_account=rail_account, slug=error.slug)
+    return _in_its_words(said)
+
+
+def _environment_of(deps: Deps, tenant: str, mode: str, rail_account: str) -> int:
+    """Whose door this is. Raises NotFound `rail-account-unknown`."""
+    for environment in deps.dbs.environments():
+        if (environment.tenant, environment.mode) == (tenant, mode) and rail_account.isprintable():
+            return environment.id
+    raise NotFound("rail-account-unknown", "There is no rail account at this address.")
+
+
 @router.post("/v1/hooks/{tenant}/{mode}/{rail_account}", response_model=ReceivedOut)
 async def take_webhook(request: Request, tenant: Part, mode: Part, rail_account: Part) -> Response:
     """Verify, keep, acknowledge; what it says is applied afterwards.
@@ -39,15 +56,13 @@ async def take_webhook(request: Request, tenant: Part, mode: Part, rail_account:
     certain words hears those, also when its message is refused.
     """
     deps = deps_of(request)
-    wanted = [e for e in deps.dbs.environments() if (e.tenant, e.mode) == (tenant, mode)]
-    if not wanted or not rail_account.isprintable():
-        raise NotFound("rail-account-unknown", "There is no rail account at this address.")
+    environment_id = _environment_of(deps, tenant, mode, rail_account)
     try:
         received = await receive(
             deps.dbs,
             deps.rails,
             deps.secrets.sealer,
-            wanted[0].id,
+            environment_id,
             rail_account,
             dict(request.headers),
             await request.body(),
@@ -55,11 +70,8 @@ async def take_webhook(request: Request, tenant: Part, mode: Part, rail_account:
             inbox_of(request).keep,
         )
     except PaymasterError as error:
-        said = await refusal(deps.dbs, deps.rails, wanted[0].id, rail_account, error)
-        if said is None:
-            raise
-        _log.info("webhook_refused", rail_account=rail_account, slug=error.slug)
-        return _in_its_words(said)
+        said = await refusal(deps.dbs, deps.rails, environment_id, rail_account, error)
+        return _refused(said, rail_account, error)
     if received.answer is not None:
         return _in_its_words(received.answer)
     return Reply({"new": received.new, "again": received.again, "unmatched": received.unmatched})
@@ -74,17 +86,11 @@ async def take_payin_webhook(
     Anything but what the provider calls an acknowledgement means that it was not kept.
     """
     deps = deps_of(request)
-    wanted = [e for e in deps.dbs.environments() if (e.tenant, e.mode) == (tenant, mode)]
-    if not wanted or not rail_account.isprintable():
-        raise NotFound("rail-account-unknown", "There is no rail account at this address.")
+    environment_id = _environment_of(deps, tenant, mode, rail_account)
     sealer, keep = deps.secrets.sealer, inbox_of(request).keep
-    door = Door(deps.dbs, deps.rails, sealer, wanted[0].id, keep)
+    door = Door(deps.dbs, deps.rails, sealer, environment_id, keep)
     headers, body = dict(request.headers), await request.body()
     try:
         return _in_its_words(await door.receive(rail_account, headers, body, trace_of(request)))
     except PaymasterError as error:
-        said = await door.refusal(rail_account, error)
-        if said is None:
-            raise
-        _log.info("webhook_refused", rail_account=rail_account, slug=error.slug)
-        return _in_its_words(said)
+        return _refused(await door.refusal(rail_account, error), rail_account, error)

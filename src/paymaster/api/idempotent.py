@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
 from starlette.responses import Response
 
 from paymaster.api.context import Call
-from paymaster.api.problems import MEDIA_TYPE
+from paymaster.api.problems import MEDIA_TYPE, problem_of
+from paymaster.db import idempotency
 from paymaster.db.idempotency import Answer, Key
+from paymaster.db.pool import CellDb
+from paymaster.db.tx import CellTx
+from paymaster.kernel.errors import Unprocessable
 
+_ACCEPTED = 202
 _FIRST_REFUSAL = 400
 _REFUSAL = MEDIA_TYPE.encode()
 
@@ -37,3 +46,28 @@ def replied(answer: Answer) -> Response:
     if answer.replayed:
         headers.append((b"idempotent-replayed", b"true"))
     return Ready(answer.answer, answer.status, headers)
+
+
+async def accepted(
+    call: Call, cell: CellDb, key: Key, work: Callable[[CellTx], Awaitable[Any]]
+) -> Response:
+    """202 with what `work` gives, or why it cannot be; either is the answer to this key for ever.
+
+    Kept in the transaction of the work. What may be otherwise in a moment (409, 503) is not kept.
+    """
+
+    async def once(tx: CellTx) -> Answer:
+        before = await idempotency.begin(tx, key)
+        if before is not None:
+            return before
+        try:
+            answer = Answer(_ACCEPTED, msgspec.json.encode(await work(tx)))
+        except Unprocessable as error:
+            problem = problem_of(
+                error, errors_url=call.deps.settings.api.errors_url, trace_id=call.trace_id
+            )
+            answer = Answer(problem.status, problem.body)
+        await idempotency.finish(tx, key, answer)
+        return answer
+
+    return replied(await call.write(cell, once))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -13,17 +12,9 @@ from paymaster.api.door import Door
 from paymaster.api.explain import WithdrawalPath, withdrawal_of
 from paymaster.db.tx import CellRead
 from paymaster.dispatch import accounts, batch_store
+from paymaster.dispatch.answered import answered
 from paymaster.dispatch.batch_store import AttemptView
-from paymaster.kernel.errors import (
-    Busy,
-    Conflict,
-    Forbidden,
-    RailDoubted,
-    RailError,
-    RailPutOff,
-    RailRefused,
-)
-from paymaster.observe import get_logger
+from paymaster.kernel.errors import Busy, Conflict, Forbidden
 from paymaster.people import users
 from paymaster.rails.base import GivesReceipts
 from paymaster.withdraw import view
@@ -31,7 +22,6 @@ from paymaster.withdraw import view
 router = APIRouter(route_class=Door, tags=["withdrawals"])
 TIMEOUT_SECONDS: Final = 20.0
 AGAIN_SECONDS: Final = 30
-_log = get_logger(__name__)
 _PAID: Final = frozenset({"paid", "returned"})
 _PDF: dict[int | str, dict[str, Any]] = {
     200: {
@@ -59,7 +49,7 @@ async def get_provider_receipt(call: OwnReads, withdrawal: WithdrawalPath) -> Re
     async def work(tx: CellRead) -> list[AttemptView]:
         found = await view.one(tx, ref.id, user_id=call.mine)
         await users.require_key(tx, sealer, found.row.user_id)
-        return await batch_store.attempts_of(tx, withdrawal_id=ref.id)
+        return await batch_store.attempts_of(tx, ref.id)
 
     found = await call.cell(ref.cell).read(work)
     paid = next((one for one in found if one.state in _PAID), None)
@@ -78,24 +68,14 @@ async def _fetched(call: Call, paid: AttemptView) -> bytes:
     rail = None if account is None else call.deps.rails.get(account.rail.rail)
     if account is None or not isinstance(rail, GivesReceipts):
         raise Conflict("receipt-not-offered", "Its provider makes out no receipts.")
-    try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            body = await rail.receipt(account.rail, paid.key)
-    except RailPutOff as error:
-        raise _unavailable(error) from None
-    except (RailRefused, RailDoubted) as error:
-        code = error.extra.get("code", error.slug)
-        raise Conflict("receipt-refused", f"The provider refused: {code}.") from None
-    except (RailError, TimeoutError) as error:
-        raise _unavailable(error) from None
+    body = await answered(
+        lambda: rail.receipt(account.rail, paid.key),
+        TIMEOUT_SECONDS,
+        no_slug="receipt-refused",
+        away_slug="receipt-unavailable",
+    )
     if body is None:
         raise Busy(
             "receipt-generating", "The provider makes it now.", retry_after_seconds=AGAIN_SECONDS
         )
     return body
-
-
-def _unavailable(error: Exception) -> Busy:
-    slug = error.slug if isinstance(error, RailError) else "call-timeout"
-    _log.warning("receipt_unavailable", slug=slug)
-    return Busy("receipt-unavailable", "The provider gave no answer.", retry_after_seconds=5)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from fastapi import APIRouter, Path, Request
 from pydantic import Field
 from starlette.responses import Response
@@ -17,26 +16,21 @@ from paymaster.api import guarded
 from paymaster.api.context import Call, Key, Operates, OwnReads
 from paymaster.api.door import Door
 from paymaster.api.guarded import Ready
-from paymaster.api.idempotent import replied
 from paymaster.api.models import Amount, Body, Reason, Reply, listing, wire
-from paymaster.api.problems import problem_of
 from paymaster.api.shapes import Page
 from paymaster.api.shapes_staff import WAITING, ApprovalOut
 from paymaster.api.shapes_topups import TopupRefundOut
 from paymaster.api.topups import TopupPath, topup_of
-from paymaster.db import idempotency
-from paymaster.db.idempotency import Answer
 from paymaster.db.idempotency import Key as StoredKey
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import CellTx
 from paymaster.kernel.clock import rfc3339
-from paymaster.kernel.errors import NotFound, Unprocessable
+from paymaster.kernel.errors import NotFound
 from paymaster.kernel.ids import text_id
 from paymaster.kernel.money import Money
 from paymaster.payin import decide, refund, view
 from paymaster.payin.decide import Finding
 from paymaster.payin.view import ChargeRow, RefundRow
-from paymaster.people.four_eyes import Waiting
 
 router = APIRouter(route_class=Door, tags=["top-ups"])
 REFUND: Final = "POST /v1/topups/{topup}/refunds"
@@ -108,27 +102,7 @@ async def ask_topup_refund(
     }
     route = f"{REFUND} {topup}"
     stored = StoredKey.of(call.principal.caller_id, route, key, await request.body())
-    ready, limits = await _refunded(call, topup, asked), await guarded.limits_of(call)
-    subject = f"{topup}/{stored.key_hash.hex()[:12]}"
-
-    async def work(tx: CellTx) -> Answer:
-        before = await idempotency.begin(tx, stored)
-        if before is not None:
-            return before
-        try:
-            done = await guarded.perform(call, tx, limits, REFUND_ACT, ready, subject, asked)
-        except Unprocessable as error:
-            problem = problem_of(
-                error, errors_url=call.deps.settings.api.errors_url, trace_id=call.trace_id
-            )
-            answer = Answer(problem.status, problem.body)
-        else:
-            told = done.wire() if isinstance(done, Waiting) else done
-            answer = Answer(guarded.WAITS, msgspec.json.encode(told))
-        await idempotency.finish(tx, stored, answer)
-        return answer
-
-    return replied(await call.write(ready.cell, work))
+    return await guarded.keyed(call, REFUND_ACT, stored, topup, asked)
 
 
 @router.get("/v1/topups/{topup}/refunds", response_model=Page[TopupRefundOut])

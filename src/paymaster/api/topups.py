@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal, cast
 
-import msgspec
 import segno
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import Field, StringConstraints
@@ -16,15 +15,12 @@ from starlette.responses import Response
 from paymaster.api.context import Call, Campaigns, Key, OwnReads, OwnWithdrawals
 from paymaster.api.door import Door
 from paymaster.api.explain import own_user
-from paymaster.api.idempotent import replied
+from paymaster.api.idempotent import accepted
 from paymaster.api.models import Amount, Body, Nothing, Reply, Text, listing, wire
 from paymaster.api.paging import Paged, next_cursor
-from paymaster.api.problems import problem_of
 from paymaster.api.shapes import Page
 from paymaster.api.shapes_topups import TopupOut, WaysOut
 from paymaster.api.users import UserPath
-from paymaster.db import idempotency
-from paymaster.db.idempotency import Answer
 from paymaster.db.idempotency import Key as StoredKey
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import CellTx
@@ -183,24 +179,11 @@ async def _asked(
     stored = StoredKey.of(call.principal.caller_id, route, key, await request_.body())
     sealer = call.deps.secrets.sealer
 
-    async def work(tx: CellTx) -> Answer:
-        before = await idempotency.begin(tx, stored)
-        if before is not None:
-            return before
-        try:
-            await allowed(tx)
-            row = await request.request(tx, call.deps.rails, sealer, ask)
-        except Unprocessable as error:
-            problem = problem_of(
-                error, errors_url=call.deps.settings.api.errors_url, trace_id=call.trace_id
-            )
-            answer = Answer(problem.status, problem.body)
-        else:
-            answer = Answer(202, msgspec.json.encode(_shown(call, known, cell, row)))
-        await idempotency.finish(tx, stored, answer)
-        return answer
+    async def work(tx: CellTx) -> dict[str, Any]:
+        await allowed(tx)
+        return _shown(call, known, cell, await request.request(tx, call.deps.rails, sealer, ask))
 
-    return replied(await call.write(call.cell(cell), work))
+    return await accepted(call, call.cell(cell), stored, work)
 
 
 def _named(known: Mapping[int, PayoutAccount], name: str) -> PayoutAccount:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
-import msgspec
 from fastapi import APIRouter, Path, Request
 from pydantic import Field, StringConstraints
 from starlette.responses import Response
@@ -14,15 +13,11 @@ from paymaster.api import guarded
 from paymaster.api.context import Call, Key, Operates, Reads
 from paymaster.api.door import Door
 from paymaster.api.guarded import Ready
-from paymaster.api.idempotent import replied
 from paymaster.api.models import Amount, Body, Reason, Reasoned, Reply, Text, listing, wire
 from paymaster.api.paging import Paged, next_cursor
-from paymaster.api.problems import problem_of
 from paymaster.api.shapes import Page
 from paymaster.api.shapes_operate import TransferOut
 from paymaster.api.shapes_staff import ApprovalOut
-from paymaster.db import idempotency
-from paymaster.db.idempotency import Answer
 from paymaster.db.idempotency import Key as StoredKey
 from paymaster.db.tx import CellTx
 from paymaster.dispatch import accounts, transfer
@@ -32,7 +27,6 @@ from paymaster.dispatch.transfer_store import Transfer
 from paymaster.kernel.clock import rfc3339
 from paymaster.kernel.errors import Unprocessable
 from paymaster.kernel.money import Money
-from paymaster.people.four_eyes import Waiting
 
 router = APIRouter(route_class=Door, tags=["transfers"])
 LIST = "/v1/transfers"
@@ -85,28 +79,8 @@ async def ask_transfer(call: Operates, request: Request, key: Key, body: AskTran
     """
     asked = body.model_dump(mode="json", by_alias=True)
     asked["amount"] = wire(body.amount.money())
-    ready, limits = await _requested(call, "", asked), await guarded.limits_of(call)
     stored = StoredKey.of(call.principal.caller_id, REQUEST, key, await request.body())
-    subject = f"{body.source}>{body.target}/{stored.key_hash.hex()[:12]}"
-
-    async def work(tx: CellTx) -> Answer:
-        before = await idempotency.begin(tx, stored)
-        if before is not None:
-            return before
-        try:
-            done = await guarded.perform(call, tx, limits, REQUEST_ACT, ready, subject, asked)
-        except Unprocessable as error:
-            problem = problem_of(
-                error, errors_url=call.deps.settings.api.errors_url, trace_id=call.trace_id
-            )
-            answer = Answer(problem.status, problem.body)
-        else:
-            told = done.wire() if isinstance(done, Waiting) else done
-            answer = Answer(guarded.WAITS, msgspec.json.encode(told))
-        await idempotency.finish(tx, stored, answer)
-        return answer
-
-    return replied(await call.write(call.treasury, work))
+    return await guarded.keyed(call, REQUEST_ACT, stored, f"{body.source}>{body.target}", asked)
 
 
 def _shown(call: Call, known: dict[int, PayoutAccount], row: Transfer) -> dict[str, Any]:

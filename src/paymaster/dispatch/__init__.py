@@ -15,7 +15,9 @@
     confirmation  what a payee needs to accept a payment, and the wish to take it back
     outcome    the one place where an answer changes an attempt and what it pays
     transfer   the company's own money between two of its accounts
+    answered   a provider is asked while somebody waits for the answer
     failures   what a provider's code means, to the earner and to the operator
+    under_way  what the loop sets going and does not wait for
     run        the loop, with a lane for each account so that one sick rail delays no other
 
 Three answers come from the outside: yes, no, unknown. Unknown is a state, never a guess.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from paymaster.db.tx import CellRead, CellTx
@@ -344,42 +344,19 @@ async def stop_asking(tx: CellTx, rail_account_id: int, limit: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """An attempt as people see it."""
+    """An attempt as far as its provider is asked about it for somebody."""
 
-    id: int
-    withdrawal_id: int | None
-    transfer_id: int | None
-    number: int
-    batch_id: int
-    batch_state: str
     rail_account_id: int
     key: str
-    amount: int
-    asset: str
     state: str
-    provider_id: str | None
-    code: str | None
-    detail: str | None
-    tries: int
-    created_at: datetime
-    sent_at: datetime | None
-    resolved_at: datetime | None
-    booked_on: date | None
-    returned_on: date | None
 
 
-async def attempts_of(
-    tx: CellRead, *, withdrawal_id: int | None = None, transfer_id: int | None = None
-) -> list[AttemptView]:
-    """The attempts of a withdrawal or a transfer, oldest first."""
+async def attempts_of(tx: CellRead, withdrawal_id: int) -> list[AttemptView]:
+    """The attempts of a withdrawal, oldest first."""
     return await tx.fetch(
         """
-        SELECT a.id, a.withdrawal_id, a.transfer_id, a.number, a.batch_id, b.state AS batch_state,
-            a.rail_account_id, a.key, a.amount, a.asset, a.state, a.provider_id, a.code, a.detail,
-            a.tries, a.created_at, b.sent_at, a.resolved_at, a.booked_on, a.returned_on
-        FROM attempt a JOIN batch b ON b.id = a.batch_id
-        WHERE a.withdrawal_id = %s OR a.transfer_id = %s ORDER BY a.number
+        SELECT rail_account_id, key, state FROM attempt WHERE withdrawal_id = %s ORDER BY number
         """,
-        (withdrawal_id, transfer_id),
+        (withdrawal_id,),
         AttemptView,
     )

@@ -6,18 +6,17 @@ a payment without a consent is refused by the rail.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from paymaster.dispatch.accounts import PayoutAccount
-from paymaster.kernel.errors import Busy, Conflict, RailDoubted, RailError, RailPutOff, RailRefused
-from paymaster.observe import get_logger
-from paymaster.rails.base import AsksConsent, Consent, Payee, Rail
+from paymaster.dispatch.answered import answered
+from paymaster.kernel.errors import Conflict
+from paymaster.rails.base import Payee, Rail
+from paymaster.rails.consent import AsksConsent, Consent
 
 TIMEOUT_SECONDS: Final = 15.0
-_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +57,7 @@ def asking(
 
 
 async def _told(call: Callable[[], Awaitable[Consent]]) -> Consent:
-    """The provider's answer.
-
-    Raises Conflict `consent-refused` for its no, Busy `consent-unavailable` when there is none.
-    """
-    try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            return await call()
-    except RailPutOff as error:
-        raise _unavailable(error) from None
-    except (RailRefused, RailDoubted) as error:
-        code = error.extra.get("code", error.slug)
-        raise Conflict("consent-refused", f"The provider refused: {code}.") from None
-    except (RailError, TimeoutError) as error:
-        raise _unavailable(error) from None
-
-
-def _unavailable(error: Exception) -> Busy:
-    slug = error.slug if isinstance(error, RailError) else "call-timeout"
-    _log.warning("consent_unavailable", slug=slug)
-    return Busy("consent-unavailable", "The provider gave no answer.", retry_after_seconds=5)
+    """Raises Conflict `consent-refused`, Busy `consent-unavailable`; see `answered`."""
+    return await answered(
+        call, TIMEOUT_SECONDS, no_slug="consent-refused", away_slug="consent-unavailable"
+    )

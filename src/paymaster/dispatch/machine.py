@@ -64,11 +64,6 @@ ATTEMPT: Final = Machine(
 )
 """The table of attempts."""
 
-UNRESOLVED: Final = frozenset({
-    AttemptState.SENDING, AttemptState.UNKNOWN, AttemptState.SENT, AttemptState.AWAITING,
-})  # fmt: skip
-"""States in which the provider still owes an answer."""
-
 
 class TransferState(StrEnum):
     """Where company money between two of our accounts is."""

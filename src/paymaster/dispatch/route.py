@@ -62,12 +62,6 @@ def can_pay(candidate: Candidate, kind: str, currency: str) -> bool:
     )
 
 
-def choose(candidates: Sequence[Candidate], kind: str, currency: str) -> PayoutAccount | None:
-    """The account that pays; None when none can. As `pick`, for no particular amount."""
-    found = pick(candidates, kind, Money.zero(currency))
-    return None if found is None else found.account
-
-
 def pick(
     candidates: Sequence[Candidate],
     kind: str,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from paymaster.db.cells import Databases
 from paymaster.db.pool import CellDb
@@ -25,8 +25,8 @@ from paymaster.dispatch.batch_store import Asked
 from paymaster.dispatch.desk import WELL, Desk, Order, Pace, Standing
 from paymaster.dispatch.lane import Lane
 from paymaster.dispatch.purse import Guard
+from paymaster.dispatch.under_way import UnderWay, guarded
 from paymaster.kernel.clock import monotonic_seconds
-from paymaster.kernel.errors import LEASE_LOST, Busy, Conflict
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.retry import Backoff
 from paymaster.kernel.sources import jitter
@@ -36,6 +36,7 @@ from paymaster.secrets.sealing import Sealer
 
 T = TypeVar("T")
 _log = get_logger(__name__)
+_FAILED = "dispatch_failed"
 _REFRESH_SECONDS = 2.0
 _FINISH_TRIES = 40
 _FINISH_AGAIN = Backoff(timedelta(milliseconds=50), timedelta(seconds=3))
@@ -66,7 +67,7 @@ class Dispatcher:
         self._guard = guard
         self._lanes: dict[int, Lane] = {}
         self._windows: set[tuple[int, int, str]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = UnderWay("lane_failed")
         self._refreshed: float | None = None
         self._changes = 0
         self._changes_known: dict[int, int] = {}
@@ -93,9 +94,9 @@ class Dispatcher:
         for account_id, work in due.items():
             account = self._desk.accounts.get(account_id)
             if account is not None:
-                claimed += await self._guarded(self._serve, db, account, work)
+                claimed += await guarded(_FAILED, self._serve, db, account, work)
         if "approved" in due.get(0, ()) and self._takes_more():
-            claimed += await self._guarded(self._approved, db)
+            claimed += await guarded(_FAILED, self._approved, db)
         self._crowded = bool(due) and not claimed
         return claimed
 
@@ -117,27 +118,11 @@ class Dispatcher:
 
     async def drain(self) -> None:
         """Wait until everything under way has ended."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._tasks.drain()
 
     async def stop(self) -> None:
         """Break off what is under way; its leases run out and somebody resolves it."""
-        for task in set(self._tasks):
-            task.cancel()
-        await self.drain()
-
-    async def _guarded(self, work: Callable[..., Awaitable[int]], *args: Any) -> int:
-        """A fault in one account's work is logged and leaves the others alone."""
-        try:
-            return await work(*args)
-        except Busy:
-            raise
-        except Exception as error:  # noqa: BLE001 - one account's fault stops no other
-            if isinstance(error, Conflict) and error.slug == LEASE_LOST:
-                _log.warning("dispatch_failed", slug=error.slug)
-            else:
-                _log.exception("dispatch_failed", error=type(error).__name__)
-            return 0
+        await self._tasks.stop()
 
     async def _refresh(self) -> None:
         now = monotonic_seconds()
@@ -263,21 +248,11 @@ class Dispatcher:
                 self._deliver(db, group[0].account, group)
         return len(orders) + 1
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("lane_failed", error=type(error).__name__, exc_info=error)
-
     def _deliver(self, db: CellDb, account: PayoutAccount, orders: Sequence[Order]) -> int:
         """Send claimed orders, whose room has been taken."""
         rail = self._desk.rail(account)
         if rail is not None and orders:
-            self._start(self._send_all(db, account, rail, orders))
+            self._tasks.start(self._send_all(db, account, rail, orders))
         return len(orders)
 
     async def _send_all(
@@ -350,7 +325,7 @@ class Dispatcher:
     def _ask(self, db: CellDb, account: PayoutAccount, asked: Sequence[Asked]) -> int:
         rail = self._desk.rail(account)
         if isinstance(rail, Queries) and asked:
-            self._start(self._ask_all(db, account, rail, asked))
+            self._tasks.start(self._ask_all(db, account, rail, asked))
         return len(asked)
 
     async def _ask_all(

@@ -64,17 +64,18 @@ async def apply(
     for each in said:
         row = rows.get(each.key)
         if row is None:
-            results.append(_not(each.key, None, "charge-unknown", "We have no such charge."))
+            results.append(not_done(each.key, None, "charge-unknown", "We have no such charge."))
         elif row.rail_account_id != rail_account_id:
             detail = "The charge was opened through another account."
-            results.append(_not(each.key, row.state, "charge-foreign", detail))
+            results.append(not_done(each.key, row.state, "charge-foreign", detail))
         else:
             rows[each.key], result = await _apply(tx, row, each, evidence)
             results.append(result)
     return results
 
 
-def _not(key: str, state: str | None, slug: str, detail: str | None = None) -> Applied:
+def not_done(key: str, state: str | None, slug: str, detail: str | None = None) -> Applied:
+    """What changed nothing, and why."""
     return Applied(key, False, state, slug, detail)
 
 
@@ -91,9 +92,9 @@ async def _apply(
             return moved, Applied(row.key, True, moved.state)
         case ChargeVerdict.CLOSED:
             slug = "already" if row.state == ChargeState.CLOSED else "superseded"
-            return row, _not(row.key, row.state, slug)
+            return row, not_done(row.key, row.state, slug)
         case _:
-            return row, _not(row.key, row.state, "no-news")
+            return row, not_done(row.key, row.state, "no-news")
 
 
 async def _paid(
@@ -109,7 +110,7 @@ async def _paid(
         )
         return await _dispute(tx, row, said, "amount-differs", detail)
     if row.state == ChargeState.PAID:
-        return row, _not(row.key, row.state, "already")
+        return row, not_done(row.key, row.state, "already")
     entry = Entry(
         row.entry_id,
         "paid_in",
@@ -138,9 +139,9 @@ async def _paid_somehow(
 ) -> tuple[ChargeRow, Applied]:
     """Paid, and not known in full: a notice is looked up, the answer to that is a dispute."""
     if row.state == ChargeState.PAID:
-        return row, _not(row.key, row.state, "already")
+        return row, not_done(row.key, row.state, "already")
     if evidence != LOOK_UP:
-        return row, _not(row.key, row.state, AMOUNT_MISSING)
+        return row, not_done(row.key, row.state, AMOUNT_MISSING)
     detail = f"Told that it was paid, and not that in full: {said.detail or 'without a reason'}."
     return await _dispute(tx, row, said, AMOUNT_MISSING, detail)
 
@@ -159,7 +160,7 @@ async def _dispute(
             detail=detail,
             provider_id=_id(row, said),
         )
-    return row, _not(row.key, row.state, "charge-disputed", detail)
+    return row, not_done(row.key, row.state, "charge-disputed", detail)
 
 
 def _id(row: ChargeRow, said: ChargeOutcome) -> str | None:

@@ -7,9 +7,6 @@ from datetime import timedelta
 from typing import Final
 
 from paymaster.kernel.retry import Backoff
-from paymaster.observe import get_logger
-
-_log = get_logger(__name__)
 
 LAG: Final = timedelta(minutes=10)
 """So long after a charge could be paid last, that a provider does not know it is proof."""
@@ -41,22 +38,3 @@ class Pace:
     settle: Backoff = _SETTLE
     paused: timedelta = timedelta(seconds=30)
     unreadable: timedelta = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A call that brought no proof: whether nothing left, and what is known of it."""
-
-    never_sent: bool
-    code: str | None
-    detail: str
-
-
-def lost(key: str, error: Exception, *, never_sent: bool = False) -> Lost:
-    """What is kept of a call that failed."""
-    extra: object = getattr(error, "extra", None)
-    code: object = extra.get("code") if isinstance(extra, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    slug: object = getattr(error, "slug", None)
-    name = slug if isinstance(slug, str) else type(error).__name__
-    _log.warning("payin_call_failed", key=key, slug=name)
-    return Lost(never_sent, code if isinstance(code, str) else name, f"{name}: no proof.")

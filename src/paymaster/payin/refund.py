@@ -22,7 +22,7 @@ from paymaster.ledger.post import post
 from paymaster.payin import refund_store, store
 from paymaster.payin.machine import REFUND, ChargeState, RefundEvent, RefundState
 from paymaster.payin.moves import move_refund, tell_refund
-from paymaster.payin.outcome import Applied
+from paymaster.payin.outcome import Applied, not_done
 from paymaster.payin.refund_store import RefundRow
 from paymaster.payin.store import ChargeRow
 from paymaster.rails.payin import RefundOutcome, RefundVerdict
@@ -145,10 +145,10 @@ async def apply(
     for each in said:
         row = rows.get(each.key)
         if row is None:
-            results.append(_not(each.key, None, "refund-unknown", "We have no such refund."))
+            results.append(not_done(each.key, None, "refund-unknown", "We have no such refund."))
         elif row.rail_account_id != rail_account_id:
             detail = "The refund was ordered through another account."
-            results.append(_not(each.key, row.state, "refund-foreign", detail))
+            results.append(not_done(each.key, row.state, "refund-foreign", detail))
         else:
             rows[each.key], result = await _apply(tx, charges[row.charge_id], row, each, evidence)
             if rows[each.key].state == RefundState.FAILED and result.done:
@@ -157,19 +157,15 @@ async def apply(
     return results
 
 
-def _not(key: str, state: str | None, slug: str, detail: str | None = None) -> Applied:
-    return Applied(key, False, state, slug, detail)
-
-
 async def _apply(
     tx: CellTx, charge: ChargeRow, row: RefundRow, said: RefundOutcome, evidence: str
 ) -> tuple[RefundRow, Applied]:
     event, reached = _EVENTS.get(said.verdict), _REACHED.get(said.verdict)
     if event is None or reached is None:
-        return row, _not(row.key, row.state, "no-news")
+        return row, not_done(row.key, row.state, "no-news")
     if said.amount is not None and said.amount != row.money:
         told = f"Ordered {row.money.text()}, told of {said.amount.text()} by {evidence}."
-        return row, _not(row.key, row.state, "refund-contradicted", told)
+        return row, not_done(row.key, row.state, "refund-contradicted", told)
     if not REFUND.allows(row.state, event):
         return row, _trailing(row, said, reached)
     if event in (RefundEvent.FINISH, RefundEvent.FAIL):
@@ -196,11 +192,11 @@ _SOON: Final = timedelta(seconds=30)
 def _trailing(row: RefundRow, said: RefundOutcome, reached: RefundState) -> Applied:
     """What is said again, what has been overtaken, and what cannot be."""
     if row.state == reached:
-        return _not(row.key, row.state, "already")
+        return not_done(row.key, row.state, "already")
     if said.verdict in (RefundVerdict.DONE, RefundVerdict.FAILED):
         told = f"It is {row.state}, and the provider says {said.verdict.value}."
-        return _not(row.key, row.state, "refund-contradicted", told)
-    return _not(row.key, row.state, "superseded")
+        return not_done(row.key, row.state, "refund-contradicted", told)
+    return not_done(row.key, row.state, "superseded")
 
 
 async def finish(

@@ -7,7 +7,6 @@ says the same.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,13 +16,13 @@ from random import Random
 from paymaster.db.tx import CellTx
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.kernel.clock import Clock
-from paymaster.kernel.errors import Broken, NeverSent, RailError
-from paymaster.observe import get_logger
+from paymaster.kernel.errors import Broken, NeverSent
 from paymaster.payin import outcome, refund, refund_store, store
 from paymaster.payin.machine import REFUND, RefundEvent, RefundState
 from paymaster.payin.moves import move_refund
-from paymaster.payin.pace import Lost, Pace, lost
+from paymaster.payin.pace import Pace
 from paymaster.payin.refund_store import RefundRow
+from paymaster.payin.step import Lost, called, next_try
 from paymaster.payin.store import ChargeRow
 from paymaster.rails.payin import (
     ChargeVerdict,
@@ -34,7 +33,6 @@ from paymaster.rails.payin import (
 )
 from paymaster.withdraw import holds
 
-_log = get_logger(__name__)
 _TOLD = frozenset({
     RefundVerdict.PROCESSING, RefundVerdict.DONE, RefundVerdict.STUCK, RefundVerdict.FAILED,
 })  # fmt: skip
@@ -147,23 +145,17 @@ async def call(
 ) -> Told:
     """Order or ask; never raises but for being cancelled. Not inside a transaction."""
     at, key = clock.now(), task.row.key
-    try:
-        async with asyncio.timeout(pace.call.total_seconds()):
-            if task.step is Step.SEND:
-                await _require_merchant(rail, account, task)
-                found = await rail.refund(account.rail, task.order)
-            else:
-                found = await rail.find_refund(account.rail, task.order)
-    except NeverSent as error:
-        return Told(task, lost(key, error, never_sent=True), at)
-    except (RailError, TimeoutError) as error:
-        return Told(task, lost(key, error), at)
-    except Exception as error:  # noqa: BLE001 - what a call that fails has done is not known
-        _log.exception("payin_call_broke", key=key, error=type(error).__name__)
-        return Told(task, lost(key, error), at)
-    if found.key != key:
-        found = RefundOutcome(key, RefundVerdict.UNKNOWN, detail="The answer names another refund.")
+    found = await called(lambda: _asked(rail, account, task), task.row, pace)
+    if isinstance(found, RefundOutcome) and found.key != key:
+        found = RefundOutcome.unknown(key, "The answer names another refund.")
     return Told(task, found, at)
+
+
+async def _asked(rail: TakesPayments, account: PayoutAccount, task: Task) -> RefundOutcome:
+    if task.step is not Step.SEND:
+        return await rail.find_refund(account.rail, task.order)
+    await _require_merchant(rail, account, task)
+    return await rail.refund(account.rail, task.order)
 
 
 async def _require_merchant(rail: TakesPayments, account: PayoutAccount, task: Task) -> None:
@@ -212,21 +204,17 @@ async def _not_sent(
     random: Random,
 ) -> None:
     never = isinstance(found, Lost) and found.never_sent
-    tries = row.tries + 1
-    if never and not row.maybe_there:
-        event, again = RefundEvent.QUEUE, pace.send_again
-    else:
-        event, again = RefundEvent.LOSE, pace.ask_again
+    after = next_try(tx, row, pace, random, never_sent=never)
     await move_refund(
         tx,
         charge,
         row,
-        event,
-        due_at=tx.now + again.delay(tries, random),
+        RefundEvent.LOSE if after.maybe_there else RefundEvent.QUEUE,
+        due_at=after.due_at,
         code=found.code,
         detail=found.detail,
-        tries=tries,
-        maybe_there=row.maybe_there or not never,
+        tries=after.tries,
+        maybe_there=after.maybe_there,
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import TypeVar
 
 from paymaster.db.cells import Databases
 from paymaster.db.pool import CellDb
@@ -19,7 +19,8 @@ from paymaster.db.tx import Actor, CellTx
 from paymaster.dispatch import accounts
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.lane import Lane
-from paymaster.kernel.errors import LEASE_LOST, Busy, Conflict
+from paymaster.dispatch.under_way import UnderWay, guarded
+from paymaster.kernel.errors import Busy
 from paymaster.kernel.ids import new_trace_id
 from paymaster.kernel.retry import Backoff
 from paymaster.kernel.sources import jitter
@@ -31,8 +32,10 @@ from paymaster.rails.base import Rail
 from paymaster.rails.payin import TakesPayments
 from paymaster.secrets.sealing import Sealer
 
+T = TypeVar("T", work.Told, refunding.Told)
 _log = get_logger(__name__)
 ACTOR = Actor("role:dispatch")
+_FAILED = "payin_failed"
 _WRITE_TRIES = 6
 _WRITE_AGAIN = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
 
@@ -57,7 +60,7 @@ class Collector:
         self._pace = pace or Pace()
         self._random = random or jitter()
         self._lanes: dict[int, Lane] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = UnderWay(_FAILED)
 
     async def tick(self, cell: int) -> int:
         """Claim what is due in a cell and set it going; how many things were claimed.
@@ -74,32 +77,16 @@ class Collector:
             account = known.get(account_id)
             rail = None if account is None else taker(self._rails, account)
             if account is not None and rail is not None:
-                claimed += await self._guarded(db, account, rail)
+                claimed += await guarded(_FAILED, self._serve, db, account, rail)
         return claimed
 
     async def drain(self) -> None:
         """Wait until everything under way has ended."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._tasks.drain()
 
     async def stop(self) -> None:
         """Break off what is under way; its leases run out and it is asked about."""
-        for task in set(self._tasks):
-            task.cancel()
-        await self.drain()
-
-    async def _guarded(self, db: CellDb, account: PayoutAccount, rail: TakesPayments) -> int:
-        """A fault in one account's work is logged and leaves the others alone."""
-        try:
-            return await self._serve(db, account, rail)
-        except Busy:
-            raise
-        except Exception as error:  # noqa: BLE001 - one account's fault stops no other
-            if isinstance(error, Conflict) and error.slug == LEASE_LOST:
-                _log.warning("payin_failed", slug=error.slug)
-            else:
-                _log.exception("payin_failed", error=type(error).__name__)
-            return 0
+        await self._tasks.stop()
 
     async def _serve(self, db: CellDb, account: PayoutAccount, rail: TakesPayments) -> int:
         lane, pace = self._lanes.setdefault(account.id, Lane()), self._pace
@@ -122,19 +109,15 @@ class Collector:
         finally:
             lane.give_back(room - len(charges) - len(refunds))
         for task in charges:
-            self._start(self._charge(db, account, rail, lane, task))
+            self._tasks.start(self._charge(db, account, rail, lane, task))
         for order in refunds:
-            self._start(self._refund(db, account, rail, lane, order))
+            self._tasks.start(self._refund(db, account, rail, lane, order))
         return len(charges) + len(refunds)
 
     async def _charge(
         self, db: CellDb, account: PayoutAccount, rail: TakesPayments, lane: Lane, task: work.Task
     ) -> None:
-        try:
-            told = await work.call(rail, account, task, self._pace, db.clock)
-        finally:
-            lane.end()
-        lane.record(success=told.healthy, now=db.clock.now())
+        told = await self._called(db, lane, work.call(rail, account, task, self._pace, db.clock))
         await self._write(
             db,
             task.row.trace_id,
@@ -149,16 +132,23 @@ class Collector:
         lane: Lane,
         task: refunding.Task,
     ) -> None:
-        try:
-            told = await refunding.call(rail, account, task, self._pace, db.clock)
-        finally:
-            lane.end()
-        lane.record(success=told.healthy, now=db.clock.now())
+        told = await self._called(
+            db, lane, refunding.call(rail, account, task, self._pace, db.clock)
+        )
         await self._write(
             db,
             task.row.trace_id,
             lambda tx: refunding.conclude(tx, account, [told], self._pace, self._random),
         )
+
+    async def _called(self, db: CellDb, lane: Lane, calling: Awaitable[T]) -> T:
+        """What a call brought, once its room in the lane is free again."""
+        try:
+            told = await calling
+        finally:
+            lane.end()
+        lane.record(success=told.healthy, now=db.clock.now())
+        return told
 
     async def _write(
         self, db: CellDb, trace_id: str, write: Callable[[CellTx], Awaitable[None]]
@@ -175,13 +165,3 @@ class Collector:
                 _log.warning("payin_write_busy", slug=error.slug, tries=tries)
             await asyncio.sleep(_WRITE_AGAIN.delay(tries, self._random).total_seconds())
         await db.run(ACTOR, trace_id, write)
-
-    def _start(self, coroutine: Any) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("payin_failed", error=type(error).__name__, exc_info=error)

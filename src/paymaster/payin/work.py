@@ -8,7 +8,6 @@ asked about before the same number is sent again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,13 +17,14 @@ from random import Random
 from paymaster.db.tx import CellTx
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.kernel.clock import Clock
-from paymaster.kernel.errors import Broken, NeverSent, RailError
+from paymaster.kernel.errors import Broken
 from paymaster.observe import get_logger
 from paymaster.payin import outcome, sealed, store
 from paymaster.payin.machine import CHARGE, ChargeEvent, ChargeState
 from paymaster.payin.moves import move
-from paymaster.payin.pace import GIVES_UP, LAG, Lost, Pace, lost
+from paymaster.payin.pace import GIVES_UP, LAG, Pace
 from paymaster.payin.request import CLOSES_AFTER
+from paymaster.payin.step import Lost, called, next_try
 from paymaster.payin.store import ChargeRow
 from paymaster.rails.payin import (
     Charge,
@@ -166,25 +166,18 @@ async def call(
 ) -> Told:
     """Do what is to be done; never raises but for being cancelled. Not inside a transaction."""
     at, key = clock.now(), task.row.key
-    try:
-        async with asyncio.timeout(pace.call.total_seconds()):
-            if task.step is Step.OPEN:
-                return Told(task, await rail.open_charge(account.rail, task.charge), at)
-            found = await _asked(rail, account, task)
-    except NeverSent as error:
-        return Told(task, lost(key, error, never_sent=True), at)
-    except (RailError, TimeoutError) as error:
-        return Told(task, lost(key, error), at)
-    except Exception as error:  # noqa: BLE001 - what a call that fails has done is not known
-        _log.exception("payin_call_broke", key=key, error=type(error).__name__)
-        return Told(task, lost(key, error), at)
-    if found.key != key:
-        found = ChargeOutcome(key, ChargeVerdict.UNKNOWN, detail="The answer names another charge.")
+    found = await called(lambda: _asked(rail, account, task), task.row, pace)
+    if isinstance(found, ChargeOutcome) and found.key != key:
+        found = ChargeOutcome.unknown(key, "The answer names another charge.")
     return Told(task, found, at)
 
 
-async def _asked(rail: TakesPayments, account: PayoutAccount, task: Task) -> ChargeOutcome:
-    """What is known of it. One that was just closed was not paid; all else is looked up."""
+async def _asked(
+    rail: TakesPayments, account: PayoutAccount, task: Task
+) -> Checkout | ChargeOutcome:
+    """What opens it, or what is known of it. One that was just closed was not paid."""
+    if task.step is Step.OPEN:
+        return await rail.open_charge(account.rail, task.charge)
     if task.step is Step.CLOSE:
         closed = await rail.close_charge(account.rail, task.row.key)
         if closed.verdict is ChargeVerdict.CLOSED:
@@ -238,21 +231,16 @@ async def _opened(
 
 
 async def _not_opened(tx: CellTx, row: ChargeRow, found: Lost, pace: Pace, random: Random) -> None:
-    """It may be there only if this try, or one before it, may have arrived."""
-    tries = row.tries + 1
-    if found.never_sent and not row.maybe_there:
-        event, again = ChargeEvent.QUEUE, pace.send_again
-    else:
-        event, again = ChargeEvent.LOSE, pace.ask_again
+    after = next_try(tx, row, pace, random, never_sent=found.never_sent)
     await move(
         tx,
         row,
-        event,
-        due_at=tx.now + again.delay(tries, random),
+        ChargeEvent.LOSE if after.maybe_there else ChargeEvent.QUEUE,
+        due_at=after.due_at,
         code=found.code,
         detail=found.detail,
-        tries=tries,
-        maybe_there=row.maybe_there or not found.never_sent,
+        tries=after.tries,
+        maybe_there=after.maybe_there,
     )
 
 

@@ -112,6 +112,11 @@ class ChargeOutcome:
     detail: str | None = None
     occurred_at: datetime | None = None
 
+    @classmethod
+    def unknown(cls, key: str, detail: str, code: str | None = None) -> ChargeOutcome:
+        """No proof either way, and why not."""
+        return cls(key, ChargeVerdict.UNKNOWN, code=code, detail=detail)
+
 
 @dataclass(frozen=True, slots=True)
 class RefundOrder:
@@ -135,6 +140,11 @@ class RefundOutcome:
     code: str | None = None
     detail: str | None = None
     occurred_at: datetime | None = None
+
+    @classmethod
+    def unknown(cls, key: str, detail: str, code: str | None = None) -> RefundOutcome:
+        """No proof either way, and why not."""
+        return cls(key, RefundVerdict.UNKNOWN, code=code, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)

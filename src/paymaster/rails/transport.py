@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from paymaster.kernel.errors import Broken
-from paymaster.rails.base import RailAccount
+from paymaster.kernel.errors import Broken, Refusal
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Larger files are neither read nor written."""
@@ -31,6 +30,11 @@ MAX_LISTED = 20_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z", re.ASCII)
 
 _READABLE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}\Z")
+
+
+def malformed(detail: str) -> Refusal:
+    """The refusal for a file that cannot be relied on."""
+    return Refusal("statement-malformed", detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,6 @@ class FileTransport(Protocol):
         Raises as `list`.
         """
         ...
-
-
-OpenTransport = Callable[[RailAccount], FileTransport]
-"""Gives the transport of an account; opening costs nothing, connecting happens in the calls."""
 
 
 def checked_name(name: str) -> str:

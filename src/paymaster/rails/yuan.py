@@ -8,9 +8,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Final, cast
 
+from paymaster.kernel.errors import RailError
 from paymaster.kernel.ids import milliseconds_of, parse_reference
 from paymaster.kernel.money import Money
+from paymaster.rails import meaning
 from paymaster.rails.base import RailAccount
+from paymaster.rails.meaning import Kind
+from paymaster.rails.transport import malformed
 
 BEIJING: Final = timezone(timedelta(hours=8))
 CNY: Final = "CNY"
@@ -56,6 +60,21 @@ def an_object(written: bytes | str) -> Mapping[str, object]:
         return members(json.loads(written), "it")
     except (ValueError, RecursionError, UnreadableError):
         return {}
+
+
+def extra_of(code: str, retry_after: str | None) -> dict[str, str]:
+    """What goes with an error: the provider's code, and when it wants to be asked again."""
+    asked = {} if retry_after is None else {"retry_after_seconds": retry_after[:10]}
+    return {"code": code, **asked}
+
+
+def no_error(status: int, extra: Mapping[str, str]) -> RailError | None:
+    """What an answer is that is neither what was asked for nor an error; None if it is one."""
+    if status == 202:
+        return meaning.error(Kind.SAME_KEY, "The provider asks for the same again.", extra)
+    if status < 300:
+        return meaning.error(Kind.MALFORMED, "The answer is not signed by the provider.")
+    return None
 
 
 def owns_topups(account: RailAccount) -> bool:
@@ -116,6 +135,14 @@ def yuan(written: str) -> Money:
         raise UnreadableError(f"{written[:20]!r} has parts of a fen")
     minor = int(whole) * 100 + int(fraction[:2])
     return Money(-minor if sign == "-" else minor, CNY)
+
+
+def booked_fen(written: str) -> int:
+    """An amount in a bill, in fen. Raises Refusal `statement-malformed`."""
+    try:
+        return yuan(written).minor
+    except UnreadableError as error:
+        raise malformed(f"{error}.") from None
 
 
 def beijing(moment: datetime) -> str:

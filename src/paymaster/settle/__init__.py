@@ -1,6 +1,8 @@
 """Hearing what became of it: webhooks and files from providers, kept first, applied afterwards.
 
-notice     an authenticated message about a payment, as it lies sealed in an inbox
+envelope   what a provider has said, under the seal
+notice     an authenticated message about a payment, as it lies in an inbox
+inboxes    into the inbox of the cell of its reference, or where people look
 webhook    take one in: verify, keep, acknowledge
 files      fetch, keep sealed, read: answers go to inboxes, statements to reconciliation
 apply      what lies in an inbox changes attempts, through `dispatch.outcome` alone

@@ -73,18 +73,22 @@ async def _alone(db: CellDb, sealer: Sealer, message: Due, random: Random) -> tu
     except Busy:
         raise
     except Exception as error:  # noqa: BLE001 - one bad message stops no other
-        if isinstance(error, Conflict) and error.slug == LEASE_LOST:
-            _log.warning("notice_failed", source=message.source, slug=error.slug)
-            return 0, 0
-        slug = error.slug if isinstance(error, PaymasterError) else "notice-poisoned"
-        detail = error.detail if isinstance(error, PaymasterError) else type(error).__name__
-        _log.exception("notice_failed", source=message.source, slug=slug, tries=message.tries)
-        laid_aside = message.tries >= MAX_TRIES
-        await _put_back(db, message, random, slug, detail)
-        return 0, int(laid_aside)
+        slug = await put_back(db, message, random, error, "notice_failed")
+        return 0, int(slug != LEASE_LOST and message.tries >= MAX_TRIES)
 
 
-async def _put_back(db: CellDb, message: Due, random: Random, slug: str, detail: str) -> None:
+async def put_back(db: CellDb, message: Due, random: Random, error: Exception, event: str) -> str:
+    """Try a message again later, or lay it aside, and log `event`: the slug of what failed.
+
+    One that another process has by now is left to it.
+    """
+    slug = error.slug if isinstance(error, PaymasterError) else "notice-poisoned"
+    if slug == LEASE_LOST:
+        _log.warning(event, source=message.source, slug=slug)
+        return slug
+    _log.exception(event, source=message.source, slug=slug, tries=message.tries)
+    detail = error.detail if isinstance(error, PaymasterError) else type(error).__name__
+
     async def work(tx: CellTx) -> None:
         if message.tries >= MAX_TRIES:
             result = {"slug": slug, "detail": detail}
@@ -93,6 +97,7 @@ async def _put_back(db: CellDb, message: Due, random: Random, slug: str, detail:
             await inbox.postpone(tx, message, tx.now + _AGAIN.delay(message.tries, random))
 
     await db.run(ACTOR, message.trace_id, work)
+    return slug
 
 
 async def _apply(db: CellDb, sealer: Sealer, messages: Sequence[Due]) -> tuple[int, int]:

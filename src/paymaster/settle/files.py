@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from paymaster.db import audit, inbox
+from paymaster.db import audit
 from paymaster.db.cells import Databases
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellRead, CellTx
@@ -22,8 +22,8 @@ from paymaster.kernel.ids import new_trace_id, text_id
 from paymaster.observe import get_logger
 from paymaster.rails.base import FetchesFiles, Notice, Rail, RemoteFile, Statement
 from paymaster.secrets.sealing import Sealer, place
-from paymaster.settle import notice as notices
-from paymaster.settle import unmatched
+from paymaster.settle import notice
+from paymaster.settle.inboxes import put
 
 ACTOR = Actor("role:settle")
 MAX_NAMES = 20_000
@@ -197,23 +197,11 @@ async def _tell(
         Notice(f"{digest}/{each.event_id}", each.outcome, each.batch_key, each.but_not)
         for each in found
     ]
-    by_cell, foreign = notices.by_cell(dbs, account.environment_id, named)
-    for cell, group in sorted(by_cell.items()):
-        kept = [notices.pack(sealer, source, account.id, one, None, trace_id) for one in group]
-        await dbs.cell(cell).run(ACTOR, trace_id, lambda tx, k=kept: inbox.receive(tx, k))
-    if foreign:
-        strange = [
-            notices.pack(sealer, source, account.id, one, None, trace_id, topic=notices.UNMATCHED)
-            for one in foreign
-        ]
-        treasury = dbs.treasury(account.environment_id)
-        await treasury.run(
-            ACTOR,
-            trace_id,
-            lambda tx: unmatched.keep(
-                tx, strange, "notice-unmatched", "We have no such reference."
-            ),
-        )
+    messages = [
+        (notice.about(one), notice.pack(sealer, source, account.id, one, None, trace_id))
+        for one in named
+    ]
+    await put(dbs, account.environment_id, ACTOR, messages, trace_id)
 
 
 async def _mark(

@@ -6,28 +6,21 @@ other. It is tried again in growing intervals, then laid aside for people to loo
 
 from __future__ import annotations
 
-from datetime import timedelta
 from random import Random
-from typing import Final
 
 from paymaster.db import inbox
 from paymaster.db.inbox import Due
 from paymaster.db.pool import CellDb
-from paymaster.db.tx import Actor, CellTx
-from paymaster.kernel.errors import LEASE_LOST, Busy, Conflict, PaymasterError
+from paymaster.db.tx import CellTx
+from paymaster.kernel.errors import LEASE_LOST, Busy, Conflict
 from paymaster.kernel.ids import new_trace_id
-from paymaster.kernel.retry import Backoff
-from paymaster.observe import get_logger
 from paymaster.payin import outcome, refund
 from paymaster.rails.payin import ChargeOutcome
 from paymaster.secrets.sealing import Sealer
 from paymaster.settle import payin_notice
-from paymaster.settle.apply import LEASE, MAX_TRIES, Applying
+from paymaster.settle.apply import ACTOR, LEASE, Applying, put_back
 
-ACTOR: Final = Actor("role:settle")
-_AGAIN = Backoff(timedelta(seconds=1), timedelta(minutes=10))
 _REPORTED = outcome.BREAKS | refund.BREAKS
-_log = get_logger(__name__)
 
 
 async def apply_due(db: CellDb, sealer: Sealer, random: Random, *, limit: int = 200) -> Applying:
@@ -68,23 +61,4 @@ async def _one(db: CellDb, sealer: Sealer, message: Due, random: Random) -> str 
     except Busy:
         raise
     except Exception as error:  # noqa: BLE001 - one bad message stops no other
-        return await _failed(db, message, random, error)
-
-
-async def _failed(db: CellDb, message: Due, random: Random, error: Exception) -> str:
-    slug = error.slug if isinstance(error, PaymasterError) else "notice-poisoned"
-    if slug == LEASE_LOST:
-        _log.warning("payin_notice_failed", source=message.source, slug=slug)
-        return slug
-    _log.exception("payin_notice_failed", source=message.source, slug=slug, tries=message.tries)
-    detail = error.detail if isinstance(error, PaymasterError) else type(error).__name__
-
-    async def put_back(tx: CellTx) -> None:
-        if message.tries >= MAX_TRIES:
-            result = {"slug": slug, "detail": detail}
-            await inbox.done(tx, message.source, message.message_id, result, message.lease_token)
-        else:
-            await inbox.postpone(tx, message, tx.now + _AGAIN.delay(message.tries, random))
-
-    await db.run(ACTOR, message.trace_id, put_back)
-    return slug
+        return await put_back(db, message, random, error, "payin_notice_failed")

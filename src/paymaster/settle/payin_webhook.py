@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paymaster.db import inbox
 from paymaster.db.cells import Databases
-from paymaster.db.inbox import Incoming
-from paymaster.db.tx import Actor, CellTx
+from paymaster.db.tx import Actor
 from paymaster.dispatch.accounts import PayoutAccount, find
 from paymaster.kernel.errors import NotFound, PaymasterError, Refusal
 from paymaster.observe import get_logger
 from paymaster.payin.request import taker
 from paymaster.rails.base import Rail, WebhookAnswer
-from paymaster.rails.payin import PayInNotice, TakesPayments
+from paymaster.rails.payin import TakesPayments
 from paymaster.secrets.sealing import Sealer
-from paymaster.settle import payin_notice, unmatched
-from paymaster.settle.notice import Evidence
-from paymaster.settle.webhook import Keep
+from paymaster.settle.envelope import Evidence
+from paymaster.settle.inboxes import Keep, put
+from paymaster.settle.payin_notice import pack
 
 ACTOR = Actor("role:hooks")
 _log = get_logger(__name__)
@@ -62,39 +60,11 @@ class Door:
         lowered = {name.lower(): value for name, value in headers.items()}
         found = rail.read_payin_webhook(account.rail, lowered, body, self.dbs.clock.now())
         evidence, source = Evidence(lowered, body), f"payin:{account.rail.name}"
-        by_cell, foreign = payin_notice.by_cell(self.dbs, self.environment_id, found)
-        for cell, group in sorted(by_cell.items()):
-            kept = payin_notice.pack(self.sealer, source, account.id, group, evidence, trace_id)
-            await (self.keep(cell, kept) if self.keep else self._keep(cell, kept, trace_id))
-        await self._keep_foreign(account, source, foreign, evidence, trace_id)
+        messages = [
+            (one.about.key, pack(self.sealer, source, account.id, one, evidence, trace_id))
+            for one in found
+        ]
+        kept = await put(self.dbs, self.environment_id, ACTOR, messages, trace_id, self.keep)
+        if kept.foreign:
+            _log.warning("payin_unmatched", rail_account=account.rail.name, notices=kept.foreign)
         return rail.payin_answer(True)
-
-    def _keep(self, cell: int, kept: list[Incoming], trace_id: str) -> Awaitable[int]:
-        return self.dbs.cell(cell).run(ACTOR, trace_id, lambda tx: inbox.receive(tx, kept))
-
-    async def _keep_foreign(
-        self,
-        account: PayoutAccount,
-        source: str,
-        foreign: list[PayInNotice],
-        evidence: Evidence,
-        trace_id: str,
-    ) -> None:
-        """Authentic, but about nothing of ours: kept in the treasury cell for people to see."""
-        if not foreign:
-            return
-        kept = payin_notice.pack(
-            self.sealer,
-            source,
-            account.id,
-            foreign,
-            evidence,
-            trace_id,
-            topic=payin_notice.UNMATCHED,
-        )
-
-        async def work(tx: CellTx) -> int:
-            return await unmatched.keep(tx, kept, "notice-unmatched", "We have no such reference.")
-
-        if await self.dbs.treasury(self.environment_id).run(ACTOR, trace_id, work):
-            _log.warning("payin_unmatched", rail_account=account.rail.name, notices=len(kept))

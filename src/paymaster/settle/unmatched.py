@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from paymaster.db import audit, inbox
 from paymaster.db.inbox import Incoming
 from paymaster.db.tx import CellRead, CellTx
 from paymaster.settle import payin_notice
 from paymaster.settle.notice import TOPIC
+
+SUFFIX: Final = ".unmatched"
+"""Ends the topic of a message about a reference that no cell of the environment can have."""
 
 
 @dataclass(frozen=True, slots=True)

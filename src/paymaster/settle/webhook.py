@@ -6,21 +6,19 @@ twice is kept once. An acknowledgement means that the message is durable in its 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paymaster.db import inbox
 from paymaster.db.cells import Databases
-from paymaster.db.inbox import Incoming
-from paymaster.db.tx import Actor, CellTx
-from paymaster.dispatch.accounts import PayoutAccount, find
+from paymaster.db.tx import Actor
+from paymaster.dispatch.accounts import find
 from paymaster.kernel.errors import NotFound, PaymasterError, Refusal
 from paymaster.observe import get_logger
-from paymaster.rails.base import AnswersWebhooks, Notice, Rail, ReadsWebhooks, WebhookAnswer
+from paymaster.rails.base import AnswersWebhooks, Rail, ReadsWebhooks, WebhookAnswer
 from paymaster.secrets.sealing import Sealer
-from paymaster.settle import notice as notices
-from paymaster.settle import unmatched
-from paymaster.settle.notice import Evidence
+from paymaster.settle import notice
+from paymaster.settle.envelope import Evidence
+from paymaster.settle.inboxes import Keep, put
 
 ACTOR = Actor("role:hooks")
 _log = get_logger(__name__)
@@ -63,10 +61,6 @@ async def refusal(
     return _answer(rails.get(account.rail.rail), taken=False)
 
 
-Keep = Callable[[int, Sequence[Incoming]], Awaitable[int]]
-"""Keeps messages in the inbox of a cell, durably; how many were new."""
-
-
 async def receive(
     dbs: Databases,
     rails: Mapping[str, Rail],
@@ -92,46 +86,13 @@ async def receive(
         raise NotFound("webhook-unsupported", "The rail of this account sends no webhooks.")
     lowered = {name.lower(): value for name, value in headers.items()}
     found = rail.read_webhook(account.rail, lowered, body, dbs.clock.now())
-    evidence = Evidence(lowered, body)
-    source = f"webhook:{account.rail.name}"
-    by_cell, foreign = notices.by_cell(dbs, environment_id, found)
-    new = 0
-    for cell, group in sorted(by_cell.items()):
-        kept = [notices.pack(sealer, source, account.id, one, evidence, trace_id) for one in group]
-        new += await (keep(cell, kept) if keep else _keep(dbs, cell, kept, trace_id))
-    strange = await _keep_foreign(dbs, sealer, account, source, foreign, evidence, trace_id)
-    return Received(new, len(found) - new - strange, strange, _answer(rail, taken=True))
-
-
-async def _keep(dbs: Databases, cell: int, kept: list[Incoming], trace_id: str) -> int:
-    async def work(tx: CellTx) -> int:
-        return await inbox.receive(tx, kept)
-
-    return await dbs.cell(cell).run(ACTOR, trace_id, work)
-
-
-async def _keep_foreign(
-    dbs: Databases,
-    sealer: Sealer,
-    account: PayoutAccount,
-    source: str,
-    foreign: list[Notice],
-    evidence: Evidence,
-    trace_id: str,
-) -> int:
-    """Authentic, but about no payment of ours: kept in the treasury cell for people to see."""
-    if not foreign:
-        return 0
-    kept = [
-        notices.pack(sealer, source, account.id, one, evidence, trace_id, topic=notices.UNMATCHED)
-        for one in foreign
+    evidence, source = Evidence(lowered, body), f"webhook:{account.rail.name}"
+    messages = [
+        (notice.about(one), notice.pack(sealer, source, account.id, one, evidence, trace_id))
+        for one in found
     ]
-    treasury = dbs.treasury(account.environment_id)
-
-    async def work(tx: CellTx) -> int:
-        return await unmatched.keep(tx, kept, "notice-unmatched", "We have no such reference.")
-
-    new = await treasury.run(ACTOR, trace_id, work)
-    if new:
-        _log.warning("notice_unmatched", rail_account=account.rail.name, notices=new)
-    return new
+    kept = await put(dbs, environment_id, ACTOR, messages, trace_id, keep)
+    if kept.foreign:
+        _log.warning("notice_unmatched", rail_account=account.rail.name, notices=kept.foreign)
+    again = len(found) - kept.new - kept.foreign
+    return Received(kept.new, again, kept.foreign, _answer(rail, taken=True))

@@ -16,6 +16,7 @@ from paymaster.kernel.ids import reference
 from paymaster.kernel.money import Money
 from paymaster.rails.base import LineKind, RailAccount, RemoteFile, Statement, StatementLine
 from paymaster.rails.wechat import bills, calls, flow, receipts
+from paymaster.rails.wechat.table import Table
 
 HEADER = (
     "记账时间,微信支付业务单号,资金流水单号,业务名称,业务类型,收支类型,收支金额(元),账户结余(元),"
@@ -204,19 +205,23 @@ TRADE_SUMS = (
 )
 
 
-def test_the_trade_bill_row_by_row() -> None:
+def trade_rows(body: bytes) -> Table:
+    return Table(body, ("交易时间", "商户号", "手续费"), "总交易单数", free="商品名称")
+
+
+def test_another_bill_of_the_provider_row_by_row() -> None:
     first = ["2026-03-01 09:00:00", "wx1", "19", "0", "", "4200", "ORDER-1", "o1", "JSAPI"]
     first += ["SUCCESS", "OTHERS", "CNY", "1.00", "0.00", "0", "0", "0.00", "0.00", "", ""]
     first += ["Tea, with `milk`", "", "0.00600", "0.60%", "1.00", "0.00", ""]
     line = ",".join(f"`{value}" for value in first)
     sums = "`1.0,`1.00,`0.00,`0.00,`0.01000,`1.00,`0.00"
     whole = ("\r\n".join(["\ufeff" + TRADE, line, TRADE_SUMS, sums]) + "\r\n").encode()
-    (found,) = bills.trade_rows(whole)
+    (found,) = trade_rows(whole)
     assert len(found) == 27
     assert (found["商户订单号"], found["商品名称"]) == ("ORDER-1", "Tea, with `milk`")
     assert found["手续费"] == "0.00600"
     with pytest.raises(Refusal):
-        list(bills.trade_rows(whole.replace(b"`1.0,`1.00", b"`2.0,`1.00")))
+        list(trade_rows(whole.replace(b"`1.0,`1.00", b"`2.0,`1.00")))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

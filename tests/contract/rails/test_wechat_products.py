@@ -21,7 +21,8 @@ from paymaster.kernel.errors import (
     Unprocessable,
 )
 from paymaster.kernel.ids import reference
-from paymaster.rails.base import ConsentState, Payee, Verdict
+from paymaster.rails.base import Payee, Verdict
+from paymaster.rails.consent import ConsentState
 from paymaster.rails.wechat.authorise import authorization_no
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -16,6 +16,7 @@ from paymaster.kernel.errors import RailError
 from paymaster.rails import meaning
 from paymaster.rails.alipay.calls import Said
 from paymaster.rails.meaning import Kind
+from paymaster.rails.yuan import extra_of, no_error
 
 REFUSED: Final = frozenset({
     "BLOCK_USER_FORBBIDEN_RECIEVE", "EXCEED_LIMIT_DC_RECEIVED", "EXCEED_LIMIT_ENT_SM_AMOUNT",
@@ -48,13 +49,9 @@ NOT_FOUND: Final = frozenset({"ORDER_NOT_EXIST"})
 
 def failure(said: Said) -> RailError:
     """What an answer other than success means for an order."""
-    extra = {"code": said.code or str(said.status)}
-    if said.retry_after is not None:
-        extra["retry_after_seconds"] = said.retry_after[:10]
-    if said.status == 202:
-        return meaning.error(Kind.SAME_KEY, "The provider asks for the same again.", extra)
-    if said.status < 300:
-        return meaning.error(Kind.MALFORMED, "The answer is not signed by the provider.")
+    extra = extra_of(said.code or str(said.status), said.retry_after)
+    if (answer := no_error(said.status, extra)) is not None:
+        return answer
     believed = said.genuine or said.code in DOOR
     if not believed or said.status >= 500 or said.code is None:
         kind = meaning.of_status(said.status, explained=False)

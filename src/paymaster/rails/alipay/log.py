@@ -23,7 +23,7 @@ from paymaster.kernel.ids import parse_reference
 from paymaster.kernel.money import Money
 from paymaster.rails.balances import closing_of, in_order
 from paymaster.rails.base import LineKind, RailAccount, Statement, StatementLine
-from paymaster.rails.transport import MAX_FILE_BYTES
+from paymaster.rails.transport import MAX_FILE_BYTES, malformed
 from paymaster.rails.yuan import (
     BEIJING,
     CNY,
@@ -67,11 +67,6 @@ class Entry:
     reference: str
     kind: str
     remark: str
-
-
-def malformed(detail: str) -> Refusal:
-    """The refusal for a file that cannot be relied on."""
-    return Refusal("statement-malformed", detail)
 
 
 def file_name(source: str, app_id: str, day: date, digest: str) -> str:

@@ -113,10 +113,14 @@ async def find(deps: RailDeps, account: RailAccount, key: str) -> ChargeOutcome:
         said = await calls.ask(deps, account, calls.TRADE_QUERY, content)
         if said.done:
             found = payin_wire.charge(said.found)
-            return found if found.key == key else _unknown(key, "it is about another charge")
+            return (
+                found
+                if found.key == key
+                else ChargeOutcome.unknown(key, "it is about another charge")
+            )
     except (RailError, UnreadableError) as error:
-        return _unknown(key, str(error))
-    return _absent(deps, key, said) or _unknown(
+        return ChargeOutcome.unknown(key, str(error))
+    return _absent(deps, key, said) or ChargeOutcome.unknown(
         key, "the look-up was refused", payin_codes.code_of(said)
     )
 
@@ -127,14 +131,14 @@ async def close(deps: RailDeps, account: RailAccount, key: str) -> ChargeOutcome
         said = await calls.ask(deps, account, calls.TRADE_CLOSE, canonical({"out_trade_no": key}))
         if said.done:
             if text(said.found, "out_trade_no") != key:
-                return _unknown(key, "it is about another charge")
+                return ChargeOutcome.unknown(key, "it is about another charge")
             return ChargeOutcome(key, ChargeVerdict.CLOSED)
     except (RailError, UnreadableError) as error:
-        return _unknown(key, str(error))
+        return ChargeOutcome.unknown(key, str(error))
     code = payin_codes.code_of(said)
     if said.genuine and code in payin_codes.NOT_WAITING:
         return replace(await find(deps, account, key), detail=f"closing was refused: {code}")
-    return _absent(deps, key, said) or _unknown(key, "the closing was refused", code)
+    return _absent(deps, key, said) or ChargeOutcome.unknown(key, "the closing was refused", code)
 
 
 def _content(charge: Charge) -> dict[str, Any]:
@@ -154,9 +158,5 @@ def _absent(deps: RailDeps, key: str, said: calls.Said) -> ChargeOutcome | None:
     if not said.genuine or code not in payin_codes.NOT_FOUND:
         return None
     if older_than(key, REMEMBERS, deps.clock.now()):
-        return _unknown(key, "too old to be found for sure", code)
+        return ChargeOutcome.unknown(key, "too old to be found for sure", code)
     return ChargeOutcome(key, ChargeVerdict.NOT_FOUND, code=code)
-
-
-def _unknown(key: str, detail: str, code: str | None = None) -> ChargeOutcome:
-    return ChargeOutcome(key, ChargeVerdict.UNKNOWN, code=code, detail=detail)

@@ -16,6 +16,7 @@ from paymaster.rails import meaning
 from paymaster.rails.alipay.calls import Said
 from paymaster.rails.alipay.codes import DOOR
 from paymaster.rails.meaning import Kind
+from paymaster.rails.yuan import extra_of, no_error
 
 NOT_FOUND: Final = frozenset({"TRADE_NOT_EXIST"})
 """Nobody opened the page or scanned the code yet, or there is no such number."""
@@ -43,13 +44,9 @@ def code_of(said: Said) -> str:
 def failure(said: Said) -> RailError:
     """What an answer other than success means for a charge or a refund."""
     code = code_of(said)
-    extra = {"code": code}
-    if said.retry_after is not None:
-        extra["retry_after_seconds"] = said.retry_after[:10]
-    if said.status == 202:
-        return meaning.error(Kind.SAME_KEY, "The provider asks for the same again.", extra)
-    if said.status < 300:
-        return meaning.error(Kind.MALFORMED, "The answer is not signed by the provider.")
+    extra = extra_of(code, said.retry_after)
+    if (answer := no_error(said.status, extra)) is not None:
+        return answer
     if code in DOOR or (said.genuine and code in TURNED_AWAY):
         return meaning.error(Kind.TURNED_AWAY, f"The provider turned us away: {code}.", extra)
     kind = Kind.SERVER_FAULT if said.status >= 500 else Kind.UNEXPLAINED

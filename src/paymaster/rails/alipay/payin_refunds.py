@@ -50,8 +50,8 @@ async def find(deps: RailDeps, account: RailAccount, order: RefundOrder) -> Refu
         if said.done:
             return _judged(payin_wire.refund(said.found, order.key), order, said)
     except (RailError, UnreadableError) as error:
-        return _unknown(order, str(error))
-    return _unknown(order, "the look-up was refused", payin_codes.code_of(said))
+        return RefundOutcome.unknown(order.key, str(error))
+    return RefundOutcome.unknown(order.key, "the look-up was refused", payin_codes.code_of(said))
 
 
 def _judged(found: RefundOutcome, order: RefundOrder, said: calls.Said) -> RefundOutcome:
@@ -62,14 +62,10 @@ def _judged(found: RefundOutcome, order: RefundOrder, said: calls.Said) -> Refun
     about = some_text(said.found, "out_trade_no")
     unnamed = about is None and found.verdict is RefundVerdict.NOT_FOUND
     if about != order.charge_key and not unnamed:
-        return _unknown(order, "it is about another charge")
+        return RefundOutcome.unknown(order.key, "it is about another charge")
     total = payin_wire.amount(said.found, "total_amount")
     if total not in {None, order.charged}:
-        return _unknown(order, "the charge has another amount")
+        return RefundOutcome.unknown(order.key, "the charge has another amount")
     if found.verdict is RefundVerdict.DONE and found.amount != order.amount:
-        return _unknown(order, "the refund has another amount")
+        return RefundOutcome.unknown(order.key, "the refund has another amount")
     return found
-
-
-def _unknown(order: RefundOrder, detail: str, code: str | None = None) -> RefundOutcome:
-    return RefundOutcome(order.key, RefundVerdict.UNKNOWN, code=code, detail=detail)

@@ -58,7 +58,7 @@ def refund(found: Mapping[str, object], key: str) -> RefundOutcome:
         verdict = RefundVerdict.PROCESSING if number else RefundVerdict.NOT_FOUND
         return RefundOutcome(key, verdict, detail="the provider says nothing of it")
     if number != key:
-        return RefundOutcome(key, RefundVerdict.UNKNOWN, detail="it is about another refund")
+        return RefundOutcome.unknown(key, "it is about another refund")
     done = status == REFUNDED
     return RefundOutcome(
         key=key,

@@ -14,9 +14,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from paymaster.rails.alipay.log import Entry, malformed
-from paymaster.rails.transport import MAX_FILE_BYTES
-from paymaster.rails.yuan import UnreadableError, yuan
+from paymaster.rails.alipay.log import Entry
+from paymaster.rails.transport import MAX_FILE_BYTES, malformed
+from paymaster.rails.yuan import booked_fen
 
 NUMBER, REFERENCE, AT, KIND = "账务流水号", "商户订单号", "发生时间", "业务类型"
 INCOME, EXPENSE, BALANCE = "收入金额(+元)", "支出金额(-元)", "账户余额(元)"
@@ -54,7 +54,7 @@ def entries(body: bytes) -> list[Entry]:
     for line in _lines(body):
         match = _SUM.match(line.translate(_NARROW).strip())
         if match is not None:
-            sums[match.group(1)] = (int(match.group(2)), _fen(match.group(3)))
+            sums[match.group(1)] = (int(match.group(2)), booked_fen(match.group(3)))
         elif line.startswith("#") or not line.strip():
             continue
         elif header is None:
@@ -95,20 +95,13 @@ def _entry(header: list[str], cells: list[str]) -> Entry:
     row: Mapping[str, str] = dict(zip(header, cells, strict=True))
     if any(name not in row for name in _NEEDED) or not row[NUMBER]:
         raise malformed("A line lacks a value.")
-    income, expense = _fen(row[INCOME] or "0"), _fen(row[EXPENSE] or "0")
+    income, expense = booked_fen(row[INCOME] or "0"), booked_fen(row[EXPENSE] or "0")
     return Entry(
         number=row[NUMBER],
         at=row[AT],
         amount=income - abs(expense),
-        balance=_fen(row[BALANCE]),
+        balance=booked_fen(row[BALANCE]),
         reference=row[REFERENCE],
         kind=row[KIND],
         remark=row.get("备注", ""),
     )
-
-
-def _fen(written: str) -> int:
-    try:
-        return yuan(written).minor
-    except UnreadableError as error:
-        raise malformed(f"{error}.") from None

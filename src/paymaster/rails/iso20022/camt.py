@@ -31,10 +31,10 @@ from paymaster.rails.iso20022.xmlread import (
     elements,
     first_text,
     local,
-    malformed,
     sign,
     text,
 )
+from paymaster.rails.transport import malformed
 
 MESSAGES = {
     "BkToCstmrStmt": "Stmt",

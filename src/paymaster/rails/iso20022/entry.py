@@ -16,10 +16,10 @@ from paymaster.rails.iso20022.xmlread import (
     children,
     day,
     first_text,
-    malformed,
     sign,
     text,
 )
+from paymaster.rails.transport import malformed
 
 FEE_CODES = frozenset({"CHRG", "FEES", "COMM", "COMT", "COMI", "TAXE"})
 """Sub-families of BkTxCd by which banks charge us (ExternalBankTransactionSubFamily1Code)."""

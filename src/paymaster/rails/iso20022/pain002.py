@@ -20,10 +20,10 @@ from paymaster.rails.iso20022.xmlread import (
     children,
     elements,
     first_text,
-    malformed,
     moment,
     text,
 )
+from paymaster.rails.transport import malformed
 
 _WATCHED = frozenset(
     {"CstmrPmtStsRpt", "GrpHdr", "OrgnlGrpInfAndSts", "OrgnlPmtInfAndSts", "TxInfAndSts"}

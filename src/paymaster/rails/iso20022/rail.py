@@ -20,8 +20,9 @@ from paymaster.rails.base import (
 from paymaster.rails.calendar import CALENDARS, execution_day
 from paymaster.rails.deps import RailDeps, refuse_incomplete, setting
 from paymaster.rails.iso20022 import camt, pain001, pain002
-from paymaster.rails.iso20022.xmlread import elements, malformed
+from paymaster.rails.iso20022.xmlread import elements
 from paymaster.rails.opening import needs, open_transport
+from paymaster.rails.transport import malformed
 
 MAX_ITEMS = 5000
 """Payments in one file: about 2 MB, which every bank takes."""

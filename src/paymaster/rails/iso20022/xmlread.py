@@ -11,7 +11,7 @@ from lxml import etree  # pyright: ignore[reportAttributeAccessIssue, reportUnkn
 
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.money import MAX_MINOR, Money, exponent
-from paymaster.rails.transport import MAX_FILE_BYTES
+from paymaster.rails.transport import MAX_FILE_BYTES, malformed
 
 _iterparse = cast("Callable[..., Iterable[tuple[str, Element]]]", etree.iterparse)  # pyright: ignore[reportUnknownMemberType]
 _syntax_error = cast("type[Exception]", etree.XMLSyntaxError)
@@ -40,11 +40,6 @@ class Element(Protocol):
     def getroottree(self) -> Any:
         """The document."""
         ...
-
-
-def malformed(detail: str) -> Refusal:
-    """The refusal for a file that cannot be relied on."""
-    return Refusal("statement-malformed", detail)
 
 
 def local(element: Element) -> str:

@@ -23,7 +23,7 @@ from paymaster.rails.base import (
     StatementLine,
     Verdict,
 )
-from paymaster.rails.transport import MAX_FILE_BYTES
+from paymaster.rails.transport import MAX_FILE_BYTES, malformed
 
 HEADER = ("line", "kind", "id", "reference", "amount", "fee", "currency", "booked_at")
 _KINDS: dict[str, LineKind] = {
@@ -50,16 +50,16 @@ def read(account: RailAccount, name: str, body: bytes) -> tuple[list[Notice], li
     except ValueError:
         day = None
     if match is None or day is None:
-        raise _malformed(f"{name[:80]} is not the name of a settlement.")
+        raise malformed(f"{name[:80]} is not the name of a settlement.")
     rows = _rows(body)
     if {row["currency"] for row in rows} | {match.group(2)} != {account.currency}:
         raise Refusal("statement-foreign", f"The settlement is not in {account.currency} alone.")
     if [row["kind"] for row in rows].count("opening") != 1 or rows[0]["kind"] != "opening":
-        raise _malformed("The settlement does not begin with its one opening balance.")
+        raise malformed("The settlement does not begin with its one opening balance.")
     if [row["kind"] for row in rows].count("closing") != 1 or rows[-1]["kind"] != "closing":
-        raise _malformed("The settlement does not end with its one closing balance.")
+        raise malformed("The settlement does not end with its one closing balance.")
     if len({row["line"] for row in rows}) != len(rows):
-        raise _malformed("Two lines of the settlement have the same id.")
+        raise malformed("Two lines of the settlement have the same id.")
     opening, closing = _money(rows[0], "amount"), _money(rows[-1], "amount")
     lines = tuple(_line(row) for row in rows[1:-1])
     statement = Statement(
@@ -75,18 +75,18 @@ def read(account: RailAccount, name: str, body: bytes) -> tuple[list[Notice], li
 
 def _rows(body: bytes) -> list[Row]:
     if len(body) > MAX_FILE_BYTES:
-        raise _malformed(f"The settlement is larger than {MAX_FILE_BYTES} bytes.")
+        raise malformed(f"The settlement is larger than {MAX_FILE_BYTES} bytes.")
     if not body.endswith(b"\n"):
-        raise _malformed("The settlement is cut off: its last line has no end.")
+        raise malformed("The settlement is cut off: its last line has no end.")
     try:
         written = body.decode("utf-8")
         table = list(csv.reader(written.splitlines(), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise _malformed(f"The settlement is not CSV: {error}") from None
+        raise malformed(f"The settlement is not CSV: {error}") from None
     if not table or tuple(table[0]) != HEADER:
-        raise _malformed(f"The columns are not {', '.join(HEADER)}.")
+        raise malformed(f"The columns are not {', '.join(HEADER)}.")
     if len(table) < 3 or any(len(row) != len(HEADER) for row in table):
-        raise _malformed("A line has too many or too few fields, or there are no lines.")
+        raise malformed("A line has too many or too few fields, or there are no lines.")
     return [dict(zip(HEADER, row, strict=True)) for row in table[1:]]
 
 
@@ -94,21 +94,21 @@ def _money(row: Row, column: str) -> Money:
     try:
         return Money.parse(row[column], row["currency"])
     except PaymasterError as error:
-        raise _malformed(f"Line {row['line']}: {error.detail}") from None
+        raise malformed(f"Line {row['line']}: {error.detail}") from None
 
 
 def _line(row: Row) -> StatementLine:
     kind = _KINDS.get(row["kind"])
     if kind is None or not row["line"]:
-        raise _malformed(f"Line {row['line']} is of an unknown kind, {row['kind'][:20]!r}.")
+        raise malformed(f"Line {row['line']} is of an unknown kind, {row['kind'][:20]!r}.")
     try:
         booked_on = parse_rfc3339(row["booked_at"]).date()
     except ValueError:
-        raise _malformed(f"Line {row['line']} has no time of booking.") from None
+        raise malformed(f"Line {row['line']} has no time of booking.") from None
     amount, fee = _money(row, "amount"), _money(row, "fee")
     goes_out = kind is LineKind.PAYOUT
     if fee.minor < 0 or (kind is not LineKind.OTHER and goes_out != (amount.minor < 0)):
-        raise _malformed(f"Line {row['line']}: a {row['kind']} cannot have this sign.")
+        raise malformed(f"Line {row['line']}: a {row['kind']} cannot have this sign.")
     return StatementLine(
         line_id=row["line"],
         kind=kind,
@@ -135,7 +135,3 @@ def _notices(lines: Sequence[StatementLine], rows: Sequence[Row]) -> Iterable[No
                 amount=Money(abs(line.amount.minor), line.amount.currency),
             ),
         )
-
-
-def _malformed(detail: str) -> Refusal:
-    return Refusal("statement-malformed", detail)

@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from paymaster.rails import meaning
-from paymaster.rails.base import Confirmation, ConsentState, RailAccount
+from paymaster.rails.base import Confirmation, RailAccount
+from paymaster.rails.consent import ConsentState
 from paymaster.rails.deps import RailDeps, setting
 from paymaster.rails.meaning import Kind
 from paymaster.rails.wechat import calls, codes, wire

@@ -1,15 +1,14 @@
 """The provider's daily files: asked for by day, checked against their digest, then read.
 
 A bill is ready at ten in the morning, Beijing, of the day after; it never changes later. A day that
-was read is not asked for again. Transfers are in the fund-flow bill only; the trade bill, which
-`trade_rows` reads, is about payments by users.
+was read is not asked for again. Transfers are in the fund-flow bill only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
 from typing import Final
 
@@ -21,16 +20,12 @@ from paymaster.rails.meaning import Kind
 from paymaster.rails.transport import MAX_FILE_BYTES
 from paymaster.rails.wechat import calls, codes, flow
 from paymaster.rails.wechat.settings import BILL_ACCOUNTS, Product, pays_out, product
-from paymaster.rails.wechat.table import Row, Table
 from paymaster.rails.yuan import UnreadableError, text
 
 READY_HOUR: Final = 10
 _NOT_THERE: Final = frozenset({
     "NO_STATEMENT_EXIST", "STATEMENT_CREATING", "NO_BILL_EXIST", "BILL_CREATING", "NOT_FOUND",
 })  # fmt: skip
-TRADE_COUNT: Final = "总交易单数"
-TRADE_FREE: Final = "商品名称"
-TRADE_NEEDED: Final = ("交易时间", "商户号", "微信订单号", "商户订单号", "交易状态", "手续费")
 
 
 async def fetch(deps: RailDeps, account: RailAccount, seen: frozenset[str]) -> Sequence[RemoteFile]:
@@ -58,11 +53,6 @@ def read(
 ) -> tuple[Sequence[Notice], Sequence[Statement]]:
     """See FetchesFiles. No notices: a booked row proves no payment, see `flow`."""
     return (), flow.read(account, _account(account), name, body)
-
-
-def trade_rows(body: bytes) -> Iterator[Row]:
-    """The rows of a trade bill, one after the other. Raises Refusal `statement-malformed`."""
-    yield from Table(body, TRADE_NEEDED, TRADE_COUNT, TRADE_FREE)
 
 
 def _account(account: RailAccount) -> str:

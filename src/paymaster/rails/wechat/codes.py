@@ -17,6 +17,7 @@ from paymaster.kernel.errors import RailError
 from paymaster.rails import meaning
 from paymaster.rails.meaning import Kind
 from paymaster.rails.wechat.calls import Said
+from paymaster.rails.yuan import extra_of, no_error
 
 REFUSED: Final = frozenset({"PARAM_ERROR"})
 """Read, and refused before anything was made of it."""
@@ -47,14 +48,10 @@ NOT_FOUND: Final = frozenset({"NOT_FOUND", "RESOURCE_NOT_EXISTS"})
 def failure(said: Said) -> RailError:
     """What an answer other than success means for an order."""
     code = said.code
-    extra = {"code": code or str(said.status)}
-    if said.retry_after is not None:
-        extra["retry_after_seconds"] = said.retry_after[:10]
+    extra = extra_of(code or str(said.status), said.retry_after)
     believed = said.genuine or (code in _DOOR and said.status == 401)
-    if said.status == 202:
-        return meaning.error(Kind.SAME_KEY, "The provider asks for the same again.", extra)
-    if said.status < 300:
-        return meaning.error(Kind.MALFORMED, "The answer is not signed by the provider.")
+    if (answer := no_error(said.status, extra)) is not None:
+        return answer
     if not believed or said.status >= 500 or code is None:
         kind = meaning.of_status(said.status, explained=False)
         if kind is Kind.TURNED_AWAY:

@@ -21,8 +21,9 @@ from paymaster.kernel.ids import parse_reference
 from paymaster.kernel.money import Money
 from paymaster.rails.balances import closing_of, in_order
 from paymaster.rails.base import LineKind, RailAccount, Statement, StatementLine
-from paymaster.rails.wechat.table import Row, Table, malformed, minor
-from paymaster.rails.yuan import BEIJING, CNY, from_beijing, owns_topups
+from paymaster.rails.transport import malformed
+from paymaster.rails.wechat.table import Row, Table
+from paymaster.rails.yuan import BEIJING, CNY, booked_fen, from_beijing, owns_topups
 
 NEEDED: Final = (
     "记账时间", "资金流水单号", "业务名称", "业务类型", "收支类型", "收支金额(元)",
@@ -122,7 +123,7 @@ def read(account: RailAccount, bill_account: str, name: str, body: bytes) -> lis
 
 
 def _movement(row: Row, *, own: bool) -> _Movement:
-    direction, amount = row["收支类型"], minor(row["收支金额(元)"])
+    direction, amount = row["收支类型"], booked_fen(row["收支金额(元)"])
     at = from_beijing(row["记账时间"])
     if direction not in {_IN, _OUT} or at is None or not row["资金流水单号"]:
         raise malformed("A row has no direction, time or number.")
@@ -132,7 +133,7 @@ def _movement(row: Row, *, own: bool) -> _Movement:
         at=row["记账时间"],
         booked_on=at.astimezone(BEIJING).date(),
         amount=signed,
-        balance=minor(row["账户结余(元)"]),
+        balance=booked_fen(row["账户结余(元)"]),
         reference=row["业务凭证号"],
         name=row["业务名称"],
         kind=_kind(row, signed, own=own),
@@ -156,7 +157,7 @@ def _check_sums(sums: Row, moved: Sequence[_Movement]) -> None:
     """What the file says of itself must be what is in it."""
     for direction, sign in ((_IN, 1), (_OUT, -1)):
         said = sums.get(f"{direction}金额")
-        if said is None or minor(said) != sum(
+        if said is None or booked_fen(said) != sum(
             abs(one.amount) for one in moved if one.amount * sign > 0
         ):
             raise malformed("The rows of the bill do not give its sums.")

@@ -127,20 +127,14 @@ async def find_charge(deps: RailDeps, account: RailAccount, key: str) -> ChargeO
         finding = _find if api_version(account) is Version.V3 else _find_old
         found = await finding(deps, account, key)
     except RailError as error:
-        code = error.extra.get("code")
-        return ChargeOutcome(key, ChargeVerdict.UNKNOWN, code=code, detail=error.detail)
+        return ChargeOutcome.unknown(key, error.detail, error.extra.get("code"))
     except UnreadableError as error:
-        return ChargeOutcome(key, ChargeVerdict.UNKNOWN, detail=str(error))
+        return ChargeOutcome.unknown(key, str(error))
     if found.key != key:
-        return ChargeOutcome(key, ChargeVerdict.UNKNOWN, detail="it is about another charge")
-    forgotten = found.verdict is ChargeVerdict.NOT_FOUND and older_than(
-        key, REMEMBERS, deps.clock.now()
-    )
-    return (
-        replace(found, verdict=ChargeVerdict.UNKNOWN, detail="too old to be found for sure")
-        if forgotten
-        else found
-    )
+        return ChargeOutcome.unknown(key, "it is about another charge")
+    if found.verdict is ChargeVerdict.NOT_FOUND and older_than(key, REMEMBERS, deps.clock.now()):
+        return ChargeOutcome.unknown(key, "too old to be found for sure", found.code)
+    return found
 
 
 async def _find(deps: RailDeps, account: RailAccount, key: str) -> ChargeOutcome:

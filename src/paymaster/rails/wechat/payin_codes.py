@@ -14,6 +14,7 @@ from paymaster.kernel.errors import RailError
 from paymaster.rails import meaning
 from paymaster.rails.meaning import Kind
 from paymaster.rails.wechat.calls import Said
+from paymaster.rails.yuan import extra_of, no_error
 
 NO_CHARGE: Final = frozenset({"ORDER_NOT_EXIST", "ORDERNOTEXIST", "RESOURCE_NOT_EXISTS"})
 NO_REFUND: Final = frozenset({"REFUNDNOTEXIST", "RESOURCE_NOT_EXISTS"})
@@ -29,13 +30,9 @@ def absent(said: Said, codes: frozenset[str]) -> bool:
 def failure(said: Said) -> RailError:
     """What an answer of APIv3 other than success means."""
     code = said.code
-    extra = {"code": (code or str(said.status))[:_LONGEST]}
-    if said.retry_after is not None:
-        extra["retry_after_seconds"] = said.retry_after[:10]
-    if said.status == 202:
-        return meaning.error(Kind.SAME_KEY, "The provider asks for the same again.", extra)
-    if said.status < 300:
-        return meaning.error(Kind.MALFORMED, "The answer is not signed by the provider.")
+    extra = extra_of((code or str(said.status))[:_LONGEST], said.retry_after)
+    if (answer := no_error(said.status, extra)) is not None:
+        return answer
     if said.status < 400:
         return meaning.error(Kind.REDIRECTED, f"The provider answered {said.status}.", extra)
     kind = Kind.SERVER_FAULT if said.status >= 500 else Kind.UNEXPLAINED

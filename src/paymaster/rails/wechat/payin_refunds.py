@@ -69,22 +69,17 @@ async def _refund_old(deps: RailDeps, account: RailAccount, order: RefundOrder) 
 
 async def find_refund(deps: RailDeps, account: RailAccount, order: RefundOrder) -> RefundOutcome:
     """See TakesPayments."""
+    key = order.key
     try:
         finding = _find if api_version(account) is Version.V3 else _find_old
         found = await finding(deps, account, order)
     except RailError as error:
-        code = error.extra.get("code")
-        return RefundOutcome(order.key, RefundVerdict.UNKNOWN, code=code, detail=error.detail)
+        return RefundOutcome.unknown(key, error.detail, error.extra.get("code"))
     except UnreadableError as error:
-        return RefundOutcome(order.key, RefundVerdict.UNKNOWN, detail=str(error))
-    forgotten = found.verdict is RefundVerdict.NOT_FOUND and older_than(
-        order.key, REMEMBERS, deps.clock.now()
-    )
-    return (
-        replace(found, verdict=RefundVerdict.UNKNOWN, detail="too old to be found for sure")
-        if forgotten
-        else found
-    )
+        return RefundOutcome.unknown(key, str(error))
+    if found.verdict is RefundVerdict.NOT_FOUND and older_than(key, REMEMBERS, deps.clock.now()):
+        return RefundOutcome.unknown(key, "too old to be found for sure", found.code)
+    return found
 
 
 async def _find(deps: RailDeps, account: RailAccount, order: RefundOrder) -> RefundOutcome:

@@ -6,9 +6,9 @@ refused here; whether the amount is the right one the core decides, which knows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, cast
+from typing import Final
 
 from paymaster.kernel.money import Money
 from paymaster.rails.base import RailAccount
@@ -19,6 +19,7 @@ from paymaster.rails.payin import (
     RefundOutcome,
     RefundVerdict,
 )
+from paymaster.rails.wechat.wire import listed
 from paymaster.rails.yuan import (
     CNY,
     UnreadableError,
@@ -65,7 +66,7 @@ def transaction(found: Mapping[str, object], account: RailAccount) -> ChargeOutc
     state = text(found, "trade_state")
     given = found.get("amount")
     amount = None if given is None else _total(members(given, "amount"))
-    vouchers = _has_unpaid_voucher(found.get("promotion_detail"))
+    vouchers = _has_unpaid_voucher(found)
     return _charge(
         text(found, "out_trade_no"),
         state,
@@ -92,11 +93,9 @@ def old_transaction(found: Mapping[str, str], account: RailAccount, state: str) 
     )
 
 
-def refund(
-    found: Mapping[str, object], order: RefundOrder, *, state: str = "status"
-) -> RefundOutcome:
+def refund(found: Mapping[str, object], order: RefundOrder) -> RefundOutcome:
     """A refund as APIv3 describes it when it is asked about. Raises UnreadableError."""
-    said = refund_told(found, state=state)
+    said = refund_told(found, state="status")
     given = members(found.get("amount"), "amount")
     return _same(said, order, text(found, "out_trade_no"), fen(given, "total"))
 
@@ -191,14 +190,11 @@ def _yuan_only(currency: str | None) -> None:
         raise UnreadableError("it is in another currency")
 
 
-def _has_unpaid_voucher(value: object) -> bool:
+def _has_unpaid_voucher(found: Mapping[str, object]) -> bool:
     """Whether a part of the price was waived at the merchant's cost: nobody pays that part."""
-    if value is None:
+    if found.get("promotion_detail") is None:
         return False
-    if not isinstance(value, list):
-        raise UnreadableError("promotion_detail is not a list")
-    listed = [members(one, "promotion_detail") for one in cast("Sequence[object]", value)]
-    return any(one.get("type") != "CASH" for one in listed)
+    return any(one.get("type") != "CASH" for one in listed(found, "promotion_detail"))
 
 
 def _digits(found: Mapping[str, str], name: str) -> Money | None:

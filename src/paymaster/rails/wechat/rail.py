@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from paymaster.rails.base import (
-    Consent,
     Instruction,
     Notice,
     Outcome,
@@ -18,6 +17,7 @@ from paymaster.rails.base import (
     Statement,
     WebhookAnswer,
 )
+from paymaster.rails.consent import Consent
 from paymaster.rails.deps import RailDeps
 from paymaster.rails.payin import (
     Charge,

@@ -11,20 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from paymaster.kernel.errors import Refusal
-from paymaster.rails.transport import MAX_FILE_BYTES
-from paymaster.rails.yuan import UnreadableError, yuan
+from paymaster.rails.transport import MAX_FILE_BYTES, malformed
 
 Row = Mapping[str, str]
 _MARK: Final = "`"
 _BETWEEN: Final = ",`"
 _BOM: Final = "\ufeff"
 _NARROW: Final = str.maketrans({"\uff08": "(", "\uff09": ")", "\uff0b": "+", "\uff0d": "-"})
-
-
-def malformed(detail: str) -> Refusal:
-    """The refusal for a file that cannot be relied on."""
-    return Refusal("statement-malformed", detail)
 
 
 def column(name: str) -> str:
@@ -93,14 +86,6 @@ def number(written: str) -> int:
     if not (whole.isascii() and whole.isdigit() and len(whole) < 12) or rest.strip("0"):
         raise malformed(f"{written[:20]!r} is no count.")
     return int(whole)
-
-
-def minor(written: str) -> int:
-    """An amount in fen."""
-    try:
-        return yuan(written).minor
-    except UnreadableError as error:
-        raise malformed(f"{error}.") from None
 
 
 def _lines(body: bytes) -> Iterator[str]:
