@@ -7,7 +7,10 @@ UV_VERSION = 0.13.8
 
 BIN = .venv/bin
 READY = .venv/.ready
-PYTEST = $(BIN)/python -W error -m pytest
+# The tests start hundreds of programs: compiled files are kept, whatever the environment says.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -W error -m pytest
+# Modules come in the order of their folders, so that the last ones are the shortest (tests/unit).
+SHARED_OUT = --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL = help
 .PHONY: help sim sim-mutants demo bench services test test-long mutants check lint types contracts tidy docs lock clean
@@ -31,7 +34,7 @@ services:  ## Install what some tests need from Debian (root only); without it t
 	tools/set-up-services
 
 test: $(READY)  ## Run the tests (ARGS="tests/unit -k money"); the house rules' are in `make check`
-	$(PYTEST) --numprocesses $(WORKERS) --dist loadscope -m "not long" --ignore tests/tidy $(ARGS)
+	$(PYTEST) $(SHARED_OUT) -m "not long" --ignore tests/tidy $(ARGS)
 
 test-long: $(READY)  ## The longer tests with real processes: other logs, kill -9, second copies
 	$(PYTEST) -m long $(ARGS)

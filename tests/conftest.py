@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -29,6 +31,7 @@ _OTHER_SERVER = "PAYMASTER_TEST_DSN"
 _OUTSIDE_DATA = "PAYMASTER_DATA"
 _OTHER_APP_ROLE = "paymaster_test_app"
 _MEMORY, _LEFT, _ROOM_BYTES = Path("/dev/shm"), "paymaster-tests-", 2 << 30  # noqa: S108
+_ALL_LONG = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.long\b", re.MULTILINE)
 _numbers = itertools.count(1)
 
 
@@ -137,6 +140,33 @@ def _in_memory() -> Path | None:
     made = tempfile.mkdtemp(prefix=f"{_LEFT}{os.getpid()}-", dir=_MEMORY)
     Path(made).chmod(0o755)
     return Path(made)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file all of whose tests are long is not read when those are not wanted.
+
+    One of them makes up its requests while it is read, which takes as long as reading all others.
+    """
+    if config.option.markexpr != "not long" or not collection_path.match("test_*.py"):
+        return None
+    return True if _ALL_LONG.search(collection_path.read_text()) else None
+
+
+def pytest_collection_finish() -> None:
+    """What is there once all tests are collected stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_fails() -> Generator[None]:
+    """What this process writes need not outlive the machine's power, as with its PostgreSQL.
+
+    An installation's keys are written through to the disk one by one: 60 ms for each test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _handle: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from tests.calling import NOBODY
 from tests.world import ACTOR, START, PostgresServer, World, app_dsn, legal_moves, make_world
 
 from paymaster.api.app import build_api, build_hooks
@@ -180,7 +181,7 @@ async def serve(
     """A fresh installation, served; with the rails that are installed, or these."""
     async with (
         make_world(postgres, cells=cells) as world,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(trust_env=False, verify=NOBODY) as http,
     ):
         deps = make_deps(make_settings(folder, **groups), world.dbs, world.clock, http, rails)
         api, inbound = build_api(deps), build_hooks(deps)

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 from tests.contract.harness import Delivery, Fate, Fault
+from tests.contract.keys import request_for_certificate
 from tests.contract.sandboxes import MakeRail, Outside, SandboxHarness
 
 from paymaster.kernel.clock import milliseconds
@@ -26,19 +23,6 @@ LEAST = 10
 
 DAY_SECONDS = 86_400
 TRANSFER = "alipay.fund.trans.uni.transfer"
-
-
-def request_for_certificate() -> tuple[str, str]:
-    """A key made now, and the request from which the provider makes its certificate."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Zahlstelle")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return private.decode(), request.public_bytes(serialization.Encoding.PEM).decode()
 
 
 class AlipayHarness(SandboxHarness):
@@ -62,8 +46,8 @@ class AlipayHarness(SandboxHarness):
     @classmethod
     async def open(cls, found: Outside, mode: str, number: int, **more: str) -> AlipayHarness:
         """A new app, with a million yuan."""
-        private, request = request_for_certificate()
         app_id = f"20{number:014d}"
+        private, request = request_for_certificate(app_id)
         body: dict[str, Any] = {
             "app_id": app_id,
             "seller_id": f"2088{number:012d}",

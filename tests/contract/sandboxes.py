@@ -16,6 +16,7 @@ import httpx
 from tests.contract.checking import patiently
 from tests.contract.harness import Delivery, Fate, Fault
 from tests.contract.http_server import Answering, Reply
+from tests.contract.keys import lend_keys
 from tests.contract.support import OUR_IBAN, iban_of, payee_iban, payee_wallet
 
 from paymaster.kernel.clock import AheadClock, WallClock
@@ -79,6 +80,7 @@ class Outside:
 @asynccontextmanager
 async def outside(data: Path) -> AsyncGenerator[Outside]:
     """A fresh world with a bank account and a wallet float of 100,000.00 EUR each."""
+    lend_keys(data)
     async with (
         World(WorldConfig(data=data, scan_seconds=0.5)) as world,
         Answering(lambda _: found.note()).running() as hooks,

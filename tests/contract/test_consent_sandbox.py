@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.calling import NOBODY
 from tests.contract.sandboxes import Outside, outside
 from tests.contract.wechat_world import WeChatHarness
 from tests.payouts import Payouts, approved, payout_world
@@ -87,7 +88,7 @@ async def place(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Place
     async with (
         outside(tmp_path) as found,
         payout_world(postgres) as payouts,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(trust_env=False, verify=NOBODY) as http,
     ):
         world, harness = payouts.world, await WeChatHarness.open(found, "authorised", 1)
         payouts.rails["wechat-pay"] = harness.make_rail()

@@ -12,8 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from tests.contract.alipay_world import request_for_certificate
-from tests.contract.wechat_world import key_pair
+from tests.contract.keys import key_pair, lend_keys, request_for_certificate
 from tests.linking import APPID, Browser, browser_of, code_of, keep_secret, number_of
 from tests.served import Served, client, serve
 from tests.world import PostgresServer
@@ -74,6 +73,7 @@ class Outside:
 
 @pytest.fixture
 async def outside(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Outside]:
+    lend_keys(tmp_path / "world")
     config = WorldConfig(data=tmp_path / "world", scan_seconds=60)
     async with (
         World(config) as world,
@@ -100,7 +100,8 @@ async def wechat(outside: Outside, **user: Any) -> str:
     """An app and a person of WeChat; the openid."""
     secret = secrets.token_hex(16)
     keys = {"apiv3_key": secrets.token_hex(16), "apiv2_key": secrets.token_hex(16)}
-    merchant = {"mchid": "1900000042", "public_key": key_pair()[1], "appids": [APPID], **keys}
+    _, public = key_pair("1900000042")
+    merchant = {"mchid": "1900000042", "public_key": public, "appids": [APPID], **keys}
     await outside.control(
         "wechat/merchants", **merchant, product="transfer-bills", notify_url="http://127.0.0.1:9/"
     )
@@ -115,7 +116,7 @@ async def wechat(outside: Outside, **user: Any) -> str:
 
 async def alipay(outside: Outside, **more: Any) -> None:
     """An app and a person of Alipay."""
-    private, request = request_for_certificate()
+    private, request = request_for_certificate(APP_ID)
     body = {"app_id": APP_ID, "seller_id": "2088000000000042", "request": request, **more}
     shown = await outside.control("alipay/apps", **body)
     await outside.control("alipay/users", user_id=USER, logon_id="ada@example.com", name="艾达")

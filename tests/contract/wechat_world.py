@@ -9,10 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.contract.checking import patiently
 from tests.contract.harness import Delivery, Fate, Fault
+from tests.contract.keys import key_pair
 from tests.contract.sandboxes import MakeRail, Outside, SandboxHarness
 
 from paymaster.kernel.clock import Clock, milliseconds
@@ -38,20 +37,6 @@ SCENE = [
     {"info_type": "奖励说明", "info_content": "完成任务的奖励"},
 ]
 DAY_SECONDS = 86_400
-
-
-def key_pair() -> tuple[str, str]:
-    """A merchant's key, made now: private and public half in PEM."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return private.decode(), public.decode()
 
 
 def _proof(headers: Mapping[str, str]) -> dict[str, str]:
@@ -80,8 +65,8 @@ class WeChatHarness(SandboxHarness):
     @classmethod
     async def open(cls, found: Outside, product: str, number: int, **more: Any) -> WeChatHarness:
         """A new merchant of the product, with a million yuan."""
-        private, public = key_pair()
         mchid = f"19{number:08d}"
+        private, public = key_pair(mchid)
         notify_url = f"{found.hooks.url}/{mchid}"
         kept = {
             "private": private,

@@ -189,9 +189,8 @@ def kill_all(process: subprocess.Popen[bytes], data: Path) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize(
-    "after_seconds", [11, pytest.param(7, marks=long), pytest.param(15, marks=long)]
-)
+@long
+@pytest.mark.parametrize("after_seconds", [7, 11, 15])
 def test_kill_9_of_everything_then_again_ends_the_same(
     logs: Path, tmp_path: Path, after_seconds: float
 ) -> None:

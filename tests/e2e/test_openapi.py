@@ -33,6 +33,9 @@ from tests.world import PostgresServer
 
 from paymaster.api.app import openapi_document
 
+# One name for many tests: only a run in one process takes them all.
+pytestmark = pytest.mark.long
+
 SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 CHECKS: list[Any] = [
     not_a_server_error,
@@ -188,7 +191,6 @@ made_up = settings(
 )
 
 
-@pytest.mark.long  # one name for many: only a run in one process takes them all
 @SCHEMA.parametrize()
 @seed(7)
 @made_up
@@ -200,7 +202,6 @@ def test_made_up_requests_find_no_fault(case: schemathesis.Case, running: Runnin
     assert FOREIGN not in _unasked(case, response.content)
 
 
-@pytest.mark.long  # one name for many: only a run in one process takes them all
 @SCHEMA.parametrize()
 @seed(8)
 @made_up

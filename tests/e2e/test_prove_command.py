@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from paymaster.db.embedded import EmbeddedPostgres
 
 SECONDS = 100
+
+pytestmark = pytest.mark.timeout(4 * SECONDS)
 
 
 def run(data: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -211,7 +211,9 @@ async def _something(one: Economy, rnd: random.Random, todo: list[tuple[str, str
             await one.e.world.run(reward.retry_awaiting, cell)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 6))]
+)
 async def test_nobody_waits_for_money_that_is_there(earning: Earning, seed: int) -> None:
     rnd = random.Random(seed)
     budget = rnd.choice(["3.00", "7.50", "12.00", "20.00"])

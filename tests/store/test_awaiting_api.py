@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.calling import NOBODY
 from tests.confirming_rail import ConfirmingRail, StubbornRail
 from tests.payouts import Payouts, approved, new_payee, payout_world
 from tests.served import client, make_deps, make_settings
@@ -61,7 +62,7 @@ class Place:
 async def _place(postgres: PostgresServer, wallet: Any, folder: Path) -> AsyncIterator[Place]:
     async with (
         payout_world(postgres, wallet) as payouts,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(trust_env=False, verify=NOBODY) as http,
     ):
         world = payouts.world
 

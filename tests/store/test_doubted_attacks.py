@@ -9,6 +9,7 @@ from random import Random
 
 import httpx
 import pytest
+from tests.calling import NOBODY
 from tests.payouts import Payouts, approved, assert_paid_once, new_payee, payout_world
 from tests.scripted_rails import LAG, WINDOW, AskableRail
 from tests.served import make_deps, make_settings
@@ -283,7 +284,7 @@ async def test_the_doctor_and_the_warning_name_what_puts_payments_off(
     only.before = [not_now("NOT_ENOUGH") for _ in range(1000)]
     dispatcher, world = alone.dispatcher(), alone.world
     await alone.run(dispatcher)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, verify=NOBODY) as http:
         deps = make_deps(make_settings(tmp_path), world.dbs, world.clock, http, alone.rails)
         assert await doctor.put_off(deps) == [], "a moment is nothing to call anybody for"
         began = world.clock.now()

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from tests.calling import NOBODY
 from tests.messaging import LOOPBACK, Receiver
 from tests.planted import Planted, dump, new_iban, new_word, shapes
 from tests.scripted_rails import AskableRail, FileRail
@@ -109,7 +110,7 @@ class Bank:
 async def bank_of(world: World, folder: Path) -> AsyncIterator[Bank]:
     rail = Teller()
     settings = make_settings(folder, webhooks=LOOPBACK, limits={"destination_cooling_seconds": 0})
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, verify=NOBODY) as http:
         deps = make_deps(settings, world.dbs, world.clock, http, {"teller": rail})
         app = build_api(deps)
         async with client(app, raises=False) as caller, client(build_hooks(deps)) as hooks:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.calling import NOBODY
 from tests.payouts import Payouts, approved, new_payee, payout_world
 from tests.scripted_rails import WINDOW, AskableRail, FileRail
 from tests.served import client, make_deps, make_settings
@@ -120,7 +121,7 @@ async def test_operators_see_what_was_tried_and_what_comes_next(
         return (await credentials.issue(tx, 1, "test", tuple(SCOPES))).key
 
     key = await world.dbs.control.run(ACTOR, "", issue)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, verify=NOBODY) as http:
         deps = make_deps(make_settings(tmp_path), world.dbs, world.clock, http, payouts.rails)
         app = build_api(deps)
         async with client(app, key) as api:

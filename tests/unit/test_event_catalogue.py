@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from paymaster.compose import MACHINES
@@ -38,12 +39,18 @@ PASSED_ON = {"topic", "_message"}
 """Names of arguments: the topic stands where they are called."""
 
 
+@cache
+def parsed() -> list[tuple[Path, ast.Module]]:
+    """Every file of the program."""
+    return [(path, ast.parse(path.read_text())) for path in sorted(SOURCES.rglob("*.py"))]
+
+
 def messages() -> Iterator[tuple[str, ast.expr]]:
     """The first argument of everything that makes a message."""
-    for path in sorted(SOURCES.rglob("*.py")):
+    for path, module in parsed():
         if path.is_relative_to(SOURCES / "db" / "outbox.py"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(module):
             if isinstance(node, ast.Call) and node.args:
                 name = ast.unparse(node.func).rpartition(".")[2]
                 if name in ("Message", "Line"):
@@ -57,8 +64,8 @@ def messages() -> Iterator[tuple[str, ast.expr]]:
 def constants() -> dict[str, str]:
     """Topics that have a name of their own."""
     found: dict[str, str] = {}
-    for path in sorted(SOURCES.rglob("*.py")):
-        for node in ast.parse(path.read_text()).body:
+    for path, module in parsed():
+        for node in module.body:
             if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(
                 node.value, ast.Constant
             ):
@@ -69,6 +76,7 @@ def constants() -> dict[str, str]:
     return found
 
 
+@cache
 def topics() -> dict[str, str]:
     """Every topic that can be sent, and where."""
     found: dict[str, str] = {}

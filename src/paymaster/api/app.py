@@ -70,6 +70,7 @@ from paymaster.api.limiter import Limiter, Limits, Shared
 from paymaster.api.middleware import Outermost
 from paymaster.api.openapi import document
 from paymaster.api.problems import install
+from paymaster.api.routed import serve_routes
 from paymaster.compose import Deps
 from paymaster.messages.streams import Hub
 from paymaster.settings import Api
@@ -145,7 +146,7 @@ def make_app(
         servers=[{"url": public_url}] if public_url else None,
     )
     for router in (*routers, health.router):
-        app.include_router(router)
+        serve_routes(app, router)
     install(app, errors_url=errors_url)
     cast("Any", app).openapi = lambda: document(app, routers)
     return app
@@ -161,7 +162,7 @@ def build_api(deps: Deps, hot_routes: Mapping[Address, Route] | None = None) -> 
     cursors = stream.cursor_maker(Cursors(deps.secrets.hmac))
     app.state.streams = streams = Hub(deps.dbs, deps.settings.streams, cursors, deps.metrics)
     staff_login.install(app, deps)
-    app.include_router(links.browsers)
+    serve_routes(app, links.browsers)
     app.state.guesses = guesses = KeyGuesses(deps.clock)
     shared = Shared(deps.dbs, [guesses.share])
     guesses.look_again = shared.later

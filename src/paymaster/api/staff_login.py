@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from paymaster.api import staff_session
 from paymaster.api.context import deps_of, origin_of, trace_of
 from paymaster.api.problems import response_to
+from paymaster.api.routed import serve_routes
 from paymaster.compose import Deps
 from paymaster.db import audit, lockouts
 from paymaster.db.cells import Environment
@@ -264,5 +265,5 @@ def _as(request: Request, found: Resolved) -> Actor:
 
 def install(app: Any, deps: Deps) -> None:
     """Let persons log in to an application."""
-    app.include_router(router)
+    serve_routes(app, router)
     app.state.staff_oidc = StaffOidc(deps.http)

@@ -64,6 +64,8 @@ def _run(command: list[str], *, as_json: bool) -> int:
     """Start it, say where everything is, and stay until it ends; its exit code."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - our own program
     assert process.stdout is not None
+    # A script's shell has what it starts with `&` ignore Ctrl-C: who sends it then means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _number, _frame: process.terminate())
     try:
         line = process.stdout.readline()

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
 from typing import Any
 
 import pytest
@@ -17,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from tests.contract.http_server import Answering, Asked, Reply
-from tests.contract.wechat_world import APPID, key_pair
+from tests.contract.keys import key_pair
+from tests.contract.wechat_world import APPID
 
 from paymaster.kernel.clock import WallClock, milliseconds
 from paymaster.kernel.errors import RailUnknown
@@ -79,16 +79,10 @@ class Liar:
         return Reply(status, body, headers)
 
 
-@cache
-def keys(_whose: str) -> tuple[str, str]:
-    """Private and public half; made once, because that is slow."""
-    return key_pair()
-
-
 @asynccontextmanager
 async def lying(payin: str) -> AsyncGenerator[Liar]:
     """One that our rail calls."""
-    (ours, _), (theirs, public) = keys("ours"), keys("theirs")
+    (ours, _), (theirs, public) = key_pair("ours"), key_pair("theirs")
     apiv2_key = secrets.token_hex(16)
     kept = {
         "private_key": ours, "apiv3_key": secrets.token_hex(16), "apiv2_key": apiv2_key,

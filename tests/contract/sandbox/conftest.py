@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from tests.calling import NOBODY
 from tests.contract.sandbox.alipay_client import Customer, open_customer
 from tests.contract.sandbox.support import Client, Process, Receiver, Sftp, set_up, sftp_session
 from tests.contract.sandbox.wechat_support import Merchant
@@ -48,7 +49,7 @@ async def world(tmp_path: Path, alipay_keys: Path) -> AsyncGenerator[World]:
 @pytest.fixture
 async def client(world: World, receiver: Receiver) -> AsyncGenerator[Client]:
     """A client with a bank account of 10,000.00 and a wallet float of 1,000.00."""
-    async with httpx.AsyncClient(base_url=world.http_url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=world.http_url, trust_env=False, verify=NOBODY) as http:
         made = Client(http, world.api_key)
         await set_up(made, receiver.url)
         yield made
@@ -88,8 +89,8 @@ async def merchant(
     for path in folder.iterdir():
         shutil.copy(path, world.wechat.tls_ca_path.parent)
     async with (
-        httpx.AsyncClient(base_url=world.wechat_url, trust_env=False) as http,
-        httpx.AsyncClient(base_url=world.http_url, trust_env=False) as control,
+        httpx.AsyncClient(base_url=world.wechat_url, trust_env=False, verify=NOBODY) as http,
+        httpx.AsyncClient(base_url=world.http_url, trust_env=False, verify=NOBODY) as control,
     ):
         made = Merchant(http, control, private)
         await made.register(notify_url=receiver.url)

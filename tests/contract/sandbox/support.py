@@ -18,6 +18,7 @@ import asyncssh
 import httpx
 import pytest
 from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
+from tests.calling import NOBODY
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("PAYMASTER_DATA", ROOT.parent / "shared" / "data"))
@@ -272,7 +273,7 @@ class Process:
     ready: dict[str, str]
 
     def client(self) -> Client:
-        http = httpx.AsyncClient(base_url=self.ready["http"], trust_env=False)
+        http = httpx.AsyncClient(base_url=self.ready["http"], trust_env=False, verify=NOBODY)
         return Client(http, Path(self.ready["api_key_file"]).read_text())
 
     def kill(self) -> None:

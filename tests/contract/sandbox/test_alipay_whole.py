@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.calling import NOBODY
 from tests.contract.sandbox.alipay_client import CARD, Customer, card_order, open_customer, order
 from tests.contract.sandbox.support import Client, Process, Receiver, eventually, start
 from tests.contract.sandbox.test_alipay_notices import heard_forms, proven
@@ -27,7 +28,7 @@ async def test_a_kill_loses_nothing_that_was_answered(
     receiver.status = 500
     first = await start(tmp_path / "world", "--date", "2026-01-05")
     processes.append(first)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, verify=NOBODY) as http:
         customer = await open_customer(
             http, first.ready["http"], first.ready["alipay"], gateway_url=receiver.url
         )
@@ -41,7 +42,8 @@ async def test_a_kill_loses_nothing_that_was_answered(
         found = await customer.query("R1")
         assert found.body["order_id"] == made.body["order_id"], "signed with the same certificate"
         assert (await customer.transfer("R1")).body == made.body
-        client = Client(httpx.AsyncClient(base_url=again.ready["http"], trust_env=False), "")
+        control = httpx.AsyncClient(base_url=again.ready["http"], trust_env=False, verify=NOBODY)
+        client = Client(control, "")
         await client.control("clock", advance_seconds=240)
         forms = await heard_forms(receiver, 2)
         assert all(proven(customer, form) for form in forms)

@@ -13,14 +13,19 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.calling import NOBODY
 from tests.contract.sandbox.alipay_client import open_customer
 from tests.contract.sandbox.support import ROOT, eventually
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
 
-def start(data: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "paymaster", "sandbox", "--data", str(data), *more]
+DEAF = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""Starts a program as a script's shell does with `&`: told to ignore Ctrl-C."""
+
+
+def start(data: Path, *more: str, by: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    command = [*by, sys.executable, "-m", "paymaster", "sandbox", "--data", str(data), *more]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     )
@@ -50,9 +55,9 @@ def listens(url: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 async def test_it_serves_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(tmp_path / "world", "--json", "--date", "2026-01-05")
+    process = start(tmp_path / "world", "--json", "--date", "2026-01-05", by=DEAF)
     told = json.loads(await asyncio.to_thread(line, process))
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, verify=NOBODY) as http:
         page = await http.get(f"{told['http']}/")
         assert "Paymaster sandbox" in page.text
         assert "2026-01-05" in page.text

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from tests.calling import NOBODY
 from tests.contract.sandbox.support import Process, Receiver, eventually, start
 from tests.contract.sandbox.test_wechat_bills import at_noon, flow, ready
 from tests.contract.sandbox.wechat_support import BILLS, MCHID, Merchant
@@ -23,8 +24,8 @@ FAULTS = (
 
 def client_of(process: Process, private: rsa.RSAPrivateKey, old: Merchant | None) -> Merchant:
     """A merchant at a process; with the keys of before, if it is one that was there before."""
-    http = httpx.AsyncClient(base_url=process.ready["wechat"], trust_env=False)
-    control = httpx.AsyncClient(base_url=process.ready["http"], trust_env=False)
+    http = httpx.AsyncClient(base_url=process.ready["wechat"], trust_env=False, verify=NOBODY)
+    control = httpx.AsyncClient(base_url=process.ready["http"], trust_env=False, verify=NOBODY)
     if old is None:
         return Merchant(http, control, private)
     return Merchant(
