@@ -209,19 +209,7 @@ async def _keep(
     tx: CellTx, items: list[Item], known: dict[_Key, bytes], *, careful: bool
 ) -> list[Item]:
     """Write the events; those of them that are new. The others are added to `known`."""
-    rows: list[EventRow] = [
-        (
-            *item.key,
-            item.offer.id,
-            item.user_id,
-            (event := item.event).type,
-            event.occurred_at,
-            event.digest,
-            event.stored,
-            item.shows,
-        )
-        for item in items
-    ]
+    rows: list[EventRow] = [(item.key, item.pair, item.event, item.shows) for item in items]
     if not careful:
         await store.write_events(tx, rows)
         return items
