@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -138,19 +138,17 @@ async def insert_events(tx: CellTx, rows: Sequence[EventRow]) -> set[Key]:
 
 
 async def known_events(
-    tx: CellRead, keys: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], bytes]:
+    tx: CellRead, keys: Collection[Key]
+) -> dict[Key, bytes]:
     """Digests of those of the events `(source, event id)` that are kept already.
 
     Nearly always none. Where ids grow, nothing is kept between the least and the greatest of them,
     and that is all that is looked for. Else a probe of the key for each: a join can become a scan
     of all events.
     """
-    sources: dict[str, list[str]] = {}
-    for source, event_id in keys:
-        sources.setdefault(source, []).append(event_id)
-    found: dict[tuple[str, str], bytes] = {}
-    for source, ids in sources.items():
+    found: dict[Key, bytes] = {}
+    for source in dict.fromkeys([source for source, _ in keys]):
+        ids = [event_id for of, event_id in keys if of == source]
         rows = await tx.tuples(
             """
             WITH n AS MATERIALIZED (SELECT unnest(%(ids)s::text[]) AS event_id), ends AS (
