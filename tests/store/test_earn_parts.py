@@ -231,7 +231,7 @@ async def test_of_two_parts_with_one_id_the_first_keeps_it(
     honest = event_store.write_events
 
     async def slow(tx: CellTx, rows: Sequence[EventRow]) -> None:
-        if any(event_id == "0" for _, event_id, *_ in rows):
+        if any(event.event_id == "0" for _, _, event, _ in rows):
             await asyncio.sleep(0.2)
         await honest(tx, rows)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.world import PostgresServer, World, make_world, owner_rows
 
 from paymaster.kernel.errors import Refusal, Unprocessable
-from paymaster.kernel.money import Money
+from paymaster.kernel.money import MAX_MINOR, Money
 from paymaster.ledger import export, statement
 from paymaster.ledger.chart import Account
 from paymaster.ledger.entry import Entry, Posting
@@ -108,6 +108,22 @@ async def test_a_balance_then_is_what_a_replay_gives(world: World, basis) -> Non
         assert told == sum(row.amount for row in rows if getattr(row, column) <= at), at
         mirrored = await world.read(lambda tx, at=at: statement.as_of(tx, OTHER, at, basis=basis))
         assert mirrored == -told
+
+
+async def test_what_is_dated_back_may_come_to_more_than_64_bits(postgres: PostgresServer) -> None:
+    """Twice into the past and once out of it, but the latter dated now."""
+    most = MAX_MINOR - 1
+    async with make_world(postgres, moves=[]) as made:
+        await move(made, 1)
+        then = made.clock.now()
+        made.clock.advance(timedelta(hours=1))
+        for minor, dated in ((most, then), (-most, None), (most, then)):
+            await move(made, minor, dated=dated)
+        for account, sign in ((MINE, 1), (OTHER, -1)):
+            told = await made.read(
+                lambda tx, account=account: statement.as_of(tx, account, then, basis="effective")
+            )
+            assert told == sign * (1 + 2 * most)
 
 
 async def test_every_so_many_postings_leave_a_mark(world: World) -> None:

@@ -142,8 +142,9 @@ async def load(
 ) -> Catalogue:
     """Look up what the events name; what does not exist is missing."""
     refs = await places.find(tx, environment_id, [event.user for event in events])
-    names = sorted({(e.campaign, e.task) for e in events if e.campaign is not None})
-    numbers = _numbers({event.task for event in events if event.campaign is None})
+    said = {(event.campaign, event.task) for event in events}
+    names = sorted([(campaign, task) for campaign, task in said if campaign is not None])
+    numbers = _numbers([task for campaign, task in said if campaign is None])
     found_parents, in_force = await offers.parents_named(
         tx, environment_id, sorted({name[0] for name in names})
     )

@@ -127,6 +127,7 @@ async def _in_turn(way: _Way, events: Sequence[Event]) -> list[EventOutcome]:
 async def _parts(way: _Way, events: Sequence[Event]) -> AsyncGenerator[_Part]:
     """Each event goes to the cell of its user; those of unknown users to the treasury's list."""
     treasury = way.dbs.treasury(way.environment_id).number
+    alone = len(way.dbs.cells(way.environment_id)) == 1
     places = places_in(way.dbs)
     for some in split(events, MAX_BATCH):
         found = await way.dbs.control.read(
@@ -134,6 +135,9 @@ async def _parts(way: _Way, events: Sequence[Event]) -> AsyncGenerator[_Part]:
                 tx, way.environment_id, some, places, slice_rewards=way.slice_rewards
             )
         )
+        if alone:
+            yield _part(treasury, found, some)
+            continue
         cells: dict[int, list[Event]] = {}
         for event in some:
             ref = found.users.get(event.user)

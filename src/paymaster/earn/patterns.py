@@ -36,17 +36,12 @@ def runs_of(items: Iterable[Item]) -> Runs:
     return runs
 
 
-def counting(runs: Runs) -> dict[Pair, Counting]:
-    """How many there are of each, and of which type."""
-    return {
-        pair: (1, run[0].event.type) if len(run) == 1 else (len(run), _type(run))
-        for pair, run in runs.items()
-    }
-
-
-def _type(run: Sequence[Item]) -> str:
-    kinds = {item.event.type for item in run}
-    return kinds.pop() if len(kinds) == 1 else ""
+def counting(run: Sequence[Item]) -> Counting:
+    """How many there are of one, and of which type."""
+    kind = run[0].event.type
+    if len(run) > 1 and any(item.event.type != kind for item in run):
+        kind = ""
+    return len(run), kind
 
 
 def ripe(states: States, runs: Runs) -> Runs:
@@ -55,8 +50,9 @@ def ripe(states: States, runs: Runs) -> Runs:
     None of which something was taken back before they were.
     """
     found: dict[Pair, list[Item]] = {}
+    row_of = states.row
     for pair, run in runs.items():
-        row = states.row(pair)
+        row = row_of(pair)
         enough = row.counted + len(run) >= _rule(run).count
         if enough and row.rewards == 0 and not row.barred:
             found[pair] = run

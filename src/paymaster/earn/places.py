@@ -5,7 +5,7 @@ So what was found once is true, whatever other processes do. Who is not found is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -25,15 +25,14 @@ class Places:
         self._known: dict[int, dict[str, Ref]] = {}
 
     async def find(
-        self, tx: ControlRead, environment_id: int, names: Iterable[str]
+        self, tx: ControlRead, environment_id: int, names: Collection[str]
     ) -> Mapping[str, Ref]:
         """The users of these names, and others; unknown ones are missing."""
-        wanted = set(names)
         known = self._known.setdefault(environment_id, {})
-        missing = wanted.difference(known)
+        missing = {name for name in names if name not in known}
         if len(known) + len(missing) > MOST:
             # A new one: whoever was given the old one goes on with it.
-            known, missing = {}, wanted
+            known, missing = {}, set(names)
             self._known[environment_id] = known
         if missing:
             known |= await users.refs(tx, environment_id, missing)

@@ -13,6 +13,7 @@ batch, and it is taken in again, row by row where they meet.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, NoReturn
 
 from paymaster.db.tx import CellTx
@@ -22,13 +23,14 @@ from paymaster.earn.dead_letter import bury
 from paymaster.earn.event import Event, EventOutcome, Fault, Status
 from paymaster.earn.grant import Grant, Granted
 from paymaster.earn.machine import RewardState, TaskEvent, TaskState
+from paymaster.earn.patterns import Runs
 from paymaster.earn.resolve import BEGUN, COUNTS, IGNORED, RIGHT, SUBMITTED, WRONG, Item, resolve
 from paymaster.earn.states import STEPS, States
 from paymaster.earn.store import events as store
 from paymaster.earn.store import reversals
 from paymaster.earn.store import states as state_store
 from paymaster.earn.store.events import EventRow
-from paymaster.earn.store.states import Coming, Counting, Fresh, Pair
+from paymaster.earn.store.states import NONE, Fresh, Pair
 from paymaster.earn.turns import Turn
 from paymaster.kernel.errors import Broken
 from paymaster.people import users
@@ -80,15 +82,16 @@ async def record(
         raise Broken("batch-limit", f"{len(events)} events in one call; split them.")
     found = resolve(tx.cell, catalogue, events) if resolved is None else resolved
     items = [one for one in found if isinstance(one, Item)]
-    await _check_users(tx, sealer, items)
-    first, again = _once_each([item for item in items if item.outcome is None])
+    pairs = sorted({item.pair for item in items})
+    items = await _check_users(tx, sealer, catalogue, items, pairs)
+    first, again = _once_each(items)
     known = await store.known_events(tx, first)
     await _end_known(tx, first, known)
     fresh = (
         [item for key, item in first.items() if key not in known] if known else [*first.values()]
     )
     runs = patterns.runs_of(fresh)
-    states = await _lock(tx, fresh, {} if how.careful else patterns.counting(runs))
+    states = await _lock(tx, fresh, runs, pairs, careful=how.careful)
     turn = turn or Turn()
     turn.holds()
     ripe = patterns.ripe(states, runs)
@@ -115,7 +118,7 @@ async def _bury_rejected(
     rejected = Status.REJECTED
     faults = [
         (event.source, Fault(event.line, o.slug or "", o.detail or "", event.raw, o.event_id))
-        for event, o in zip(events, done, strict=True)
+        for o, event in zip(done, events, strict=True)
         if o.status is rejected and o.slug != "budget-exhausted"
     ]
     await bury(tx, sealer, faults)
@@ -135,21 +138,33 @@ def _lost(item: Item) -> NoReturn:
     raise Broken("event-forgotten", f"Line {item.event.line} came to no end.")
 
 
-async def _check_users(tx: CellTx, sealer: Sealer, items: Sequence[Item]) -> None:
-    """Reject events of users who are not active, or whose profile does not fit the task."""
+async def _check_users(
+    tx: CellTx, sealer: Sealer, catalogue: Catalogue, items: list[Item], pairs: Iterable[Pair]
+) -> list[Item]:
+    """Reject events of users who are not active, or whose profile does not fit the task.
+
+    The others. `pairs` are those of all items, in order.
+    """
     if not items:
-        return
-    barred = await users.not_active(tx, {item.user_id for item in items})
+        return items
+    barred = await users.not_active(tx, dict.fromkeys([user_id for user_id, _ in pairs]))
     if barred:
         _bar(items, barred)
-    choosy = {
-        one.id for one in {item.offer.id: item.offer for item in items}.values() if one.selective
-    }
-    if not choosy:
-        return
-    selective = [item for item in items if item.outcome is None and item.offer.id in choosy]
-    begun = await state_store.states(tx, sorted({item.pair for item in selective}))
-    doubtful = [item for item in selective if item.pair not in begun]
+    choosy = {offer.id for offer in catalogue.offers if offer.selective}
+    selective = [
+        item for item in items if choosy and item.offer.id in choosy and item.outcome is None
+    ]
+    if selective:
+        await _check_profiles(tx, sealer, selective)
+    if barred or selective:
+        return [item for item in items if item.outcome is None]
+    return items
+
+
+async def _check_profiles(tx: CellTx, sealer: Sealer, items: Sequence[Item]) -> None:
+    """Who has begun a task goes on with it, whatever became of the profile."""
+    begun = await state_store.states(tx, sorted({item.pair for item in items}))
+    doubtful = [item for item in items if item.pair not in begun]
     profiles = await users.profiles(tx, sealer, sorted({item.user_id for item in doubtful}))
     for item in doubtful:
         profile = profiles.get(item.user_id)
@@ -170,23 +185,29 @@ def _bar(items: Sequence[Item], barred: Mapping[int, UserStatus | None]) -> None
                 item.end(Status.REJECTED, f"user-{status}", f"The user is {status}.")
 
 
-async def _lock(tx: CellTx, items: Sequence[Item], counts: Mapping[Pair, Counting]) -> States:
-    """The states of the users' tasks that events may change; what counts is counted on the way."""
+async def _lock(
+    tx: CellTx, items: Iterable[Item], runs: Runs, pairs: Iterable[Pair], *, careful: bool
+) -> States:
+    """The states of the users' tasks that events may change; what counts is counted on the way.
+
+    Made in the order of `pairs`, so that little is left to sort.
+    """
     wanted: dict[Pair, Fresh] = {}
-    made: dict[int, Fresh] = {}
-    begun: dict[Pair, str] = {}
+    ends: dict[int, datetime | None] = {}
+    for pair in pairs:
+        run = runs.get(pair)
+        if run is not None:
+            offer = run[0].offer
+            if offer.id not in ends:
+                ends[offer.id] = offer.closes_at
+            counts = NONE if careful else patterns.counting(run)
+            wanted[pair] = Fresh(offer.home_cell, ends[offer.id], counts, _MAKES[COUNTS])
     for item in items:
-        shows, pair = item.shows, item.pair
-        if shows is IGNORED or pair in wanted:
-            continue
-        offer = item.offer
-        fresh = made.get(offer.id)
-        if fresh is None:
-            fresh = made[offer.id] = Fresh(offer.home_cell, offer.closes_at)
-        wanted[pair] = fresh
-        if shows in _MAKES:
-            begun[pair] = _MAKES[shows]
-    return await States.lock(tx, wanted, Coming(counts, begun))
+        shows = item.shows
+        if shows is not COUNTS and shows is not IGNORED and item.pair not in wanted:
+            offer = item.offer
+            wanted[item.pair] = Fresh(offer.home_cell, offer.closes_at, NONE, _MAKES.get(shows))
+    return await States.lock(tx, wanted)
 
 
 _MAKES = {
@@ -197,11 +218,11 @@ _MAKES = {
 """Where the first event leads."""
 
 
-def _count(states: States, items: Iterable[Item]) -> patterns.Runs:
+def _count(states: States, items: Iterable[Item]) -> Runs:
     """Count what was not counted by the lock; what of it may be complete now."""
     runs = patterns.runs_of(items)
-    for pair, counting in patterns.counting(runs).items():
-        states.count(pair, counting)
+    for pair, run in runs.items():
+        states.count(pair, patterns.counting(run))
     return patterns.ripe(states, runs)
 
 
@@ -209,19 +230,7 @@ async def _keep(
     tx: CellTx, items: list[Item], known: dict[_Key, bytes], *, careful: bool
 ) -> list[Item]:
     """Write the events; those of them that are new. The others are added to `known`."""
-    rows: list[EventRow] = [
-        (
-            *item.key,
-            item.offer.id,
-            item.user_id,
-            (event := item.event).type,
-            event.occurred_at,
-            event.digest,
-            event.stored,
-            item.shows,
-        )
-        for item in items
-    ]
+    rows: list[EventRow] = [(item.key, item.pair, item.event, item.shows) for item in items]
     if not careful:
         await store.write_events(tx, rows)
         return items
@@ -266,10 +275,6 @@ async def _judge(
     turn: Turn,
 ) -> None:
     """Rewards for what is earned, with its occurrences; ends every item."""
-    recorded = Status.RECORDED
-    for item in items:
-        if item.outcome is None:
-            item.outcome = EventOutcome(item.event.line, item.key[1], recorded)
     grants = [Grant(item.offer, item.user_id, occurrence, *item.key) for item, occurrence in earned]
     written = await grant.ahead(tx, grants) if how.ahead else None
     if written is None:
@@ -278,6 +283,10 @@ async def _judge(
     else:
         made = written.made
     _rewarded(states, earned, made)
+    recorded = Status.RECORDED
+    for item in items:
+        if item.outcome is None:
+            item.outcome = EventOutcome(item.event.line, item.key[1], recorded)
     await states.write(tx)
     if written is not None:
         await turn.goes_on()
@@ -285,10 +294,11 @@ async def _judge(
 
 
 def _advance(states: States, items: Iterable[Item]) -> None:
+    leading, step = _ADVANCE.get, states.step
     for item in items:
-        steps = _ADVANCE.get(item.shows)
+        steps = leading(item.shows)
         if steps is not None:
-            states.step(item.pair, steps)
+            step(item.pair, steps)
 
 
 _ADVANCE = {

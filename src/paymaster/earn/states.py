@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from operator import attrgetter
 
 from paymaster.db import outbox_lines
 from paymaster.db.tx import CellTx
 from paymaster.earn.machine import TASK, TaskEvent
 from paymaster.earn.store import states as state_store
-from paymaster.earn.store.states import Coming, Counting, Fresh, MoveRow, Pair, StateRow
+from paymaster.earn.store.states import Counting, Fresh, MoveRow, Pair, StateRow
 from paymaster.kernel.ids import text_id
 
 Steps = Mapping[str, tuple[str, str]]
@@ -24,6 +25,8 @@ STEPS: Mapping[TaskEvent, Steps] = {
     for event in TaskEvent
 }
 
+_PAIR = attrgetter("user_id", "task_id")
+
 
 class States:
     """Locked states; `move` changes them here, `write` stores what changed."""
@@ -34,19 +37,16 @@ class States:
         self._rows = rows
         self._made = made
         self._moves: list[MoveRow] = []
-        self._changed = {pair for pair, row in rows.items() if row.more or row.ahead}
 
     @classmethod
-    async def lock(
-        cls, tx: CellTx, pairs: Mapping[Pair, Fresh], coming: Coming | None = None
-    ) -> States:
+    async def lock(cls, tx: CellTx, wanted: Mapping[Pair, Fresh]) -> States:
         """Lock the states of `(user, task)` pairs; a missing one is made as given.
 
-        What `coming` says counts is counted by `write`, or has been by then.
+        What is said to count is counted by `write`, or has been by then.
         """
-        if not pairs:
+        if not wanted:
             return cls({})
-        return cls(*await state_store.lock_states(tx, pairs, TASK.initial.value, coming))
+        return cls(*await state_store.lock_states(tx, wanted, TASK.initial.value))
 
     @classmethod
     def of(cls, rows: list[StateRow]) -> States:
@@ -63,8 +63,8 @@ class States:
 
     def count(self, pair: Pair, counting: Counting) -> None:
         """What counts and was not known to come when the state was locked."""
-        self._rows[pair].more = counting
-        self._changed.add(pair)
+        row = self._rows[pair]
+        row.more, row.changed = counting, True
 
     def rewards(self, pair: Pair) -> int:
         """How many rewards the user has had for the task."""
@@ -76,8 +76,9 @@ class States:
 
     def add_reward(self, pair: Pair) -> None:
         """Count one more reward."""
-        self._rows[pair].rewards += 1
-        self._changed.add(pair)
+        row = self._rows[pair]
+        row.rewards += 1
+        row.changed = True
 
     def move(self, pair: Pair, event: TaskEvent, reason: str | None = None) -> bool:
         """Move if the machine allows it from where the user stands; whether it did."""
@@ -94,16 +95,14 @@ class States:
         self._moves.append(
             MoveRow(row.user_id, row.task_id, row.number, row.state, name, target, reason)
         )
-        row.state = target
-        self._changed.add(pair)
+        row.state, row.changed = target, True
         return True
 
     async def write(self, tx: CellTx) -> None:
         """Store changed states, their moves and a message for each move."""
-        changed = [self._rows[pair] for pair in sorted(self._changed)]
-        changed = [row for row in changed if not row.stands]
+        changed = [row for row in self._rows.values() if row.changed and not row.stands]
         if changed:
-            await state_store.update_states(tx, changed)
+            await state_store.update_states(tx, sorted(changed, key=_PAIR))
         if self._moves:
             await state_store.write_moves(tx, TASK.name, self._moves)
             await outbox_lines.put(tx, self._messages(tx))

@@ -73,7 +73,7 @@ class Entry:
             amount = posting.amount
             text += (
                 f"\n{kind}:{owner}>{to_kind}:{to_owner}"
-                f"={amount.minor}{amount.currency}/{posting.mode.value}"
+                f"={amount.minor}{amount.currency}/{posting.mode}"
             )
         return hashlib.blake2b(text.encode(), digest_size=16).digest()
 

@@ -187,13 +187,15 @@ async def as_of(
     # first transaction may belong before it, in order; all others that do are late legs.
     balance, after = stood.balance, stood.after
     params = {"account": stood.account_id, "number": after.number, "at": at}
-    balance += await tx.value(
+    # Of legs without those between them the sum may leave 64 bits.
+    late = await tx.value(
         """
-        SELECT coalesce(sum(amount), 0)::bigint FROM late_leg
+        SELECT coalesce(sum(amount), 0) FROM late_leg
         WHERE account_id = %(account)s AND number >= %(number)s AND effective_at <= %(at)s
         """,
         params,
     )
+    balance += int(late)
     if after.effective_at <= at:
         balance += await _together(tx, {**params, "commit": after.commit_id})
     return balance
@@ -201,9 +203,9 @@ async def as_of(
 
 async def _together(tx: ReadTx, params: dict[str, Any]) -> int:
     """What the legs of one transaction that are not late come to, of those in effect by then."""
-    return await tx.value(
+    found = await tx.value(
         """
-        SELECT coalesce(sum(l.amount), 0)::bigint
+        SELECT coalesce(sum(l.amount), 0)
         FROM entry e
         CROSS JOIN LATERAL (
             SELECT CASE WHEN p.source_id = %(account)s THEN p.source_number
@@ -219,6 +221,7 @@ async def _together(tx: ReadTx, params: dict[str, Any]) -> int:
         """,
         params,
     )
+    return int(found)
 
 
 @dataclass(frozen=True, slots=True)

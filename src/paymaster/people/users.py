@@ -292,8 +292,11 @@ async def statuses(tx: CellRead, ids: Iterable[int]) -> dict[int, Status]:
 
 
 async def not_active(tx: CellRead, ids: Iterable[int]) -> dict[int, Status | None]:
-    """Those of the users who are not active, with their status; None when there is no such user."""
-    rows = await store.not_active(tx, sorted(set(ids)))
+    """Those of the users who are not active, with their status; None when there is no such user.
+
+    Each is named once.
+    """
+    rows = await store.not_active(tx, list(ids))
     return {user_id: None if status is None else Status(status) for user_id, status in rows}
 
 

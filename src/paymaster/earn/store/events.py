@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,10 +11,15 @@ import msgspec
 
 from paymaster.db import copying
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.earn.event import Event
+from paymaster.earn.store.states import Pair
 
-EventRow = tuple[str, str, int, int, str, datetime, bytes, bytes, str]
-"""An event to keep: source, event id, task, user, type, when it occurred, digest, payload as JSON,
-outcome. (A plain tuple: one is made for every event.)"""
+Key = tuple[str, str]
+"""Source and event id."""
+
+EventRow = tuple[Key, Pair, Event, str]
+"""An event to keep: its key, user and task, the event, outcome. (A plain tuple: one is made for
+every event. Rows sort by key; no two of a batch have the same.)"""
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
@@ -69,26 +74,23 @@ async def write_events(tx: CellTx, rows: Sequence[EventRow]) -> None:
     )
     tails: dict[tuple[str, str, str], bytes] = {}
     heads: dict[tuple[int, int], Callable[..., bytes]] = {}
+    moment = copying.moment
     lines: list[bytes] = []
-    for place, (source, name, task, user, kind, occurred_at, digest, payload, outcome) in enumerate(
-        sorted(rows), first
-    ):
-        said = source, kind, outcome
+    for place, ((source, name), (user, task), event, outcome) in enumerate(sorted(rows), first):
+        said = source, event.type, outcome
         tail = tails.get(said)
         if tail is None:
             tail = tails[said] = b"".join(map(copying.word, said)) + same
-        event_id, size = name.encode(), len(digest)
-        head = heads.get((size, len(event_id)))
+        event_id, digest, payload = name.encode(), event.digest, event.stored
+        wide, size, more = len(event_id), len(digest), len(payload) + 1
+        head = heads.get((size, wide))
         if head is None:
-            head = struct.Struct(f">hiiiqiqiqi{size}si{len(event_id)}sib").pack
-            heads[size, len(event_id)] = head
-        at = copying.moment(occurred_at)
+            head = struct.Struct(f">hiiiqiqiqi{size}si{wide}sib").pack
+            heads[size, wide] = head
+        at = moment(event.occurred_at)
         # Column after column: its length, its value. jsonb begins with the version of its format.
         lines.append(
-            head(
-                *(13, 4, place, 8, task, 8, user, 8, at, size, digest),
-                *(len(event_id), event_id, len(payload) + 1, 1),
-            )
+            head(13, 4, place, 8, task, 8, user, 8, at, size, digest, wide, event_id, more, 1)
             + payload
             + tail
         )
@@ -99,7 +101,7 @@ async def write_events(tx: CellTx, rows: Sequence[EventRow]) -> None:
     )
 
 
-async def insert_events(tx: CellTx, rows: Sequence[EventRow]) -> set[tuple[str, str]]:
+async def insert_events(tx: CellTx, rows: Sequence[EventRow]) -> set[Key]:
     """Keep those events that are new; their `(source, event id)`.
 
     A concurrent transaction with the same event is waited for.
@@ -121,28 +123,30 @@ async def insert_events(tx: CellTx, rows: Sequence[EventRow]) -> set[tuple[str, 
             tx.trace_id,
             tx.commit_id,
             list(range(first, first + len(rows))),
-            *([row[place] for row in rows] for place in range(7)),
-            [row[7].decode() for row in rows],
-            [row[8] for row in rows],
+            [key[0] for key, _, _, _ in rows],
+            [key[1] for key, _, _, _ in rows],
+            [pair[1] for _, pair, _, _ in rows],
+            [pair[0] for _, pair, _, _ in rows],
+            [event.type for _, _, event, _ in rows],
+            [event.occurred_at for _, _, event, _ in rows],
+            [event.digest for _, _, event, _ in rows],
+            [event.stored.decode() for _, _, event, _ in rows],
+            [outcome for _, _, _, outcome in rows],
         ),
     )
     return {(row[0], row[1]) for row in made}
 
 
-async def known_events(
-    tx: CellRead, keys: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], bytes]:
+async def known_events(tx: CellRead, keys: Collection[Key]) -> dict[Key, bytes]:
     """Digests of those of the events `(source, event id)` that are kept already.
 
     Nearly always none. Where ids grow, nothing is kept between the least and the greatest of them,
     and that is all that is looked for. Else a probe of the key for each: a join can become a scan
     of all events.
     """
-    sources: dict[str, list[str]] = {}
-    for source, event_id in keys:
-        sources.setdefault(source, []).append(event_id)
-    found: dict[tuple[str, str], bytes] = {}
-    for source, ids in sources.items():
+    found: dict[Key, bytes] = {}
+    for source in dict.fromkeys([source for source, _ in keys]):
+        ids = [event_id for of, event_id in keys if of == source]
         rows = await tx.tuples(
             """
             WITH n AS MATERIALIZED (SELECT unnest(%(ids)s::text[]) AS event_id), ends AS (

@@ -88,18 +88,16 @@ async def write(tx: CellTx, rows: Sequence[RewardRow]) -> None:
     tail = copying.whole(copying.moment(tx.now)) + copying.word(tx.trace_id)
     whole, word = copying.whole, copying.word
     await tx.copy_rows(
-        "COPY reward (id, campaign_id, home_cell, task_id, user_id, amount, remaining,"
-        " entry_credit, entry_mature, entry_reverse, version, lease_token, occurrence, event_id,"
+        "COPY reward (id, campaign_id, home_cell, task_id, user_id, amount, remaining, version,"
+        " lease_token, entry_credit, entry_mature, entry_reverse, occurrence, event_id,"
         " asset, state, source, matures_at, due_at, policy_id, created_at, trace_id)"
         " FROM STDIN (FORMAT binary)",
         [
-            b"%b%b%b%b%b%b%b%b%b%b"
+            b"%b%b%b%b%b%b%b%b%b%b%b%b"
             % (
-                _reward(
-                    *(22, 8, row.id, 8, row.campaign_id, 4, row.home_cell, 8, row.task_id),
-                    *(8, row.user_id, 8, row.amount, 8, row.remaining, 8, row.entry_credit),
-                    *(8, row.entry_mature, 8, row.entry_reverse, 4, row.version, 8, 0),
-                ),
+                _whose(22, 8, row.id, 8, row.campaign_id, 4, row.home_cell, 8, row.task_id),
+                _sums(8, row.user_id, 8, row.amount, 8, row.remaining, 4, row.version, 8, 0),
+                _entries(8, row.entry_credit, 8, row.entry_mature, 8, row.entry_reverse),
                 word(row.occurrence),
                 word(row.event_id),
                 words[row.asset],
@@ -115,8 +113,13 @@ async def write(tx: CellTx, rows: Sequence[RewardRow]) -> None:
     )
 
 
-_reward = struct.Struct(">hiqiqiiiqiqiqiqiqiqiqiiiq").pack
-"""How many columns, and those which are numbers."""
+_whose = struct.Struct(">hiqiqiiiq").pack
+"""How many columns; reward, campaign, its home cell, task."""
+
+_sums = struct.Struct(">iqiqiqiiiq").pack
+"""User, amount, remaining, version, and a lease that nobody has."""
+
+_entries = struct.Struct(">iqiqiq").pack
 
 
 async def update(tx: CellTx, rows: Sequence[RewardRow]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString, NamedTuple
+from typing import LiteralString
 
 import msgspec
 
@@ -22,12 +21,22 @@ Counting = tuple[int, str]
 """How many new events count, and their type; '' for several."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """What a state that is still missing starts with: the campaign's home cell, and its end."""
+NONE: Counting = (0, "")
+"""Nothing counts."""
+
+
+class Fresh(msgspec.Struct, frozen=True, gc=False):
+    """What a state that is still missing starts with: the campaign's home cell, and its end.
+
+    Also what events bring that are written in the same transaction: how many count, missing state
+    or not, and what the first of them makes of one that is missing. The latter is a guess, which
+    spares a visit to the row where it is right.
+    """
 
     home_cell: int
     expires_at: datetime | None = None
+    counts: Counting = NONE
+    state: str | None = None
 
 
 class StateRow(msgspec.Struct, gc=False):
@@ -35,7 +44,8 @@ class StateRow(msgspec.Struct, gc=False):
 
     `counted` is how many kept events counted before this transaction, `counted_type` the type of
     all of them ('' if they are of several). `more` are added by writing the row back. `ahead` is
-    the state in which the row was made, as if its first move had been written.
+    the state in which the row was made, as if its first move had been written. `changed` rows are
+    to be written, unless they stand.
     """
 
     user_id: int
@@ -49,6 +59,7 @@ class StateRow(msgspec.Struct, gc=False):
     counted_type: str = ""
     more: Counting | None = None
     ahead: str | None = None
+    changed: bool = False
 
     @property
     def stands(self) -> bool:
@@ -59,21 +70,6 @@ class StateRow(msgspec.Struct, gc=False):
             and self.rewards == 0
             and self.more is None
         )
-
-
-class Coming(NamedTuple):
-    """What events bring that are written in the same transaction, by pair.
-
-    `states` is what the first of them makes of a state that is missing: a guess, which spares a
-    visit to the row where it is right.
-    """
-
-    counts: Mapping[Pair, Counting]
-    states: Mapping[Pair, str]
-
-
-NOTHING = Coming({}, {})
-_NONE: Counting = (0, "")
 
 
 class MoveRow(msgspec.Struct, frozen=True, gc=False):
@@ -89,37 +85,35 @@ class MoveRow(msgspec.Struct, frozen=True, gc=False):
 
 
 async def lock_states(
-    tx: CellTx, pairs: Mapping[Pair, Fresh], initial: str, coming: Coming | None = None
+    tx: CellTx, wanted: Mapping[Pair, Fresh], initial: str
 ) -> tuple[dict[Pair, StateRow], AbstractSet[Pair]]:
     """Lock the states of tasks in the hands of users; those that were missing are made.
 
-    Also the pairs of the latter: nothing of them was there before. What `coming` foretells is
-    written on the way, as far as that spares a second visit to the row.
+    Also the pairs of the latter: nothing of them was there before. What counts, and what comes of
+    a missing state, is written on the way, as far as that spares a second visit to the row.
     """
-    coming = coming or NOTHING
-    found = await _lock_states(tx, sorted(pairs), coming.counts)
-    missing = sorted(pair for pair in pairs if pair not in found)
+    pairs = sorted(wanted)
+    found = await _lock_states(tx, pairs, wanted)
     made: set[Pair] = set()
-    if missing:
-        made = await _make_states(tx, missing, pairs, initial, coming)
+    if len(found) < len(pairs):
+        missing = [pair for pair in pairs if pair not in found]
+        made = await _make_states(tx, missing, wanted, initial)
         for pair in made:
-            ahead = coming.states.get(pair)
-            found[pair] = StateRow(*pair, initial, 0, 0, pairs[pair].home_cell, ahead=ahead)
+            fresh = wanted[pair]
+            found[pair] = StateRow(
+                *pair, initial, 0, 0, fresh.home_cell, ahead=fresh.state, changed=bool(fresh.state)
+            )
         if len(made) < len(missing):
             # Others made them in the meantime.
             late = [pair for pair in missing if pair not in made]
-            found |= await _lock_states(tx, late, coming.counts)
+            found |= await _lock_states(tx, late, wanted)
     return found, made
 
 
 async def _make_states(
-    tx: CellTx,
-    missing: Sequence[Pair],
-    pairs: Mapping[Pair, Fresh],
-    initial: str,
-    coming: Coming,
+    tx: CellTx, missing: Sequence[Pair], wanted: Mapping[Pair, Fresh], initial: str
 ) -> set[Pair]:
-    counts = [coming.counts.get(pair, _NONE) for pair in missing]
+    made = [wanted[pair] for pair in missing]
     rows = await tx.tuples(
         """
         INSERT INTO task_state (user_id, task_id, home_cell, state, number, rewards, counted,
@@ -134,24 +128,25 @@ async def _make_states(
             tx.now,
             [pair[0] for pair in missing],
             [pair[1] for pair in missing],
-            [pairs[pair].home_cell for pair in missing],
-            [coming.states.get(pair, initial) for pair in missing],
-            [count for count, _ in counts],
-            [kind for _, kind in counts],
-            [pairs[pair].expires_at for pair in missing],
+            [fresh.home_cell for fresh in made],
+            [fresh.state or initial for fresh in made],
+            [fresh.counts[0] for fresh in made],
+            [fresh.counts[1] for fresh in made],
+            [fresh.expires_at for fresh in made],
         ),
     )
     return {(row[0], row[1]) for row in rows}
 
 
 async def _lock_states(
-    tx: CellTx, pairs: Sequence[Pair], counts: Mapping[Pair, Counting]
+    tx: CellTx, pairs: Sequence[Pair], wanted: Mapping[Pair, Fresh]
 ) -> dict[Pair, StateRow]:
     """Locked one by one in the order of `pairs`, each by a probe of the key.
 
     Where most of them count, that is written at once, which locks them as well.
     """
-    if 2 * len(counts) >= len(pairs) > 0:
+    counts = [wanted[pair].counts for pair in pairs]
+    if 2 * counts.count(NONE) <= len(pairs):
         return await _count_states(tx, pairs, counts)
     rows = await tx.tuples(
         """
@@ -167,16 +162,15 @@ async def _lock_states(
         ([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
     )
     found = {(row[0], row[1]): StateRow(*row) for row in rows}
-    for pair, count in counts.items():
-        if pair in found:
-            found[pair].more = count
+    for pair, count in zip(pairs, counts, strict=True):
+        if count != NONE and pair in found:
+            found[pair].more, found[pair].changed = count, True
     return found
 
 
 async def _count_states(
-    tx: CellTx, pairs: Sequence[Pair], counts: Mapping[Pair, Counting]
+    tx: CellTx, pairs: Sequence[Pair], counts: Sequence[Counting]
 ) -> dict[Pair, StateRow]:
-    wanted = [counts.get(pair, _NONE) for pair in pairs]
     asked = await tx.in_order(
         f"""
         UPDATE task_state s SET counted = s.counted + n.c, counted_type = {_TYPE}
@@ -188,8 +182,8 @@ async def _count_states(
         (
             [pair[0] for pair in pairs],
             [pair[1] for pair in pairs],
-            [count for count, _ in wanted],
-            [kind for _, kind in wanted],
+            [count for count, _ in counts],
+            [kind for _, kind in counts],
         ),
     )
     return {(row[0], row[1]): StateRow(*row) for row in await asked.rows()}
@@ -217,7 +211,7 @@ async def states(tx: CellRead, pairs: Sequence[Pair]) -> dict[Pair, StateRow]:
 
 async def update_states(tx: CellTx, rows: Sequence[StateRow]) -> None:
     """Write locked states back; a decided one no longer expires."""
-    more = [row.more or _NONE for row in rows]
+    more = [row.more or NONE for row in rows]
     await tx.execute(
         f"""
         UPDATE task_state s SET state = n.s, number = n.m, rewards = n.r, updated_at = %s,
