@@ -159,40 +159,6 @@ async def test_a_destination_that_was_closed_meanwhile_goes_to_a_person(payouts:
     assert await in_states(payouts, withdrawals) == ["sent", "in_review"]
 
 
-async def test_without_a_route_it_stays_approved_and_is_looked_at_again(
-    payouts: Payouts,
-) -> None:
-    await many(payouts, "1.00")
-    owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'paused' RETURNING 1")
-    await payouts.reload()
-    assert await payouts.claim() == []
-    assert (
-        await payouts.value("SELECT state || ' ' || reason FROM withdrawal") == "approved no-route"
-    )
-    owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'active' RETURNING 1")
-    payouts.world.clock.advance(payouts.pace.look_again)
-    await payouts.run(payouts.dispatcher())
-    assert await payouts.value("SELECT state FROM withdrawal") == "sent"
-
-
-async def test_an_account_that_lets_payments_go_again_pays_at_once_what_had_no_way_out(
-    payouts: Payouts,
-) -> None:
-    """Nobody waits five minutes because a process knew the accounts of two seconds ago."""
-    await many(payouts, "1.00")
-    owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'paused' RETURNING 1")
-    dispatcher = payouts.dispatcher()
-    await payouts.run(dispatcher)
-    owner_rows(payouts.world, "UPDATE control.rail_account SET state = 'active' RETURNING 1")
-    await payouts.run(dispatcher)
-    assert (
-        await payouts.value("SELECT state || ' ' || reason FROM withdrawal") == "approved no-route"
-    )
-    dispatcher.reload()
-    await payouts.run(dispatcher)
-    assert await payouts.value("SELECT state FROM withdrawal") == "sent"
-
-
 async def test_files_of_two_cells_are_apart(payouts: Payouts, bank: FileRail) -> None:
     await many(payouts, "1.00")
     await many(payouts, "2.00", cell=2)
