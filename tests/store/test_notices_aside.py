@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 from tests.collecting import CAMPAIGN, Collecting
 from tests.unplaced import BECAUSE, NOTICES, Office, codes, office_of
 from tests.withdrawals import assert_proven
@@ -107,6 +108,18 @@ async def test_a_message_that_came_before_its_cell_was_known_goes_there(office: 
     assert await office.payouts.states(withdrawal, 2) == ("paid", ["paid"])
     there = await office.ok("GET", f"{NOTICES}/{first['id']}")
     assert (there["state"], there["changed"]) == ("applied", 1)
+
+
+async def test_one_whose_cell_has_become_the_treasury_is_not_moved_onto_itself(
+    office: Office,
+) -> None:
+    await office.tell(reference(77, 4711), "ev_1")
+    named = Jsonb({"rail_account": 1, "key": reference(1, 4711), "batch_key": None})
+    owner_rows(office.payouts.world, "UPDATE inbox SET payload = %s RETURNING 1", named)
+    found, path = await office.only()
+    assert found["reference"] == reference(1, 4711)
+    assert (await office.refused("POST", f"{path}/retry", BECAUSE))[:2] == (422, "notice-foreign")
+    assert len(await office.aside()) == 1
 
 
 async def test_one_that_its_cell_has_already_is_moved_and_changes_nothing(office: Office) -> None:

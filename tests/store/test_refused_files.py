@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import secrets
 from collections.abc import AsyncIterator
 from datetime import date
@@ -12,14 +13,14 @@ from pathlib import Path
 import pytest
 from tests.scripted_rails import FileRail
 from tests.served import Served, serve
-from tests.unplaced import BECAUSE, FILES, SECRET, Office, codes, office_of
+from tests.unplaced import BECAUSE, FILES, NOTICES, SECRET, Office, codes, office_of
 from tests.world import PostgresServer, owner_rows
 
 from paymaster.cli import doctor
 from paymaster.kernel.money import Money
 from paymaster.observe import Metrics
 from paymaster.rails.base import Notice, Outcome, RemoteFile, Statement, Verdict
-from paymaster.rails.sandbox_wallet import settlement
+from paymaster.rails.sandbox_wallet import settlement, webhook
 from paymaster.rails.sandbox_wallet.rail import SandboxWalletRail
 from paymaster.roles import work
 from paymaster.roles.gauges import measure
@@ -239,3 +240,33 @@ async def test_a_settlement_of_the_sandbox_is_booked_by_the_roles_once_its_fault
     assert (statement["day"], statement["lines"]) == ("2026-11-19", 1)
     path = f"{FILES}/{found['id']}/read"
     await served.refused(409, "file-read", "POST", path, {"reason": "again"})
+
+
+async def test_a_foreign_message_of_the_sandbox_is_listed_without_what_it_says(
+    served: Served,
+) -> None:
+    event = {
+        "id": "ev_17", "type": "payout.paid",
+        "data": {
+            "id": "po_1", "reference": "INVOICE-17", "wallet": "SW-1234567890", "amount": "77.31",
+            "currency": "EUR", "status": "paid", "failure_code": None, "fee": "0.00",
+            "created_at": "2026-11-20T09:00:00.000Z",
+        },
+    }  # fmt: skip
+    body = json.dumps(event).encode()
+    at = str(int(served.world.clock.now().timestamp()))
+    secret = (secrets_directory(served.deps.settings) / "pay-hook").read_text()
+    headers = {
+        "Sandpay-Id": "ev_17", "Sandpay-Timestamp": at,
+        "Sandpay-Signature": webhook.sign(secret, "ev_17", at, body),
+    }  # fmt: skip
+    answer = await served.hooks.post("/v1/hooks/acme/test/wallet", content=body, headers=headers)
+    assert answer.json() == {"new": 0, "again": 0, "unmatched": 1}
+    listed = await served.api.get(NOTICES)
+    [found] = listed.json()["data"]
+    assert (found["message"], found["slug"]) == ("webhook:wallet#ev_17", "notice-unmatched")
+    assert (found["rail_account"], found["reference"]) == ("wallet", None)
+    for word in ("INVOICE", "SW-1234567890", "77.31", "po_1", headers["Sandpay-Signature"]):
+        assert word not in listed.text
+    path = f"{NOTICES}/{found['id']}/retry"
+    await served.refused(422, "notice-foreign", "POST", path, {"reason": "perhaps"})
