@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.routing import APIRoute
+from psycopg.types.json import Jsonb
 from tests.planting import plant
 from tests.served import IBAN, Served, earner
 from tests.world import START
@@ -15,8 +16,10 @@ from tests.world import START
 from paymaster.api.app import ROUTERS, openapi_document
 from paymaster.api.door import is_own, scope_of
 from paymaster.api.openapi import api_routes
+from paymaster.api.settlement import notice_text
 from paymaster.dispatch import accounts
 from paymaster.kernel.ids import parse_text_id, text_id
+from paymaster.settle.retry import Address
 
 DOCUMENT = openapi_document()
 EUR_1 = {"amount": "1.00", "currency": "EUR"}
@@ -198,6 +201,7 @@ async def furnish(served: Served, *, planted: bool = True) -> Furnished:
         "prefix": key["prefix"],
         "issuer": issuer["id"],
         "provider": "wechat",
+        "notice": notice_text(Address(1, "webhook:mark-wallet", MARK)),
         **await _made_by_others(served, user),
         **(_planted(served, NUMBER, user, await _account(served)) if planted else {}),
     }
@@ -265,7 +269,13 @@ def _planted(served: Served, number: int, user: str, account: int) -> dict[str, 
         world, cell, "charge_refund", id=number, charge_id=number, state="failed", reason=MARK,
         rail_account_id=account, amount=1,
     )  # fmt: skip
+    plant(
+        world, cell, "inbox", source="webhook:mark-wallet", message_id=MARK, topic="notice",
+        done_at=START, received_at=START, result=Jsonb({"slug": "attempt-unknown"}),
+    )  # fmt: skip
+    plant(world, cell, "rail_file", **mine, state="refused", slug="statement-malformed")
     prefixes = {
+        "file": "rf",
         "topup": "tp",
         "refund": "tf",
         "reward": "rw",
@@ -288,6 +298,8 @@ def _random(real: Mapping[str, str]) -> dict[str, str]:
         prefix, _, tail = value.partition("_")
         if re.fullmatch(r"[0-9A-Z]{15}", tail):
             found[name] = f"{prefix}_{tail[:2]}0000000000ZZZ"
+        elif name == "notice":
+            found[name] = notice_text(Address(1, "webhook:mark-wallet", "none"))
         elif name == "trace_id":
             found[name] = "f" * 32
         elif name == "prefix":

@@ -17,14 +17,15 @@ from tests.world import PostgresServer, owner_rows
 
 from paymaster.db.tx import CellTx
 from paymaster.dispatch.accounts import PayoutAccount
-from paymaster.kernel.errors import NeverSent, Refusal
+from paymaster.kernel.errors import Conflict, NeverSent, Refusal
 from paymaster.kernel.ids import reference
 from paymaster.kernel.money import Money
 from paymaster.rails.base import Notice, Outcome, RemoteFile, Statement, Verdict
 from paymaster.secrets.sealing import Sealer
 from paymaster.settle import unmatched
 from paymaster.settle.apply import apply_due
-from paymaster.settle.files import Polled, poll, read_again
+from paymaster.settle.files import Polled, poll
+from paymaster.settle.refused_files import read_again
 
 _numbers = itertools.count(1)
 
@@ -318,8 +319,10 @@ async def test_a_refused_file_is_read_again_when_its_cause_was_put_right(
     ((file_id,),) = owner_rows(payouts.world, "SELECT id FROM rail_file")
     bank.read_file = lambda _account, name, _body: (bank.notices[name], [])  # pyright: ignore[reportAttributeAccessIssue]
     assert await visit(payouts, books) == Polled()
-    assert await payouts.world.run(lambda tx: read_again(tx, int(str(file_id)), "reader mended"))
+    row = await payouts.world.run(lambda tx: read_again(tx, int(str(file_id)), "reader mended"))
+    assert row.state == "received"
     assert await visit(payouts, books) == Polled(read=1)
     await apply(payouts)
     assert await states(payouts, [withdrawal]) == ["paid"]
-    assert not await payouts.world.run(lambda tx: read_again(tx, int(str(file_id)), "again"))
+    with pytest.raises(Conflict, match="file-read"):
+        await payouts.world.run(lambda tx: read_again(tx, int(str(file_id)), "again"))

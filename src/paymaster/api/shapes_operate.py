@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from paymaster.api.shapes import DayText, MoneyOut, Shape, Time
 
@@ -186,6 +186,41 @@ class TraceOut(Shape):
     trace_id: str
     commits: list[dict[str, Any]]
     withdrawals: list[dict[str, Any]]
+
+
+class NoticeOut(Shape):
+    """What a provider told about a payment (`payout`), or a charge or refund (`payin`).
+
+    `message` is its name in the evidence of what it changed. `reference` is the one it names, if it
+    has the form of ours. `slug` and `detail` say why it was laid aside; `changed`, once it is
+    applied, how much it changed; `moved_to` is its id in the cell that it went to.
+    """
+
+    id: str
+    message: str
+    rail_account: str | None
+    kind: Literal["payout", "payin"]
+    reference: str | None
+    state: Literal["waiting", "applied", "laid-aside", "closed", "moved"]
+    slug: str | None
+    detail: str | None
+    changed: int | None
+    moved_to: str | None
+    tries: int
+    received_at: Time
+    trace_id: str
+
+
+class RailFileOut(Shape):
+    """A file that a provider left; `slug` and `detail` say why it was refused."""
+
+    id: str
+    rail_account: str | None
+    name: str
+    state: Literal["received", "read", "refused", "closed"]
+    slug: str | None
+    detail: str | None
+    received_at: Time
 
 
 class ReceivedOut(Shape):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -28,6 +29,7 @@ from paymaster.rails import failures
 from paymaster.roles import certificates
 from paymaster.roles.process import ROLES
 from paymaster.settings import Settings, explain, load_settings
+from paymaster.settle import refused_files, unmatched
 
 Finding = tuple[str, bool, str]
 
@@ -127,7 +129,8 @@ async def _inside(settings: Settings, seen: Seen) -> list[Finding]:
             if all(ok for _, ok, _ in found):
                 seen.sealed += await doctor_secrets.sealed_counts(deps)
             found += doctor_secrets.findings(seen.secrets, seen.sealed)
-            return [*found, *await _rails(deps), *await put_off(deps), await _ready(deps)]
+            found += [*await _rails(deps), *await put_off(deps), *await unplaced(deps)]
+            return [*found, await _ready(deps)]
     except PaymasterError as error:
         return [*found, ("installation", False, str(error))]
 
@@ -191,6 +194,28 @@ async def put_off(deps: Deps) -> list[Finding]:
                 what = failures.find(one.code, account.rail.rail).operator.en
                 since = f"{one.orders} put off, the oldest of {rfc3339(one.since)}"
                 findings.append((name, False, f"{since}: {one.code}. {what}"))
+    return findings
+
+
+async def unplaced(deps: Deps) -> list[Finding]:
+    """Findings about what providers said that could not be placed, and left that was refused."""
+    findings: list[Finding] = []
+    for environment in deps.dbs.environments():
+        known = await accounts.load(deps.dbs, environment.id)
+        notices = Counter[str]()
+        for cell in deps.dbs.cells(environment.id):
+            notices.update(await deps.dbs.cell(cell.number).read(unmatched.counts))
+        if notices:
+            name = f"notices {environment.tenant}/{environment.mode}"
+            why = ", ".join(f"{count} {slug}" for slug, count in sorted(notices.items()))
+            findings.append((name, False, f"laid aside: {why}. See GET /v1/settlement/notices"))
+        files = await deps.dbs.treasury(environment.id).read(refused_files.counts)
+        for account_id, count in sorted(files.items()):
+            account = known.get(account_id)
+            rail = str(account_id) if account is None else account.rail.name
+            name = f"files {environment.tenant}/{environment.mode} {rail}"
+            said = f"{count} refused. See GET /v1/settlement/files?state=refused"
+            findings.append((name, False, said))
     return findings
 
 

@@ -75,6 +75,12 @@ class Metrics:
         self.breaks_open = self._gauge(
             "breaks_open", "Reconciliation breaks not yet resolved.", "kind"
         )
+        self.notices_aside = self._gauge(
+            "notices_aside", "Messages of providers that were laid aside.", "slug"
+        )
+        self.files_refused = self._gauge(
+            "files_refused", "Files of providers that were refused.", "rail"
+        )
         self.commands_aside = self._gauge(
             "commands_aside", "Commands to other cells that were laid aside.", "cell"
         )

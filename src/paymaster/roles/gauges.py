@@ -12,6 +12,7 @@ from paymaster.db.cells import Databases
 from paymaster.db.tx import CellRead
 from paymaster.dispatch import unknowns
 from paymaster.observe import Metrics
+from paymaster.settle import refused_files, unmatched
 
 _DUE: LiteralString = """
     SELECT 'withdrawal.' || state, count(*), min(due_at) FROM withdrawal
@@ -69,6 +70,7 @@ async def measure(dbs: Databases, metrics: Metrics, old_after_minutes: Sequence[
                 counts[name] = counts.get(name, 0) + count
     _set(metrics, now, due, unknown)
     await _old_unknowns(dbs, metrics, old_after_minutes)
+    await _for_people(dbs, metrics)
     metrics.breaks_open.clear()
     metrics.inbox_pending.clear()
     for kind, count in breaks.items():
@@ -115,6 +117,20 @@ async def _old_unknowns(dbs: Databases, metrics: Metrics, minutes: Sequence[int]
     metrics.old_unknown_attempts.clear()
     for (account, place), count in found.items():
         metrics.old_unknown_attempts.labels(str(account), str(minutes[place])).set(count)
+
+
+async def _for_people(dbs: Databases, metrics: Metrics) -> None:
+    """What providers said that nobody could place, and what they left that nobody could read."""
+    notices, files = Counter[str](), Counter[int]()
+    for cell in dbs.cells():
+        notices.update(await dbs.cell(cell.number).read(unmatched.counts))
+        files.update(await dbs.cell(cell.number).read(refused_files.counts))
+    metrics.notices_aside.clear()
+    metrics.files_refused.clear()
+    for slug, count in notices.items():
+        metrics.notices_aside.labels(slug).set(count)
+    for account, count in files.items():
+        metrics.files_refused.labels(str(account)).set(count)
 
 
 async def _seal_lags(dbs: Databases, metrics: Metrics) -> None:

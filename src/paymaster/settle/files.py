@@ -12,13 +12,12 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from paymaster.db import audit
 from paymaster.db.cells import Databases
 from paymaster.db.pool import CellDb
 from paymaster.db.tx import Actor, CellRead, CellTx
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.kernel.errors import Busy, PaymasterError, RailError, Refusal
-from paymaster.kernel.ids import new_trace_id, text_id
+from paymaster.kernel.ids import new_trace_id
 from paymaster.observe import get_logger
 from paymaster.rails.base import FetchesFiles, Notice, Rail, RemoteFile, Statement
 from paymaster.secrets.sealing import Sealer, place
@@ -215,17 +214,3 @@ async def _mark(
         )
 
     await treasury.run(ACTOR, trace_id, work)
-
-
-async def read_again(tx: CellTx, file_id: int, reason: str) -> bool:
-    """Read a refused file once more at the next visit; audited. False when it was not refused."""
-    touched = await tx.execute(
-        "UPDATE rail_file SET state = 'received', slug = NULL, detail = NULL"
-        " WHERE id = %s AND state = 'refused'",
-        (file_id,),
-    )
-    if touched:
-        await audit.record(
-            tx, [audit.Act("rail_file.again", text_id("rf", tx.cell, file_id), reason)]
-        )
-    return bool(touched)
