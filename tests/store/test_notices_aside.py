@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -30,6 +31,16 @@ async def office(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Offi
     async with office_of(postgres, tmp_path) as found:
         yield found
         await assert_proven(found.payouts.world)
+
+
+async def before_cell_2(office: Office, key: str) -> None:
+    """A message came before the directory had its cell."""
+    dbs = office.payouts.world.dbs
+    new = dbs._cells.pop(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dbs, "_directory", AsyncMock(return_value=([], [])))
+        await office.tell(key, "ev_1")
+    dbs._cells[2] = new
 
 
 async def broken(*_: Any, **__: Any) -> None:
@@ -89,12 +100,22 @@ async def test_a_reference_of_our_form_in_a_cell_that_is_not_here_is_foreign(
     assert (await office.refused("POST", f"{path}/retry", BECAUSE))[:2] == (422, "notice-foreign")
 
 
-async def test_a_message_that_came_before_its_cell_was_known_goes_there(office: Office) -> None:
+async def test_a_message_finds_a_cell_that_was_added_since_this_process_began(
+    office: Office,
+) -> None:
     withdrawal, key = await office.sent(1, cell=2)
     dbs = office.payouts.world.dbs
-    new = dbs._cells.pop(2)
+    del dbs._cells[2]
     await office.tell(key, "ev_1")
-    dbs._cells[2] = new
+    assert await office.aside() == []
+    assert [cell.number for cell in dbs.cells()] == [1, 2]
+    await office.apply(2)
+    assert await office.payouts.states(withdrawal, 2) == ("paid", ["paid"])
+
+
+async def test_a_message_that_came_before_its_cell_was_known_goes_there(office: Office) -> None:
+    withdrawal, key = await office.sent(1, cell=2)
+    await before_cell_2(office, key)
     found, path = await office.only()
     assert (found["reference"], found["id"][:5]) == (key, "nt_01")
     first = await office.ok("POST", f"{path}/retry", {"reason": "cell 2 is known now"})
@@ -125,10 +146,7 @@ async def test_one_whose_cell_has_become_the_treasury_is_not_moved_onto_itself(
 async def test_one_that_its_cell_has_already_is_moved_and_changes_nothing(office: Office) -> None:
     """As after a process that died in between, or when the provider said it again meanwhile."""
     withdrawal, key = await office.sent(1, cell=2)
-    dbs = office.payouts.world.dbs
-    new = dbs._cells.pop(2)
-    await office.tell(key, "ev_1")
-    dbs._cells[2] = new
+    await before_cell_2(office, key)
     await office.tell(key, "ev_1")
     await office.apply(2)
     _, path = await office.only()
@@ -234,10 +252,7 @@ async def test_of_two_at_once_one_is_told_that_the_other_was_quicker(
 
 async def test_two_who_move_one_at_once_bring_it_once(office: Office) -> None:
     withdrawal, key = await office.sent(1, cell=2)
-    dbs = office.payouts.world.dbs
-    new = dbs._cells.pop(2)
-    await office.tell(key, "ev_1")
-    dbs._cells[2] = new
+    await before_cell_2(office, key)
     _, path = await office.only()
     answers = await asyncio.gather(
         *(office.ask("POST", f"{path}/retry", {"reason": who}) for who in ("anna", "otto"))

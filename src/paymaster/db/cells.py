@@ -99,7 +99,18 @@ class Databases:
 
         What is open of a removed one stays so: a running process notices at its restart.
         """
+        environments, cells = await self._directory()
+        self._environments = {row.id: row for row in environments}
+        self._cells = {row.number: row for row in cells if row.environment_id in self._environments}
 
+    async def learn(self) -> None:
+        """Add what is new in the directory, beside what is known: nothing is forgotten here."""
+        environments, cells = await self._directory()
+        self._environments = {row.id: row for row in environments} | self._environments
+        known = {row.number: row for row in cells if row.environment_id in self._environments}
+        self._cells = dict(sorted((known | self._cells).items()))
+
+    async def _directory(self) -> tuple[list[Environment], list[Cell]]:
         async def work(tx: ControlRead) -> tuple[list[Environment], list[Cell]]:
             return (
                 await tx.fetch(
@@ -116,9 +127,7 @@ class Databases:
                 ),
             )
 
-        environments, cells = await self.control.read(work)
-        self._environments = {row.id: row for row in environments}
-        self._cells = {row.number: row for row in cells if row.environment_id in self._environments}
+        return await self.control.read(work)
 
     async def schemas_on(self, server: str) -> frozenset[str]:
         """The names of all schemas on a server. Raises Broken `server-missing`."""

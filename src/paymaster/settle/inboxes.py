@@ -6,6 +6,7 @@ The references in them are ours and carry their cell, so a message finds its cel
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from paymaster.db import inbox
@@ -40,11 +41,11 @@ async def put(
     `keep` stores the messages of a cell; without it each cell has a transaction of its own. What is
     authentic, but about nothing of ours, is kept in the treasury cell for people to see.
     """
-    cells = {cell.number for cell in dbs.cells(environment_id)}
+    found = [(parse_reference(about), message) for about, message in messages]
+    cells = await _cells(dbs, environment_id, {ref.cell for ref, _ in found if ref is not None})
     by_cell: dict[int, list[Incoming]] = {}
     foreign: list[Incoming] = []
-    for about, message in messages:
-        ref = parse_reference(about)
+    for ref, message in found:
         if ref is not None and ref.cell in cells:
             by_cell.setdefault(ref.cell, []).append(message)
         else:
@@ -63,3 +64,12 @@ async def put(
     if foreign:
         strange = await dbs.treasury(environment_id).run(actor, trace_id, aside)
     return Put(new, strange)
+
+
+async def _cells(dbs: Databases, environment_id: int, wanted: AbstractSet[int]) -> AbstractSet[int]:
+    """The cells of an environment; also those that were added since this process began."""
+    known = {cell.number for cell in dbs.cells(environment_id)}
+    if wanted <= known:
+        return known
+    await dbs.learn()
+    return {cell.number for cell in dbs.cells(environment_id)}
