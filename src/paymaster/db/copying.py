@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, date, datetime
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
 
 NULL: Final = "\\N"
 """Stands for SQL's NULL in a line."""
 
 _SPECIAL = re.compile(r"[\\\t\n\r]")
 _ESCAPED: Final = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_EMPTY: Final = "{}"
 
 
 def text(value: str) -> str:
@@ -48,17 +51,20 @@ def hexadecimal(value: bytes) -> str:
     return f"\\\\x{value.hex()}"
 
 
+def json(value: Mapping[str, Any]) -> str:
+    """A jsonb as it stands in a line."""
+    return text(msgspec.json.encode(value).decode()) if value else _EMPTY
+
+
 _HEAD: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END: Final = b"\xff\xff"
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_EPOCH_DAY: Final = _EPOCH.date()
 _JSONB: Final = 1
 """The version of jsonb's binary format."""
 
 length = struct.Struct(">i").pack
 _json_head = struct.Struct(">ib").pack
 _whole = struct.Struct(">iq").pack
-_day = struct.Struct(">ii").pack
 NOTHING: Final = length(-1)
 """A column without a value."""
 
@@ -88,16 +94,6 @@ def written(value: bytes) -> bytes:
 def whole(value: int) -> bytes:
     """A bigint as a column."""
     return _whole(8, value)
-
-
-def number(value: int | None) -> bytes:
-    """A bigint that may be missing."""
-    return NOTHING if value is None else _whole(8, value)
-
-
-def day(value: date) -> bytes:
-    """A date as a column."""
-    return _day(4, (value - _EPOCH_DAY).days)
 
 
 def moment(value: datetime) -> int:

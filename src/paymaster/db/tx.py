@@ -236,17 +236,17 @@ class Writes(ReadTx):
 
     async def copy(self, sql: LiteralString, lines: Iterable[str]) -> None:
         """Run a `COPY ... FROM STDIN`; see `paymaster.db.copying` for the lines."""
-        await self._copy(sql, _pieces(lines, "".join), lambda: None)
+        await self.copy_while(sql, lines, lambda: None)
 
     async def copy_rows(self, sql: LiteralString, rows: Iterable[bytes]) -> None:
         """Run a `COPY ... FROM STDIN (FORMAT binary)`; see `paymaster.db.copying` for the rows."""
-        await self.copy_while(sql, rows, lambda: None)
+        await self._copy(sql, _pieces(copying.rows(rows), b"".join), lambda: None)
 
     async def copy_while(
-        self, sql: LiteralString, rows: Iterable[bytes], meanwhile: Callable[[], T]
+        self, sql: LiteralString, lines: Iterable[str], meanwhile: Callable[[], T]
     ) -> T:
-        """As `copy_rows`; `meanwhile` is called while the database is busy with the rows."""
-        return await self._copy(sql, _pieces(copying.rows(rows), b"".join), meanwhile)
+        """As `copy`; `meanwhile` is called while the database is busy with the lines."""
+        return await self._copy(sql, _pieces(lines, "".join), meanwhile)
 
     async def _copy(
         self, sql: LiteralString, pieces: Iterable[str | bytes], meanwhile: Callable[[], T]

@@ -127,5 +127,5 @@ class _Calendar:
                 day = self._closed + timedelta(days=1)
                 moment = start_of_day(day, self._zone)
             late = moment < self._now
-            found = self._cache[at] = Effective(moment, day, late)
+            found = self._cache[at] = Effective(moment, day, late, f"{moment}\t{day}")
         return found

@@ -7,14 +7,12 @@ that.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from paymaster.db import copying
+from paymaster.db.copying import NULL
 from paymaster.db.tx import CellTx, json
 from paymaster.ledger import accounts
 from paymaster.ledger.accounts import Taken
@@ -32,7 +30,7 @@ MARKED: Final = 64
 
 
 class Effective(NamedTuple):
-    """When an entry takes effect, and its business day.
+    """When an entry takes effect, its business day, and both as columns of a line.
 
     `late` is an entry that belongs to a time before others that are recorded already.
     """
@@ -40,6 +38,7 @@ class Effective(NamedTuple):
     at: datetime
     day: date
     late: bool
+    line: str
 
 
 class EntryRow(NamedTuple):
@@ -64,17 +63,21 @@ async def write(tx: CellTx, taken: Taken, books: Books, entries: Sequence[EntryR
     if changed:
         await accounts.update(tx, changed)
     postings = await tx.copy_while(
-        "COPY entry (id, commit_id, ordinal, recipe_version, postings, kind, subject, digest,"
-        " evidence, reverses_id, trace_id, effective_at, effective_day, first_posting_id,"
-        " last_posting_id) FROM STDIN (FORMAT binary)",
+        """
+        COPY entry (id, kind, recipe_version, subject, digest, evidence, reverses_id, trace_id,
+            commit_id, ordinal, postings, effective_at, effective_day, first_posting_id,
+            last_posting_id) FROM STDIN
+        """,
         _entry_lines(tx, entries),
         lambda: _posting_lines(books.postings),
     )
     if postings:
-        await tx.copy_rows(
-            "COPY posting (id, entry_id, amount, requested, asset, source_id, source_number,"
-            " source_balance, source_previous, destination_id, destination_number,"
-            " destination_balance, destination_previous) FROM STDIN (FORMAT binary)",
+        await tx.copy(
+            """
+            COPY posting (id, entry_id, source_id, destination_id, amount, asset, requested,
+                source_previous, source_number, source_balance, destination_previous,
+                destination_number, destination_balance) FROM STDIN
+            """,
             postings,
         )
     await _mark(tx, marks, late)
@@ -127,51 +130,25 @@ async def _mark(tx: CellTx, marks: Sequence[_Mark], late: Sequence[_Late]) -> No
         )
 
 
-def _entry_lines(tx: CellTx, rows: Sequence[EntryRow]) -> Iterator[bytes]:
-    commit_id, own_trace = tx.commit_id, copying.word(tx.trace_id)
-    word, number = copying.word, copying.number
-    dated: dict[Effective, bytes] = {}
+def _entry_lines(tx: CellTx, rows: Sequence[EntryRow]) -> Iterator[str]:
+    commit_id, own_trace = tx.commit_id, copying.text(tx.trace_id)
     for entry, digest, ordinal, postings, effective, first, last in rows:
-        moments = dated.get(effective)
-        if moments is None:
-            at = copying.whole(copying.moment(effective.at))
-            moments = dated[effective] = at + copying.day(effective.day)
-        version = entry.recipe_version
-        yield b"%b%b%b%b%b%b%b%b%b%b" % (
-            _entry(15, 8, entry.id, 8, commit_id, 4, ordinal, 2, version, 2, postings),
-            word(entry.kind),
-            word(entry.subject),
-            copying.data(digest),
-            copying.written(msgspec.json.encode(entry.evidence)) if entry.evidence else _EMPTY,
-            number(entry.reverses_id),
-            word(entry.trace_id) if entry.trace_id else own_trace,
-            moments,
-            number(first),
-            number(last),
+        trace = copying.text(entry.trace_id) if entry.trace_id else own_trace
+        yield (
+            f"{entry.id}\t{entry.kind}\t{entry.recipe_version}\t{copying.text(entry.subject)}\t"
+            f"{copying.hexadecimal(digest)}\t{copying.json(entry.evidence)}\t"
+            f"{entry.reverses_id or NULL}\t{trace}\t{commit_id}\t{ordinal}\t{postings}\t"
+            f"{effective.line}\t{first or NULL}\t{last or NULL}\n"
         )
 
 
-_entry = struct.Struct(">hiqiqiiihih").pack
-"""How many columns, and those which are numbers."""
-
-_EMPTY: Final = copying.written(b"{}")
-
-
-def _posting_lines(rows: Sequence[PostingRow]) -> list[bytes]:
-    number = copying.number
-    assets = {asset: copying.word(asset) for asset in {row[2].account.asset for row in rows}}
+def _posting_lines(rows: Sequence[PostingRow]) -> list[str]:
     return [
-        b"%b%b%b%b%b%b"
-        % (
-            _posting(13, 8, posting, 8, entry, 8, amount, 8, requested),
-            assets[source.account.asset],
-            _side(8, source.id, 8, source_number, 8, left),
-            number(source_before),
-            _side(8, destination.id, 8, destination_number, 8, reached),
-            number(destination_before),
-        )
+        f"{number}\t{entry}\t{source.id}\t{destination.id}\t{amount}\t{source.account.asset}\t"
+        f"{requested}\t{source_before or NULL}\t{source_number}\t{left}\t"
+        f"{destination_before or NULL}\t{destination_number}\t{reached}\n"
         for (
-            posting,
+            number,
             entry,
             source,
             destination,
@@ -185,13 +162,6 @@ def _posting_lines(rows: Sequence[PostingRow]) -> list[bytes]:
             reached,
         ) in rows
     ]
-
-
-_posting = struct.Struct(">hiqiqiqiq").pack
-"""How many columns, ids and amounts."""
-
-_side = struct.Struct(">iqiqiq").pack
-"""What never misses of an account's side of a posting."""
 
 
 async def _few(
