@@ -137,9 +137,7 @@ async def insert_events(tx: CellTx, rows: Sequence[EventRow]) -> set[Key]:
     return {(row[0], row[1]) for row in made}
 
 
-async def known_events(
-    tx: CellRead, keys: Collection[Key]
-) -> dict[Key, bytes]:
+async def known_events(tx: CellRead, keys: Collection[Key]) -> dict[Key, bytes]:
     """Digests of those of the events `(source, event id)` that are kept already.
 
     Nearly always none. Where ids grow, nothing is kept between the least and the greatest of them,
