@@ -31,6 +31,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.sql import Composable
 
 from paymaster.db import arrays
+from paymaster.db.copying import Columns
 from paymaster.db.queries import Params, Query, query_of
 from paymaster.kernel.errors import Broken
 
@@ -212,6 +213,8 @@ class Sending:
         self, values: Sequence[Any]
     ) -> tuple[list[Any], tuple[int, ...], list[pq.Format] | None]:
         """Values as the server takes them, the types that they are sent as, and their formats."""
+        if isinstance(values, Columns):
+            return values.sent()
         written: list[Any] = [None] * len(values)
         types = [0] * len(values)
         formats = [pq.Format.TEXT] * len(values)

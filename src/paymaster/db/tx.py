@@ -8,7 +8,7 @@ in the order of commits.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -234,13 +234,25 @@ class Writes(ReadTx):
         """PostgreSQL's, as 180006 for 18.6."""
         return self._connection.info.server_version
 
-    async def copy(self, sql: LiteralString, lines: Iterable[str]) -> None:
+    async def copy(self, sql: LiteralString, lines: Sequence[str]) -> None:
         """Run a `COPY ... FROM STDIN`; see `paymaster.db.copying` for the lines."""
-        await self.copy_while(sql, lines, lambda: None)
+        if len(lines) <= copying.FEW:
+            await self._insert(sql, [copying.line_columns(line) for line in lines])
+        else:
+            await self.copy_while(sql, lines, lambda: None)
 
-    async def copy_rows(self, sql: LiteralString, rows: Iterable[bytes]) -> None:
+    async def copy_rows(self, sql: LiteralString, rows: Sequence[bytes]) -> None:
         """Run a `COPY ... FROM STDIN (FORMAT binary)`; see `paymaster.db.copying` for the rows."""
-        await self._copy(sql, _pieces(copying.rows(rows), b"".join), lambda: None)
+        if len(rows) <= copying.FEW:
+            await self._insert(sql, [copying.row_columns(row) for row in rows])
+        else:
+            await self._copy(sql, _pieces(copying.rows(rows), b"".join), lambda: None)
+
+    async def _insert(self, sql: LiteralString, rows: Sequence[copying.Columns]) -> None:
+        """What a COPY would, of a few rows, which it would cost more to begin and to end."""
+        async with self.pipeline():
+            for row in rows:
+                await self.send(copying.inserting(sql), row)
 
     async def copy_while(
         self, sql: LiteralString, lines: Iterable[str], meanwhile: Callable[[], T]

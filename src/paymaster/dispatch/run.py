@@ -18,12 +18,13 @@ from typing import TypeVar
 
 from paymaster.db.cells import Databases
 from paymaster.db.pool import CellDb
-from paymaster.db.tx import Actor, CellTx
+from paymaster.db.tx import Actor, CellTx, ControlRead
 from paymaster.dispatch import accounts, batch, failover, policy, resolve, send, store, window
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.batch_store import Asked
 from paymaster.dispatch.desk import WELL, Desk, Order, Pace, Standing
 from paymaster.dispatch.lane import Lane
+from paymaster.dispatch.policy import PayoutPolicy
 from paymaster.dispatch.purse import Guard
 from paymaster.dispatch.under_way import UnderWay, guarded
 from paymaster.kernel.clock import monotonic_seconds
@@ -128,8 +129,7 @@ class Dispatcher:
         now = monotonic_seconds()
         if self._refreshed is not None and now - self._refreshed < _REFRESH_SECONDS:
             return
-        found = await accounts.load(self._dbs, self._environment_id)
-        wanted = await policy.load(self._dbs, self._environment_id)
+        found, wanted = await self._dbs.control.read(self._known)
         guard = self._guard
         watched = frozenset(one.id for one in found.values() if guard and guard.watches(one))
         self._changes += found != self._desk.accounts
@@ -137,6 +137,10 @@ class Dispatcher:
         for account in found.values():
             self._lanes.setdefault(account.id, Lane()).configure(account)
         self._refreshed = now
+
+    async def _known(self, tx: ControlRead) -> tuple[dict[int, PayoutAccount], PayoutPolicy]:
+        accounts_now = await accounts.listed(tx, self._environment_id)
+        return accounts_now, await policy.current(tx, self._environment_id)
 
     async def _route_again(self, db: CellDb) -> None:
         """Accounts that are new or other ones may pay what had no way out.
@@ -170,13 +174,19 @@ class Dispatcher:
     async def _serve(self, db: CellDb, account: PayoutAccount, work: set[str]) -> int:
         """Everything but routing, for one account; what is oldest first."""
         desk, claimed = self._desk, 0
-        if "batch" in work:
-            claimed += await self._run(db, lambda tx: resolve.expire(tx, account, desk.pace.items))
-            for claim in (resolve.claim_prepared, resolve.claim_replays):
-                claimed += self._deliver(db, account, await self._claim(db, account, claim))
-        if "attempt" in work:
-            items = desk.pace.items
+        items = desk.pace.items
+        if "silent" in work:
+            claimed += await self._run(db, lambda tx: resolve.expire(tx, account, items))
+            work = work | {"doubted"}
+        if "prepared" in work:
+            orders = await self._claim(db, account, resolve.claim_prepared)
+            claimed += self._deliver(db, account, orders)
+        if "doubted" in work:
+            orders = await self._claim(db, account, resolve.claim_replays)
+            claimed += self._deliver(db, account, orders)
+        if "dead" in work:
             claimed += await self._run(db, lambda tx: failover.follow_up(tx, desk, account, items))
+        if "asked" in work:
             asked = await self._claim(db, account, resolve.claim_questions)
             claimed += self._ask(db, account, asked)
         if self._may_leave(db, account, work):

@@ -21,7 +21,12 @@ class Due:
 
 
 async def due(tx: CellRead, account_ids: Sequence[int]) -> list[Due]:
-    """What there is to do: approved, queued, window, transfer, batch, attempt."""
+    """What there is to do.
+
+    approved, queued, window, transfer: something may leave. silent, prepared, doubted: orders whose
+    sender is gone, of which nothing has left, that nobody answered. dead, asked: payments to be
+    followed up, to be asked about.
+    """
     return await tx.fetch(
         """
         SELECT 'approved' AS work, 0::bigint AS rail_account_id WHERE EXISTS (
@@ -39,11 +44,25 @@ async def due(tx: CellRead, account_ids: Sequence[int]) -> list[Due]:
                 SELECT FROM transfer
                 WHERE state = 'requested' AND from_account_id = a AND due_at <= %(now)s)
             UNION ALL
-            SELECT 'batch' WHERE EXISTS (
-                SELECT FROM batch WHERE rail_account_id = a AND due_at <= %(now)s)
+            SELECT 'silent' WHERE EXISTS (
+                SELECT FROM batch
+                WHERE rail_account_id = a AND due_at <= %(now)s AND state = 'sending')
             UNION ALL
-            SELECT 'attempt' WHERE EXISTS (
-                SELECT FROM attempt WHERE rail_account_id = a AND due_at <= %(now)s)
+            SELECT 'prepared' WHERE EXISTS (
+                SELECT FROM batch
+                WHERE rail_account_id = a AND due_at <= %(now)s AND state = 'prepared')
+            UNION ALL
+            SELECT 'doubted' WHERE EXISTS (
+                SELECT FROM batch
+                WHERE rail_account_id = a AND due_at <= %(now)s AND state = 'unknown')
+            UNION ALL
+            SELECT 'dead' WHERE EXISTS (
+                SELECT FROM attempt
+                WHERE rail_account_id = a AND due_at <= %(now)s AND state = 'rejected')
+            UNION ALL
+            SELECT 'asked' WHERE EXISTS (
+                SELECT FROM attempt WHERE rail_account_id = a AND due_at <= %(now)s
+                    AND state IN ('unknown', 'sent', 'awaiting_payee'))
         ) AS found
         """,
         {"now": tx.now, "accounts": list(account_ids)},

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections import deque
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import psycopg
 from psycopg import AsyncCursor, errors, pq, waiting
-from psycopg.conninfo import make_conninfo
+from psycopg._preparing import PrepareManager
 from psycopg.copy import AsyncLibpqWriter
 from psycopg.generators import copy_end, copy_to
 from psycopg.sql import Composable
-from psycopg_pool import PoolTimeout
 
-from paymaster.db import arrays
 from paymaster.db.connections import Connection
 from paymaster.db.sending import Failing, Params, Reply, Seen, Sending
 from paymaster_sim.runtime.deferred import Deferred
@@ -28,15 +24,15 @@ from paymaster_sim.runtime.passage import at_once
 if TYPE_CHECKING:
     from paymaster_sim.runtime.process import Process
 
-_POOL_SECONDS = 5.0
 _CONNECT_SECONDS = 30.0
-_AGAIN_SECONDS = 0.5
 _READ_ONLY = " READ ONLY"
+_QUIET = (
+    pq.TransactionStatus.IDLE,
+    pq.TransactionStatus.INTRANS,
+    pq.TransactionStatus.INERROR,
+)
 _BEGINNING = 2
 """Statements that begin a transaction: they are not said."""
-
-_NO_LIMITS = " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-"""What would happen at a moment of the machine's time."""
 
 
 @lru_cache(maxsize=4096)
@@ -56,8 +52,7 @@ class _SimSending(Sending):
     def __init__(self, connection: SimConnection) -> None:
         super().__init__(connection)
         self._to = connection
-        self._deferred = Deferred(self._pgconn)
-        self._pgconn = cast("pq.abc.PGconn", self._deferred)
+        self._leads_to(self._pgconn)
         self._reads = False
         self._unsaid = 0
 
@@ -102,6 +97,20 @@ class _SimSending(Sending):
 
     def go(self) -> None:
         """Not before its turn has come."""
+
+    def _leads_to(self, line: pq.abc.PGconn) -> None:
+        self._deferred = Deferred(line)
+        self._pgconn = cast("pq.abc.PGconn", self._deferred)
+
+    def inherit(self, dead: _SimSending) -> None:
+        """Go on with a session of which this knows what is prepared there.
+
+        What was being prepared when its process died may be there or not; names are never given
+        twice.
+        """
+        self._names = {known: n for known, n in dead._names.items() if known not in dead._unsure}
+        self._uses = dead._uses
+        dead._leads_to(pq.PGconn())
 
     def _line(self) -> pq.abc.PGconn:
         return self._deferred.opened()
@@ -180,10 +189,16 @@ class SimConnection(Connection):
         self.reads = False
         """Whether the transaction is one that only reads."""
         self.server_pid = pgconn.backend_pid
+        self.address = ""
 
     @cached_property
     def sending(self) -> Sending:
         """Sends statements of a transaction together."""
+        return self.session
+
+    @cached_property
+    def session(self) -> _SimSending:
+        """The same."""
         return _SimSending(self)
 
     @classmethod
@@ -192,9 +207,14 @@ class SimConnection(Connection):
         making = cls._connect_gen(conninfo)
         made = waiting.wait_conn(making, interval=0.1, timeout=_CONNECT_SECONDS)
         made._autocommit = True  # noqa: SLF001 - as the driver's own `connect` does
-        made.owner = owner
-        owner.connections[made] = None
+        made.address = conninfo
+        made.give_to(owner)
         return made
+
+    def give_to(self, owner: Process) -> None:
+        """It is this process's."""
+        self.owner = owner
+        owner.connections[self] = None
 
     @property
     def process(self) -> Process:
@@ -274,109 +294,27 @@ class SimConnection(Connection):
         self._closed = True
         self.pgconn.finish()
 
+    def left_behind(self) -> SimConnection | None:
+        """Its process has died: the same session, rolled back, for the next one of its name.
 
-def connect(dsn: str, parameters: Mapping[str, Any], owner: Process) -> SimConnection:
-    """A new connection, made without letting anybody else run. Raises OperationalError."""
-    text = make_conninfo(dsn, **{k: v for k, v in parameters.items() if k != "autocommit"})
-    text = make_conninfo(text, options=f"{parameters.get('options', '')}{_NO_LIMITS}")
-    return SimConnection.made(text, owner)
-
-
-class SimPool:
-    """Connections of one process to one server: what is free is given, oldest first."""
-
-    def __init__(self, owner: Process, dsn: str, most: int, parameters: Mapping[str, Any]) -> None:
-        self._owner = owner
-        self._dsn = dsn
-        self._most = most
-        self._parameters = parameters
-        self._free: deque[SimConnection] = deque()
-        self._waiting: deque[asyncio.Future[SimConnection | None]] = deque()
-        self._made = 0
-
-    async def open(self) -> None:
-        """Nothing is made before it is needed."""
-
-    async def close(self) -> None:
-        """Close what is free."""
-        while self._free:
-            await self._free.popleft().close()
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[Connection]:
-        """A connection for as long as the block runs. Raises PoolTimeout."""
-        taken = await self._take()
+        None when a statement is under way: then the connection is to be dropped. This one is closed
+        for whoever still holds it.
+        """
+        line = self.pgconn
+        if self.closed or line.transaction_status not in _QUIET:
+            return None
         try:
-            yield taken
-        finally:
-            self._give_back(taken)
-
-    async def _take(self) -> SimConnection:
-        until = self._owner.turnstile.seconds + _POOL_SECONDS
-        while True:
-            if self._free:
-                return self._free.pop()
-            if self._made < self._most:
-                self._made += 1
-                try:
-                    return await self._new()
-                except psycopg.OperationalError:
-                    self._free_place()
-                    await asyncio.sleep(_AGAIN_SECONDS)
-                except BaseException:
-                    self._free_place()
-                    raise
-                if self._owner.turnstile.seconds < until:
-                    continue
-                raise PoolTimeout("no connection in time")
-            given = await self._wait_until(until)
-            if given is not None:
-                return given
-
-    async def _wait_until(self, until: float) -> SimConnection | None:
-        """What somebody gives back; None when there is room for a new one."""
-        place: asyncio.Future[SimConnection | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        try:
-            async with asyncio.timeout_at(until):
-                return await place
-        except BaseException as error:
-            if place.done() and not place.cancelled():
-                self._next(place.result())
-            if isinstance(error, TimeoutError):
-                raise PoolTimeout("no connection in time") from error
-            raise
-        finally:
-            if place in self._waiting:
-                self._waiting.remove(place)
-
-    async def _new(self) -> SimConnection:
-        made = await self._owner.turnstile.connecting(
-            self._owner, lambda: connect(self._dsn, self._parameters, self._owner)
-        )
-        await arrays.configure(made)
-        return made
-
-    def _give_back(self, connection: SimConnection) -> None:
-        if connection.closed or connection.is_busy:
-            if self._owner.alive:
-                self._owner.turnstile.drop([connection])
-            self._owner.connections.pop(connection, None)
-            self._free_place()
-        else:
-            self._next(connection)
-
-    def _free_place(self) -> None:
-        self._made -= 1
-        if self._waiting:
-            self._next(None)
-
-    def _next(self, connection: SimConnection | None) -> None:
-        """Hand it to whoever has waited longest; None means that one can be made."""
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(connection)
-                return
-        if connection is not None:
-            self._free.append(connection)
+            line.exit_pipeline_mode()
+            if line.exec_(b"ROLLBACK").status != pq.ExecStatus.COMMAND_OK:
+                return None
+        except psycopg.Error:
+            return None
+        heir = SimConnection(line)
+        heir._autocommit = True
+        heir._prepared = self._prepared
+        self._prepared = PrepareManager()
+        heir.session.inherit(self.session)
+        heir.address = self.address
+        self._closed = True
+        self.pgconn = pq.PGconn()
+        return heir

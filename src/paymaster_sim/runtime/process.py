@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from paymaster.db.cells import Databases
 from paymaster.kernel.clock import Clock
-from paymaster_sim.runtime.connection import SimConnection, SimPool
+from paymaster_sim.runtime.connection import SimConnection
 from paymaster_sim.runtime.errors import ProcessDied
 from paymaster_sim.runtime.loop import SimLoop, SimTask
+from paymaster_sim.runtime.pool import SimPool
 
 if TYPE_CHECKING:
     from paymaster_sim.runtime.turnstile import Turnstile

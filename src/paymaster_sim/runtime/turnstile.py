@@ -17,6 +17,7 @@ from paymaster_sim.runtime.faults import Fault, Faults, Step
 from paymaster_sim.runtime.loop import SimLoop, SimTask
 from paymaster_sim.runtime.parking import Parking
 from paymaster_sim.runtime.passage import Passage
+from paymaster_sim.runtime.pool import Sessions
 from paymaster_sim.runtime.trace import Trace
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Turnstile:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.spared: set[str] = set()
+        self.sessions = Sessions()
         self.on_death: list[Callable[[Process], None]] = []
         self.faults = faults
         self.over = False
@@ -317,7 +319,10 @@ class Turnstile:
             else:
                 self._parking.leave_behind(one)
             self._turn_away(one)
-        self.drop(list(process.connections))
+        left = list(process.connections)
+        for one in left:
+            self._parking.connections.pop(one, None)
+        self.drop(left if self.over else self.sessions.leave(process.name, left))
         process.connections.clear()
         process.end()
         self._dying.append((process, _BURIED_WITHIN))
@@ -325,7 +330,8 @@ class Turnstile:
             told(process)
 
     def clear(self) -> None:
-        """End what is left of those that died while they waited for locks."""
+        """End what is left of those that died."""
+        self.drop(self.sessions.all())
         left = list(self._parking.parked)
         for one in left:
             self._parking.forget(one)
