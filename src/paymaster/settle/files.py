@@ -85,6 +85,8 @@ async def poll(
     except RailError as error:
         _log.warning("files_unreachable", rail_account=account.rail.name, slug=error.slug)
         raise
+    if not files:
+        return Polled(0, read, refused)
     fetched = await _keep(treasury, sealer, account, files)
     more_read, more_refused = await _read_kept(dbs, rail, sealer, account, on_statements)
     return Polled(fetched, read + more_read, refused + more_refused)
@@ -138,13 +140,15 @@ async def _read_kept(
         )
 
     read = refused = 0
-    while files := await treasury.read(kept):
+    while True:
+        files = await treasury.read(kept)
         for file in files:
             if await _read(dbs, rail, sealer, account, on_statements, file):
                 read += 1
             else:
                 refused += 1
-    return read, refused
+        if len(files) < _READ_AT_ONCE:
+            return read, refused
 
 
 async def _read(

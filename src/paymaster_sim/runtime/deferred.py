@@ -20,7 +20,11 @@ class Deferred:
         self._kept: list[Callable[[], None]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._pgconn, name)
+        found = getattr(self._pgconn, name)
+        if callable(found):
+            # Looked up once: this is asked for at every statement.
+            setattr(self, name, found)
+        return found
 
     def send_prepare(self, *args: Any, **named: Any) -> None:
         """Kept; see the driver's own."""

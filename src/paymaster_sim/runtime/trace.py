@@ -17,8 +17,7 @@ class Trace:
     def add(self, line: str) -> None:
         """One more step."""
         self.steps += 1
-        self._hash.update(line.encode())
-        self._hash.update(b"\n")
+        self._hash.update(f"{line}\n".encode())
         if self._keep:
             self.lines.append(line)
 
