@@ -224,3 +224,55 @@ def test_a_stalled_process_goes_on_later(sim_server: SimPostgres) -> None:
         sim_server, 1, main, setup=ROWS, faults=lambda _: At(Fault.STALL, "UPDATE", "one")
     ).result
     assert stalled >= 100 > 1 > other
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_next_of_a_name_goes_on_with_what_a_quiet_session_knows(
+    sim_server: SimPostgres, waits: bool
+) -> None:
+    """Rolled back; one in which a statement waits is ended like any other."""
+
+    async def main(sim: Simulation, database: str) -> tuple[int, int, list[int], int]:
+        first = Sql(sim, sim_server, database, "name")
+        other = Sql(sim, sim_server, database, "other")
+        pids: list[int] = []
+        held = asyncio.Event()
+
+        async def dies() -> None:
+            async with first.transaction() as tx:
+                pids.append(tx.pgconn.backend_pid)
+                await tx.execute("UPDATE row SET value = value + 1 WHERE number = %s", (1,))
+                held.set()
+                if waits:
+                    await tx.execute("UPDATE row SET value = value + 1 WHERE number = 2")
+                await asyncio.sleep(1000)
+
+        async def holds() -> None:
+            async with other.transaction() as tx:
+                await tx.execute("UPDATE row SET value = value + 1 WHERE number = 2")
+                await asyncio.sleep(30)
+
+        second = other.process.start(holds())
+        first.process.start(dies())
+        await held.wait()
+        if waits:
+            await parked(sim, 1)
+        first.process.crash()
+        await second
+        again = Sql(sim, sim_server, database, "name")
+        stranger = Sql(sim, sim_server, database, "stranger")
+
+        async def session(of: Sql) -> int:
+            async with of.transaction() as tx:
+                return tx.pgconn.backend_pid
+
+        await again.process.call(again.add(1, 3))
+        values = await again.process.call(again.values())
+        own = await again.process.call(session(again))
+        return pids[0], own, values, await stranger.process.call(session(stranger))
+
+    left, own, values, strange = simulate(sim_server, 3, main, setup=ROWS).result
+    assert (own == left) is not waits
+    assert strange not in (left, own)
+    assert values[:3] == [1, values[1], 1]
+    assert values[1] in ((1, 2) if waits else (1,))
