@@ -119,13 +119,11 @@ class Sending:
         self._adapting = Transformer(connection)
         self._names: dict[_Known, bytes] = {}
         self._uses: Counter[_Known] = Counter()
-        self._together = False
         self._unsure: list[_Known] = []
         self._path = ""
         self._waiting: deque[Reply] = deque()
         self._left: list[tuple[str, Params, Failing | None]] = []
-        self._begins = False
-        self._under_way = self._ended = False
+        self._together = self._begins = self._under_way = self._ended = False
 
     def open(self, begin: str, path: str) -> None:
         """A transaction begins, with the first statement that is sent."""
