@@ -60,8 +60,9 @@ class Sums:
 class Taken:
     """The locked accounts as they were, and for each what its row holds by now.
 
-    Those in `new` have no row yet. With `fits` no account can be the reason of a refusal: what is
-    asked of each was summed up before, and there is room for all of it.
+    Those in `new` have no row yet; when they are `complete` there are none. With `fits` no account
+    can be the reason of a refusal: what is asked of each was summed up before, and there is room
+    for all of it.
     """
 
     rows: dict[Account, AccountRow] = field(default_factory=dict[Account, AccountRow])
@@ -69,6 +70,7 @@ class Taken:
     new: list[AccountRow] = field(default_factory=list[AccountRow])
     asked: Mapping[Account, Sums] = field(default_factory=dict[Account, Sums])
     fits: bool = False
+    complete: bool = False
 
     def changed(self) -> list[AccountRow]:
         """Accounts whose row is not as it has been decided."""
@@ -108,17 +110,18 @@ class Taking:
             closed,
             written,
         ) in await self._answer.rows():
-            account = wanted[place - 1]
+            at = int(place) - 1
+            account = wanted[at]
             row = AccountRow(number, account, balance, floor, ceiling, count, last, closed)
             rows[account] = row
             if asked is None:
                 states[number] = balance, count, last
                 continue
-            sums = asked[place - 1]
+            sums = asked[at]
             states[number] = written, count + sums.postings, sums.last
             fits = fits and sums.fit(row)
-        taken.fits = fits
-        if asked is not None:
+        taken.fits, taken.complete = fits, len(rows) == len(wanted)
+        if asked is not None and not taken.complete:
             taken.asked = dict(zip(wanted, asked, strict=True))
         return taken
 
@@ -144,6 +147,8 @@ def add_new(tx: CellTx, taken: Taken, entries: Sequence[Entry]) -> None:
     That they did not exist is part of what is decided, also where an entry is refused for it: when
     another transaction opens one meanwhile, opening it here fails, and the work is run again.
     """
+    if taken.complete:
+        return
     rows, nothing = taken.rows, Sums()
     missing = sorted(
         {

@@ -2,7 +2,7 @@
 
 In the caller's transaction: lock every touched account in order of id; then, in new statements, so
 with a new snapshot, look up what is posted already; decide each entry in order of arrival; write.
-What does not depend on the locks is made ready before they are taken. A refusal is a value.
+What does not depend on the locks is made ready while they are asked for. A refusal is a value.
 
 `ready` asks for locks and look-up before it is certain which of the entries will be posted; in a
 transaction whose statements are sent together they then come with other answers.
@@ -11,12 +11,15 @@ transaction whose statements are sent together they then come with other answers
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from paymaster.db.tx import Asked, CellTx
 from paymaster.kernel.clock import business_day, start_of_day
 from paymaster.kernel.errors import Broken
+from paymaster.kernel.garbage import CALM
 from paymaster.ledger import accounts, store
 from paymaster.ledger.accounts import Taken, Taking
 from paymaster.ledger.chart import Account
@@ -27,6 +30,9 @@ from paymaster.ledger.write import Effective, EntryRow, entry_lines, many, write
 
 BATCH_LIMIT = 10_000
 """Entries in one call; callers split larger ones."""
+
+_LARGE: Final = 256
+"""Entries from which on the search for cycles waits: it would come while accounts are locked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,16 @@ async def post_on(
         return [], {}
     if len(entries) > BATCH_LIMIT:
         raise Broken("batch-limit", f"{len(entries)} entries in one call; split them.")
+    with CALM.kept() if len(entries) >= _LARGE else nullcontext():
+        return await _post(tx, entries, draws, asked)
+
+
+async def _post(
+    tx: CellTx,
+    entries: Sequence[Entry],
+    draws: Sequence[Draw | None] | None,
+    asked: Ready | None,
+) -> tuple[list[Posted], dict[Account, AccountRow]]:
     posting_ids = tx.ids(sum([len(entry.postings) for entry in entries]))
     if asked is None:
         async with tx.pipeline():
@@ -128,7 +144,7 @@ class _Foreseen:
     """What is written of entries that are all posted in full, if the books stand as supposed."""
 
     rows: Sequence[EntryRow]
-    lines: Sequence[str]
+    lines: str
     calendar: _Calendar
 
     def holds(self, standing: Standing) -> bool:
@@ -152,7 +168,7 @@ def _foresee(
         return None
     calendar = _Calendar(tx, Standing(tx.now, None, {}))
     rows = _placed(decided, posting_ids, tx.append(0), calendar)
-    return _Foreseen(rows, list(entry_lines(tx, rows)), calendar)
+    return _Foreseen(rows, "".join(entry_lines(tx, rows)), calendar)
 
 
 class _Calendar:

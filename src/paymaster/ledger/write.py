@@ -71,7 +71,7 @@ async def write_ahead(
     taken: Taken,
     books: Books,
     entries: Sequence[EntryRow],
-    lines: Sequence[str],
+    lines: str,
     decide: Callable[[], T],
 ) -> T:
     """As `write`, of entries that can only all be posted: decided while they are written already.
@@ -79,24 +79,24 @@ async def write_ahead(
     Raises Broken `post-foreseen` should they not be; then nothing is committed.
     """
 
-    def decided() -> tuple[T, list[str]]:
+    def decided() -> tuple[T, str]:
         results = decide()
         if (len(books.entries), len(books.postings)) != (len(entries), len(books.posting_ids)):
             raise Broken("post-foreseen", "Entries that had to be posted were refused.")
         return results, _posting_lines(books.postings)
 
-    results, postings = await tx.copy_while(_ENTRIES, lines, decided)
+    results, postings = await tx.copy_while(_ENTRIES, [lines], decided)
     await _rest(tx, taken, books, entries, postings)
     return results
 
 
 async def _rest(
-    tx: CellTx, taken: Taken, books: Books, entries: Sequence[EntryRow], lines: Sequence[str]
+    tx: CellTx, taken: Taken, books: Books, entries: Sequence[EntryRow], lines: str
 ) -> None:
     def left() -> tuple[list[AccountRow], list[_Mark], list[_Late]]:
         return taken.changed(), _marks(books.postings), _late(books.postings, entries)
 
-    changed, marks, late = await tx.copy_while(_POSTINGS, lines, left) if lines else left()
+    changed, marks, late = await tx.copy_while(_POSTINGS, [lines], left) if lines else left()
     if changed:
         await accounts.update(tx, changed)
     _mark(tx, marks, late)
@@ -176,8 +176,8 @@ def entry_lines(tx: CellTx, rows: Sequence[EntryRow]) -> Iterator[str]:
         )
 
 
-def _posting_lines(rows: Sequence[PostingRow]) -> list[str]:
-    return [
+def _posting_lines(rows: Sequence[PostingRow]) -> str:
+    lines = [
         f"{number}\t{entry}\t{source.id}\t{destination.id}\t{amount}\t{source.account.asset}\t"
         f"{requested}\t{source_before or NULL}\t{source_number}\t{left}\t"
         f"{destination_before or NULL}\t{destination_number}\t{reached}\n"
@@ -196,6 +196,7 @@ def _posting_lines(rows: Sequence[PostingRow]) -> list[str]:
             reached,
         ) in rows
     ]
+    return "".join(lines)
 
 
 async def _few(
