@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paymaster.kernel.money import Money
 from paymaster.ledger import accounts
-from paymaster.ledger.accounts import _Sums, _sums
+from paymaster.ledger.accounts import Sums, _sums
 from paymaster.ledger.chart import Account
 from paymaster.ledger.entry import Entry, Mode, Posting
 
@@ -27,9 +27,9 @@ def test_what_goes_out_and_comes_in_is_summed_up_for_each_account() -> None:
         entry(posting(BUDGET, USER, 30), posting(CASH, BUDGET, 5)),
     ]
     assert _sums(batch, [11, 12, 13]) == {
-        CASH: _Sums(out=105, into=0, postings=2, last=13),
-        BUDGET: _Sums(out=30, into=105, postings=3, last=13),
-        USER: _Sums(out=0, into=30, postings=1, last=12),
+        CASH: Sums(out=105, into=0, postings=2, last=13),
+        BUDGET: Sums(out=30, into=105, postings=3, last=13),
+        USER: Sums(out=0, into=30, postings=1, last=12),
     }
     assert _sums([], []) == {}
     assert accounts.touched(batch) == sorted([CASH, BUDGET, USER])

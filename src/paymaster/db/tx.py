@@ -203,6 +203,14 @@ class Writes(ReadTx):
         if self._dated_after is None:
             self._dated_after = (closed_through,)
 
+    def go(self) -> None:
+        """Let the database begin with what was asked in a `pipeline`, and do other work meanwhile.
+
+        Where several callers wait nothing goes before it has to: they may be sent together.
+        """
+        if self._sending is not None and not self.sent:
+            self._sending.go()
+
     async def execute(self, sql: LiteralString, params: Params = None) -> int:
         """Run a statement; the number of rows it touched."""
         return await (await self._asked(sql, params)).touched()
@@ -213,7 +221,7 @@ class Writes(ReadTx):
         Other plans would visit, and so lock, in the order of the table. (Statements that are sent
         together are planned so anyway.)
         """
-        if self._sending is not None:
+        if self.sent:
             return await self.ask(sql, params)
         async with self.pipeline():
             await self.send(_PLAN, ("off",))
@@ -228,6 +236,16 @@ class Writes(ReadTx):
         the next answer, at the latest by the commit.
         """
         await self._asked(sql, params)
+
+    def leave(
+        self, sql: LiteralString, params: Params = None, failing: Failing | None = None
+    ) -> None:
+        """Run a statement whose answer nobody needs with the next one, by the commit at the latest.
+
+        Should it fail, that is raised there.
+        """
+        leave = self._line.leave if self._sending is None else self._sending.put
+        leave(sql, params, failing)
 
     @property
     def server_version(self) -> int:
@@ -301,8 +319,7 @@ class Writes(ReadTx):
         if not self._appended:
             return
         dated = self._dated_after
-        leave = self._line.leave if self._sending is None else self._sending.put
-        leave(
+        self.leave(
             """
             WITH moved AS (
                 UPDATE head SET seq = seq + %(n)s, recorded_at = greatest(recorded_at, %(now)s)

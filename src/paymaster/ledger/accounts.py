@@ -8,7 +8,7 @@ then finds to be otherwise (a duplicate, a refusal) is written over, account by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, LiteralString
 
@@ -27,6 +27,9 @@ _OLD_IN_RETURNING: Final = 180_000
 _LARGE: Final = 2**61
 """Sums beyond this could leave 64 bits on the way; they are decided first, as in a small batch."""
 
+_WIDE: Final = 2**62
+"""So are those of accounts with more than this."""
+
 State = tuple[int, int, int | None]
 
 
@@ -34,16 +37,40 @@ def _state(row: AccountRow) -> State:
     return row.balance, row.postings, row.last_posting_id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Sums:
+    """What a batch asks of an account; `last` is the id of its last posting there."""
+
+    out: int = 0
+    into: int = 0
+    postings: int = 0
+    last: int = 0
+
+    def fit(self, row: AccountRow) -> bool:
+        """Whether an account has room for all of it, in whatever order it comes."""
+        return (
+            not row.closed
+            and -_WIDE <= row.balance <= _WIDE
+            and (row.floor is None or row.balance - self.out >= row.floor)
+            and (row.ceiling is None or row.balance + self.into <= row.ceiling)
+        )
+
+
+@dataclass(slots=True)
 class Taken:
     """The locked accounts as they were, and for each what its row holds by now.
 
-    Those in `new` have no row yet.
+    Those in `new` have no row yet; when they are `complete` there are none. With `fits` no account
+    can be the reason of a refusal: what is asked of each was summed up before, and there is room
+    for all of it.
     """
 
     rows: dict[Account, AccountRow] = field(default_factory=dict[Account, AccountRow])
     written: dict[int, State] = field(default_factory=dict[int, State])
     new: list[AccountRow] = field(default_factory=list[AccountRow])
+    asked: Mapping[Account, Sums] = field(default_factory=dict[Account, Sums])
+    fits: bool = False
+    complete: bool = False
 
     def changed(self) -> list[AccountRow]:
         """Accounts whose row is not as it has been decided."""
@@ -57,15 +84,21 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Taking:
-    """Accounts whose lock was asked for; `written` is whether their sums were written at once."""
+    """Accounts whose lock was asked for; with their `sums` where those were written at once."""
 
     _wanted: Sequence[Account]
     _answer: Asked
-    _written: bool
+    _sums: Sequence[Sums] | None = None
+
+    @property
+    def written(self) -> bool:
+        """Whether the sums were written at once."""
+        return self._sums is not None
 
     async def taken(self) -> Taken:
         """Those of them that exist."""
-        taken = Taken()
+        taken, wanted, asked = Taken(), self._wanted, self._sums
+        rows, states, fits = taken.rows, taken.written, asked is not None
         for (
             place,
             number,
@@ -75,25 +108,22 @@ class Taking:
             count,
             last,
             closed,
-            *written,
+            written,
         ) in await self._answer.rows():
-            account = self._wanted[int(place) - 1]
+            at = int(place) - 1
+            account = wanted[at]
             row = AccountRow(number, account, balance, floor, ceiling, count, last, closed)
-            taken.rows[account] = row
-            taken.written[number] = (
-                (written[0], written[1], written[2]) if self._written else _state(row)
-            )
+            rows[account] = row
+            if asked is None:
+                states[number] = balance, count, last
+                continue
+            sums = asked[at]
+            states[number] = written, count + sums.postings, sums.last
+            fits = fits and sums.fit(row)
+        taken.fits, taken.complete = fits, len(rows) == len(wanted)
+        if asked is not None and not taken.complete:
+            taken.asked = dict(zip(wanted, asked, strict=True))
         return taken
-
-
-@dataclass(slots=True)
-class _Sums:
-    """What a batch asks of an account; `last` is the id of its last posting there."""
-
-    out: int = 0
-    into: int = 0
-    postings: int = 0
-    last: int = 0
 
 
 def touched(entries: Sequence[Entry]) -> list[Account]:
@@ -107,7 +137,7 @@ async def take(tx: CellTx, entries: Sequence[Entry], posting_ids: Sequence[int])
     if len(wanted) >= _MANY and tx.server_version >= _OLD_IN_RETURNING:
         sums = _sums(entries, posting_ids)
         if sums is not None:
-            return await _apply(tx, [(account, sums[account]) for account in wanted])
+            return await _apply(tx, wanted, [sums[account] for account in wanted])
     return await lock(tx, wanted)
 
 
@@ -117,7 +147,9 @@ def add_new(tx: CellTx, taken: Taken, entries: Sequence[Entry]) -> None:
     That they did not exist is part of what is decided, also where an entry is refused for it: when
     another transaction opens one meanwhile, opening it here fails, and the work is run again.
     """
-    rows = taken.rows
+    if taken.complete:
+        return
+    rows, nothing = taken.rows, Sums()
     missing = sorted(
         {
             account
@@ -132,11 +164,12 @@ def add_new(tx: CellTx, taken: Taken, entries: Sequence[Entry]) -> None:
         row = AccountRow(number, account, 0, kind.floor, kind.ceiling, 0, None, closed=False)
         rows[account] = row
         taken.new.append(row)
+        taken.fits = taken.fits and taken.asked.get(account, nothing).fit(row)
 
 
-def _sums(entries: Sequence[Entry], posting_ids: Sequence[int]) -> dict[Account, _Sums] | None:
+def _sums(entries: Sequence[Entry], posting_ids: Sequence[int]) -> dict[Account, Sums] | None:
     """What is asked of each account; None when that depends on what they hold."""
-    found: dict[Account, _Sums] = {}
+    found: dict[Account, Sums] = {}
     ids = iter(posting_ids)
     total = 0
     for entry in entries:
@@ -146,13 +179,13 @@ def _sums(entries: Sequence[Entry], posting_ids: Sequence[int]) -> dict[Account,
             minor, number = posting.amount.minor, next(ids)
             source = found.get(posting.source)
             if source is None:
-                source = found[posting.source] = _Sums()
+                source = found[posting.source] = Sums()
             source.out += minor
             source.postings += 1
             source.last = number
             destination = found.get(posting.destination)
             if destination is None:
-                destination = found[posting.destination] = _Sums()
+                destination = found[posting.destination] = Sums()
             destination.into += minor
             destination.postings += 1
             destination.last = number
@@ -165,7 +198,7 @@ async def lock(tx: CellTx, wanted: Sequence[Account]) -> Taking:
     asked = await tx.ask(
         """
         SELECT w.place, a.id, a.balance, a.floor, a.ceiling, a.postings, a.last_posting_id,
-            a.closed_at IS NOT NULL
+            a.closed_at IS NOT NULL, a.balance
         FROM account a
         JOIN unnest(%s::text[], %s::bigint[], %s::text[]) WITH ORDINALITY
             AS w (kind, owner_id, asset, place)
@@ -174,7 +207,7 @@ async def lock(tx: CellTx, wanted: Sequence[Account]) -> Taking:
         """,
         ([a.kind for a in wanted], [a.owner_id for a in wanted], [a.asset for a in wanted]),
     )
-    return Taking(wanted, asked, _written=False)
+    return Taking(wanted, asked)
 
 
 _FITS: LiteralString = """
@@ -197,24 +230,23 @@ _APPLY: LiteralString = (
         AS u (kind, owner_id, asset, outgoing, incoming, postings, last, place)
     WHERE a.kind = u.kind AND a.owner_id = u.owner_id AND a.asset = u.asset
     RETURNING u.place, a.id, old.balance, a.floor, a.ceiling, old.postings, old.last_posting_id,
-        a.closed_at IS NOT NULL, a.balance, a.postings, a.last_posting_id
+        a.closed_at IS NOT NULL, a.balance
     """
 )
 
 
-async def _apply(tx: CellTx, wanted: Sequence[tuple[Account, _Sums]]) -> Taking:
+async def _apply(tx: CellTx, wanted: Sequence[Account], asked: Sequence[Sums]) -> Taking:
     """Write the sums; rows are visited in the order of `wanted`."""
     params = (
-        [account.kind for account, _ in wanted],
-        [account.owner_id for account, _ in wanted],
-        [account.asset for account, _ in wanted],
-        [sums.out for _, sums in wanted],
-        [sums.into for _, sums in wanted],
-        [sums.postings for _, sums in wanted],
-        [sums.last for _, sums in wanted],
+        [account.kind for account in wanted],
+        [account.owner_id for account in wanted],
+        [account.asset for account in wanted],
+        [one.out for one in asked],
+        [one.into for one in asked],
+        [one.postings for one in asked],
+        [one.last for one in asked],
     )
-    names = [account for account, _ in wanted]
-    return Taking(names, await tx.in_order(_APPLY, params), _written=True)
+    return Taking(wanted, await tx.in_order(_APPLY, params), asked)
 
 
 async def open_new(tx: CellTx, rows: Sequence[AccountRow]) -> None:

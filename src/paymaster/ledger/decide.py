@@ -143,18 +143,17 @@ class Books:
         self._undo(mark[1])
 
     def _one(self, entry: Entry, digest: bytes, draw: Draw | None) -> Posted:
-        place = self.place
-        self.place += len(entry.postings)
-        before = self.known.get(entry.id)
+        entry_id, place, accounts = entry.id, self.place, self.accounts
+        self.place = place + len(entry.postings)
+        before = self.known.get(entry_id)
         if before is not None:
-            return Posted(entry.id, Verdict.DUPLICATE if before == digest else Verdict.CONFLICT)
+            return Posted(entry_id, Verdict.DUPLICATE if before == digest else Verdict.CONFLICT)
         if draw is not None and not draw.possible:
-            return Posted(entry.id, Verdict.HOLD)
+            return Posted(entry_id, Verdict.HOLD)
         start, shared = len(self.postings), 0
         moved: list[int] = []
         for number, posting in enumerate(entry.postings, place):
-            source = self.accounts[posting.source]
-            destination = self.accounts[posting.destination]
+            source, destination = accounts[posting.source], accounts[posting.destination]
             asked, mode = posting.amount.minor, posting.mode
             if mode is not _EXACT:
                 asked = max(asked - shared, 0)
@@ -164,48 +163,24 @@ class Books:
             refused = _refused(posting, asked, source, destination)
             if refused is not None:
                 self._undo(start)
-                return Posted(entry.id, refused)
+                return Posted(entry_id, refused)
             moved.append(asked)
             if asked:
-                self._move(number, entry.id, posting.amount.minor, asked, source, destination)
+                self.postings.append(
+                    _move(
+                        self.posting_ids[number],
+                        entry_id,
+                        posting.amount.minor,
+                        asked,
+                        source,
+                        destination,
+                    )
+                )
         self.entries.append((entry, digest, start, len(self.postings)))
-        self.known[entry.id] = digest
+        self.known[entry_id] = digest
         if draw is not None:
             draw.take(draw.amount)
-        return Posted(entry.id, _POSTED, tuple(moved))
-
-    def _move(
-        self,
-        place: int,
-        entry_id: int,
-        requested: int,
-        amount: int,
-        source: AccountRow,
-        destination: AccountRow,
-    ) -> None:
-        number = self.posting_ids[place]
-        source_before, destination_before = source.last_posting_id, destination.last_posting_id
-        source.last_posting_id = destination.last_posting_id = number
-        source.balance = left = source.balance - amount
-        source.postings = source_number = source.postings + 1
-        destination.balance = reached = destination.balance + amount
-        destination.postings = destination_number = destination.postings + 1
-        self.postings.append(
-            (
-                number,
-                entry_id,
-                source,
-                destination,
-                amount,
-                requested,
-                source_before,
-                source_number,
-                left,
-                destination_before,
-                destination_number,
-                reached,
-            )
-        )
+        return Posted(entry_id, _POSTED, tuple(moved))
 
     def _undo(self, start: int) -> None:
         """Take back all postings from `start` on, the last one first."""
@@ -215,6 +190,37 @@ class Books:
                 account.balance += change
                 account.postings -= 1
                 account.last_posting_id = previous
+
+
+def _move(
+    number: int,
+    entry_id: int,
+    requested: int,
+    amount: int,
+    source: AccountRow,
+    destination: AccountRow,
+) -> PostingRow:
+    """Move `amount` between two accounts."""
+    source_before, destination_before = source.last_posting_id, destination.last_posting_id
+    source.last_posting_id = destination.last_posting_id = number
+    source.balance = left = source.balance - amount
+    source.postings = source_number = source.postings + 1
+    destination.balance = reached = destination.balance + amount
+    destination.postings = destination_number = destination.postings + 1
+    return (
+        number,
+        entry_id,
+        source,
+        destination,
+        amount,
+        requested,
+        source_before,
+        source_number,
+        left,
+        destination_before,
+        destination_number,
+        reached,
+    )
 
 
 def _refused(

@@ -71,9 +71,10 @@ class Entry:
             kind, owner, _ = posting.source
             to_kind, to_owner, _ = posting.destination
             amount = posting.amount
+            # A sum of texts: an f-string would ask the enumeration how to write its member.
             text += (
-                f"\n{kind}:{owner}>{to_kind}:{to_owner}"
-                f"={amount.minor}{amount.currency}/{posting.mode}"
+                f"\n{kind}:{owner}>{to_kind}:{to_owner}={amount.minor}{amount.currency}/"
+                + posting.mode
             )
         return hashlib.blake2b(text.encode(), digest_size=16).digest()
 

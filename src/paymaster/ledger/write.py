@@ -7,17 +7,20 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 
 from paymaster.db import copying
 from paymaster.db.copying import NULL
 from paymaster.db.tx import CellTx, json
+from paymaster.kernel.errors import Broken
 from paymaster.ledger import accounts
 from paymaster.ledger.accounts import Taken
 from paymaster.ledger.decide import AccountRow, Books, PostingRow
 from paymaster.ledger.entry import Entry
+
+T = TypeVar("T")
 
 _MANY: Final = 48
 """Rows from which on COPY pays."""
@@ -41,47 +44,75 @@ class Effective(NamedTuple):
     line: str
 
 
-class EntryRow(NamedTuple):
-    """An entry, its digest, its place in the transaction, and the range of its postings' ids."""
+EntryRow = tuple[Entry, bytes, int, int, Effective, int | None, int | None]
+"""An entry to write: it, its digest, its place in the transaction, the number of its postings, when
+it takes effect, and the range of its postings' ids."""
 
-    entry: Entry
-    digest: bytes
-    ordinal: int
-    postings: int
-    effective: Effective
-    first: int | None
-    last: int | None
+
+def many(tx: CellTx, rows: int) -> bool:
+    """Whether COPY pays for so many."""
+    return rows >= (_MANY_SENT if tx.sent else _MANY)
 
 
 async def write(tx: CellTx, taken: Taken, books: Books, entries: Sequence[EntryRow]) -> None:
     """Write the batch and bring the account rows up to date."""
-    changed, marks, late = taken.changed(), _marks(books.postings), _late(books.postings, entries)
-    if len(entries) + len(books.postings) < (_MANY_SENT if tx.sent else _MANY):
-        await _few(tx, entries, books.postings, changed)
-        await _mark(tx, marks, late)
+    if not many(tx, len(entries) + len(books.postings)):
+        await _few(tx, entries, books.postings, taken.changed())
+        _mark(tx, _marks(books.postings), _late(books.postings, entries))
         return
+    lines = await tx.copy_while(
+        _ENTRIES, entry_lines(tx, entries), lambda: _posting_lines(books.postings)
+    )
+    await _rest(tx, taken, books, entries, lines)
+
+
+async def write_ahead(
+    tx: CellTx,
+    taken: Taken,
+    books: Books,
+    entries: Sequence[EntryRow],
+    lines: str,
+    decide: Callable[[], T],
+) -> T:
+    """As `write`, of entries that can only all be posted: decided while they are written already.
+
+    Raises Broken `post-foreseen` should they not be; then nothing is committed.
+    """
+
+    def decided() -> tuple[T, str]:
+        results = decide()
+        if (len(books.entries), len(books.postings)) != (len(entries), len(books.posting_ids)):
+            raise Broken("post-foreseen", "Entries that had to be posted were refused.")
+        return results, _posting_lines(books.postings)
+
+    results, postings = await tx.copy_while(_ENTRIES, [lines], decided)
+    await _rest(tx, taken, books, entries, postings)
+    return results
+
+
+async def _rest(
+    tx: CellTx, taken: Taken, books: Books, entries: Sequence[EntryRow], lines: str
+) -> None:
+    def left() -> tuple[list[AccountRow], list[_Mark], list[_Late]]:
+        return taken.changed(), _marks(books.postings), _late(books.postings, entries)
+
+    changed, marks, late = await tx.copy_while(_POSTINGS, [lines], left) if lines else left()
     if changed:
         await accounts.update(tx, changed)
-    postings = await tx.copy_while(
-        """
-        COPY entry (id, kind, recipe_version, subject, digest, evidence, reverses_id, trace_id,
-            commit_id, ordinal, postings, effective_at, effective_day, first_posting_id,
-            last_posting_id) FROM STDIN
-        """,
-        _entry_lines(tx, entries),
-        lambda: _posting_lines(books.postings),
-    )
-    if postings:
-        await tx.copy(
-            """
-            COPY posting (id, entry_id, source_id, destination_id, amount, asset, requested,
-                source_previous, source_number, source_balance, destination_previous,
-                destination_number, destination_balance) FROM STDIN
-            """,
-            postings,
-        )
-    await _mark(tx, marks, late)
+    _mark(tx, marks, late)
 
+
+_ENTRIES: LiteralString = """
+    COPY entry (id, kind, recipe_version, subject, digest, evidence, reverses_id, trace_id,
+        commit_id, ordinal, postings, effective_at, effective_day, first_posting_id,
+        last_posting_id) FROM STDIN
+"""
+
+_POSTINGS: LiteralString = """
+    COPY posting (id, entry_id, source_id, destination_id, amount, asset, requested,
+        source_previous, source_number, source_balance, destination_previous,
+        destination_number, destination_balance) FROM STDIN
+"""
 
 _Mark = tuple[int, int, int]
 _Late = tuple[int, int, int, datetime, int]
@@ -100,7 +131,7 @@ def _marks(rows: Sequence[PostingRow]) -> list[_Mark]:
 
 def _late(postings: Sequence[PostingRow], entries: Sequence[EntryRow]) -> list[_Late]:
     """Account, number, posting, moment, amount as the account sees it, of what is dated back."""
-    moments = {row.entry.id: row.effective.at for row in entries if row.effective.late}
+    moments = {row[0].id: row[4].at for row in entries if row[4].late}
     if not moments:
         return []
     return [
@@ -114,15 +145,15 @@ def _late(postings: Sequence[PostingRow], entries: Sequence[EntryRow]) -> list[_
     ]
 
 
-async def _mark(tx: CellTx, marks: Sequence[_Mark], late: Sequence[_Late]) -> None:
+def _mark(tx: CellTx, marks: Sequence[_Mark], late: Sequence[_Late]) -> None:
     if marks:
-        await tx.send(
+        tx.leave(
             "INSERT INTO account_mark (account_id, number, posting_id)"
             " SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[])",
             [list(column) for column in zip(*marks, strict=True)],
         )
     if late:
-        await tx.send(
+        tx.leave(
             "INSERT INTO late_leg (account_id, number, posting_id, effective_at, amount)"
             " SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],"
             " %s::bigint[])",
@@ -130,20 +161,23 @@ async def _mark(tx: CellTx, marks: Sequence[_Mark], late: Sequence[_Late]) -> No
         )
 
 
-def _entry_lines(tx: CellTx, rows: Sequence[EntryRow]) -> Iterator[str]:
+def entry_lines(tx: CellTx, rows: Sequence[EntryRow]) -> Iterator[str]:
+    """Entries as COPY takes them."""
     commit_id, own_trace = tx.commit_id, copying.text(tx.trace_id)
+    text = copying.escaping([row[0].subject for row in rows])
     for entry, digest, ordinal, postings, effective, first, last in rows:
         trace = copying.text(entry.trace_id) if entry.trace_id else own_trace
+        evidence = copying.json(entry.evidence) if entry.evidence else "{}"
         yield (
-            f"{entry.id}\t{entry.kind}\t{entry.recipe_version}\t{copying.text(entry.subject)}\t"
-            f"{copying.hexadecimal(digest)}\t{copying.json(entry.evidence)}\t"
-            f"{entry.reverses_id or NULL}\t{trace}\t{commit_id}\t{ordinal}\t{postings}\t"
-            f"{effective.line}\t{first or NULL}\t{last or NULL}\n"
+            f"{entry.id}\t{entry.kind}\t{entry.recipe_version}\t{text(entry.subject)}\t"
+            f"\\\\x{digest.hex()}\t{evidence}\t{entry.reverses_id or NULL}\t{trace}\t"
+            f"{commit_id}\t{ordinal}\t{postings}\t{effective.line}\t{first or NULL}\t"
+            f"{last or NULL}\n"
         )
 
 
-def _posting_lines(rows: Sequence[PostingRow]) -> list[str]:
-    return [
+def _posting_lines(rows: Sequence[PostingRow]) -> str:
+    lines = [
         f"{number}\t{entry}\t{source.id}\t{destination.id}\t{amount}\t{source.account.asset}\t"
         f"{requested}\t{source_before or NULL}\t{source_number}\t{left}\t"
         f"{destination_before or NULL}\t{destination_number}\t{reached}\n"
@@ -162,6 +196,7 @@ def _posting_lines(rows: Sequence[PostingRow]) -> list[str]:
             reached,
         ) in rows
     ]
+    return "".join(lines)
 
 
 async def _few(
@@ -204,21 +239,22 @@ async def _few(
 
 
 def _entry_columns(tx: CellTx, rows: Sequence[EntryRow]) -> list[list[Any]]:
+    entries = [row[0] for row in rows]
     return [
-        [row.entry.id for row in rows],
-        [row.entry.kind for row in rows],
-        [row.entry.recipe_version for row in rows],
-        [row.entry.subject for row in rows],
-        [row.digest for row in rows],
-        [json(dict(row.entry.evidence)) for row in rows],
-        [row.entry.reverses_id for row in rows],
-        [row.entry.trace_id or tx.trace_id for row in rows],
-        [row.ordinal for row in rows],
-        [row.postings for row in rows],
-        [row.effective.at for row in rows],
-        [row.effective.day for row in rows],
-        [row.first for row in rows],
-        [row.last for row in rows],
+        [entry.id for entry in entries],
+        [entry.kind for entry in entries],
+        [entry.recipe_version for entry in entries],
+        [entry.subject for entry in entries],
+        [row[1] for row in rows],
+        [json(dict(entry.evidence)) for entry in entries],
+        [entry.reverses_id for entry in entries],
+        [entry.trace_id or tx.trace_id for entry in entries],
+        [row[2] for row in rows],
+        [row[3] for row in rows],
+        [row[4].at for row in rows],
+        [row[4].day for row in rows],
+        [row[5] for row in rows],
+        [row[6] for row in rows],
     ]
 
 
