@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.quoting import DEDUCTED, ask
 from tests.screening import judged
 from tests.withdrawals import (
     new_earner,
@@ -22,6 +23,7 @@ from tests.withdrawals import (
 from tests.world import PostgresServer, World
 
 from paymaster.kernel.errors import Broken
+from paymaster.kernel.money import Money
 from paymaster.screen import Facts, Scope, Window, store
 from paymaster.screen.decide import (
     Claimed,
@@ -68,6 +70,22 @@ async def test_windows_count_what_was_asked_before_and_not_what_went_back(world:
     ]
     facts = await figures(world, later, earner.destination_id, hour)
     assert [(f.count, f.amount("EUR").text()) for f in facts.figures] == [(2, "20.00")]
+
+
+async def test_amounts_are_what_was_asked_for_whoever_bears_the_fee(world: World):
+    """The API has held the same figure against the same limits: both must say the same."""
+    hour = Window(Scope.USER, 3600)
+    earner = await new_earner(world, "100.00")
+    [before] = await ask(world, earner.asks("30.00"), plan=DEDUCTED)
+    [off] = await ask(world, earner.asks("20.00"), plan=DEDUCTED)
+    [on_top] = await ask(world, earner.asks("10.00"))
+    assert before.row is not None
+    assert before.row.amount < 3000
+    for outcome, amount, so_far in ((off, "20.00", "30.00"), (on_top, "10.00", "50.00")):
+        assert outcome.withdrawal_id is not None
+        facts = await figures(world, outcome.withdrawal_id, earner.destination_id, hour)
+        assert facts.amount == Money.parse(amount, "EUR")
+        assert facts.figures[0].amount("EUR").text() == so_far
 
 
 async def test_the_day_is_that_of_the_environment(world: World):

@@ -123,7 +123,11 @@ class DestinationFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything about one request. `amount` is what leaves the user's balance for the payee."""
+    """Everything about one request.
+
+    `amount` is what was asked for, which the API has held against the same limits: what the payee
+    gets, with the fee where the payee bears it.
+    """
 
     act: Act
     at: datetime

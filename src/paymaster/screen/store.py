@@ -101,7 +101,7 @@ class Asked(NamedTuple):
 
     @property
     def money(self) -> Money:
-        """What the user asked for, which is what the proof is bound to."""
+        """What the proof is bound to: the withdrawal's amount, as it is shown everywhere."""
         return Money(self.amount, self.asset)
 
 
@@ -137,11 +137,11 @@ class Subject(NamedTuple):
 
 
 async def subjects(tx: CellRead, ids: Sequence[int]) -> list[Subject]:
-    """What the rules may look at, apart from figures. `amount` is without the fee."""
+    """What the rules may look at, apart from figures. `amount` is what was asked for."""
     rows = await tx.tuples(
         """
-        SELECT w.id, w.amount, w.asset, w.requested_at, u.id, u.status, u.created_at, d.kind,
-            d.fingerprint, d.created_at,
+        SELECT w.id, w.amount + CASE w.fee_payer WHEN 'receiver' THEN w.fee ELSE 0 END, w.asset,
+            w.requested_at, u.id, u.status, u.created_at, d.kind, d.fingerprint, d.created_at,
             w.number > 1 AND EXISTS (
                 SELECT FROM withdrawal_move m WHERE m.withdrawal_id = w.id
                 AND m.source = 'challenged' AND m.event = 'screen'
@@ -180,6 +180,7 @@ class Sum(NamedTuple):
 async def sums(tx: CellRead, scope: Scope, spans: Sequence[Span], void: Sequence[str]) -> list[Sum]:
     """Counts and sums over other withdrawals of the same user, or to the same fingerprint.
 
+    Sums are of what was asked for: where the payee bears the fee, that is amount and fee.
     Those in a `void` state do not count. "Before" is by time of request, then by id, so that of two
     in one batch the later one sees the earlier one, and never the other way round.
     """
@@ -203,7 +204,8 @@ async def sums(tx: CellRead, scope: Scope, spans: Sequence[Span], void: Sequence
 
 
 _SUMS_OF_USER: LiteralString = """
-    SELECT s.id, s.w, o.asset, count(*), sum(o.amount)::bigint
+    SELECT s.id, s.w, o.asset, count(*),
+        sum(o.amount + CASE o.fee_payer WHEN 'receiver' THEN o.fee ELSE 0 END)::bigint
     FROM unnest(%(ids)s::bigint[], %(ats)s::timestamptz[], %(of)s::bigint[], %(windows)s::int[],
             %(since)s::timestamptz[], %(floors)s::bigint[]) AS s (id, at, of, w, since, floor)
         JOIN withdrawal o ON o.user_id = s.of AND o.id >= s.floor
@@ -213,7 +215,8 @@ _SUMS_OF_USER: LiteralString = """
 """
 
 _SUMS_OF_DESTINATION: LiteralString = """
-    SELECT s.id, s.w, o.asset, count(*), sum(o.amount)::bigint
+    SELECT s.id, s.w, o.asset, count(*),
+        sum(o.amount + CASE o.fee_payer WHEN 'receiver' THEN o.fee ELSE 0 END)::bigint
     FROM unnest(%(ids)s::bigint[], %(ats)s::timestamptz[], %(of)s::bytea[], %(windows)s::int[],
             %(since)s::timestamptz[], %(floors)s::bigint[]) AS s (id, at, of, w, since, floor)
         JOIN destination same ON same.fingerprint = s.of
