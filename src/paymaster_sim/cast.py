@@ -22,6 +22,7 @@ from paymaster.kernel.money import Money
 from paymaster.people import destinations, users
 from paymaster.people.users import Upsert
 from paymaster.screen import activate
+from paymaster_sim import terms
 from paymaster_sim.clock import START
 from paymaster_sim.place import CELLS, ENVIRONMENT
 
@@ -90,6 +91,7 @@ async def make(deps: Deps, mix: Mix, wanted: Sequence[NewAccount], count: int) -
     made = await run(ACTOR, new_trace_id(), lambda tx: _accounts(tx, deps, wanted))
     funding = await run(ACTOR, new_trace_id(), lambda tx: _work(tx, mix.currency))
     await run(ACTOR, new_trace_id(), lambda tx: _rules(tx, mix.currency))
+    await run(ACTOR, new_trace_id(), lambda tx: terms.put(tx, mix, terms.USUAL))
     people = [await _person(deps, mix, number) for number in range(count)]
     return Cast(people, made, funding, mix.currency)
 
@@ -157,6 +159,7 @@ async def _person(deps: Deps, mix: Mix, number: int) -> Person:
                 tx, sealer, ref.id, kind, currency, given, cooling=timedelta(0)
             )
             found[rail] = view.ref.id
+        await terms.choose(tx, mix, number, ref.id, found)
         return found
 
     for kind, given, _ in ways.values():

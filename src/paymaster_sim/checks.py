@@ -93,11 +93,12 @@ _STORY = """
 """
 
 
-def _everywhere(statement: str) -> str:
+def everywhere(statement: str) -> str:
+    """A statement for every cell: `{s}` is the schema, `{n}` the number."""
     return " UNION ALL ".join(statement.format(n=n, s=f"cell_{n}") for n in CELLS)
 
 
-_EACH_STEP, _AT_LEISURE = _everywhere(_SUMS), _everywhere(_MOVED)
+_EACH_STEP, _AT_LEISURE = everywhere(_SUMS), everywhere(_MOVED)
 
 
 def books(eye: Eye) -> None:
@@ -180,20 +181,25 @@ def ended(eye: Eye, seen: Sequence[Seen]) -> None:
 
 
 def acknowledged(
-    seen: Sequence[Seen], told: Mapping[str, tuple[int, int, int]], accepted: Callable[[int], int]
+    seen: Sequence[Seen],
+    told: Mapping[str, tuple[int, int, int, int]],
+    accepted: Callable[[int], int],
 ) -> None:
-    """What clients were promised is there once, with its amount. Raises Violation.
+    """What clients were promised is there once, with its amount and fee. Raises Violation.
 
-    `told` has cell, id and amount by caller's key; `accepted` says how many a cell may have.
+    `told` has cell, id, amount and fee by caller's key; `accepted` says how many a cell may have,
+    apart from what was paid out without being asked for.
     """
     there = {(one.cell, one.id): one for one in seen}
-    for key, (cell, number, minor) in told.items():
+    for key, (cell, number, *charged) in told.items():
         found = there.get((cell, number))
         if found is None:
             raise Violation("acknowledged-lost", f"{key}: withdrawal {number} of cell {cell}")
-        if found.amount != minor:
-            raise Violation("acknowledged-altered", f"{key}: {found.amount}, asked was {minor}")
-    per_cell = Counter(one.cell for one in seen)
+        if [found.amount, found.fee] != charged:
+            raise Violation(
+                "acknowledged-altered", f"{key}: {found.amount} and {found.fee}, told was {charged}"
+            )
+    per_cell = Counter(one.cell for one in seen if not one.automatic)
     for cell, count in per_cell.items():
         if count > accepted(cell):
             raise Violation(
@@ -212,7 +218,7 @@ def cash(eye: Eye, outside: Outside, accounts: Mapping[str, int]) -> None:
             " coalesce(sum(CASE kind WHEN 'suspense' THEN balance ELSE 0 END), 0)"
             " FROM {s}.account WHERE owner_id = %(number)s"
         )
-        rows = eye.rows(_everywhere(one), number=number)
+        rows = eye.rows(everywhere(one), number=number)
         ours, clearing, suspense = (int(sum(part)) for part in zip(*rows, strict=True))
         if (ours, clearing) != (real[name], 0):
             raise Violation(

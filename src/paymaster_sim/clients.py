@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from paymaster.api.hot import Hot
@@ -19,9 +20,13 @@ from paymaster.earn.intake import parse
 from paymaster.kernel.errors import Broken, PaymasterError
 from paymaster.kernel.ids import new_trace_id, parse_text_id
 from paymaster.kernel.money import Money
-from paymaster.withdraw import moves
+from paymaster.withdraw import fee_plans, moves, pinned
+from paymaster.withdraw import quote as quotes
+from paymaster.withdraw.fee_plans import Plans
+from paymaster.withdraw.quote_store import Quote
 from paymaster.withdraw.request import RequestWithdrawal
 from paymaster.withdraw.request_keyed import Keyed
+from paymaster_sim import terms
 from paymaster_sim.cast import Cast
 from paymaster_sim.checks import Violation
 from paymaster_sim.place import ENVIRONMENT
@@ -35,7 +40,11 @@ CREDENTIAL, ROUTE = 7, "/v1/withdrawals"
 
 @dataclass(slots=True)
 class Wish:
-    """A withdrawal that a client wants, under its key; `answer` is what it was told."""
+    """A withdrawal that a client wants, under its key; `answer` is what it was told.
+
+    `quoted` says whether a quote is still to be asked for, before it is sent for the first time.
+    `charged` are amount and fee, once it is accepted.
+    """
 
     key: str
     person: int
@@ -43,8 +52,11 @@ class Wish:
     minor: int
     copies: int = 1
     lost: int = 0
+    quoted: bool = False
+    quote: Quote | None = None
     answer: bytes | None = None
     withdrawal: tuple[int, int] | None = None
+    charged: tuple[int, int] = (0, 0)
     sent: bool = False
 
 
@@ -82,9 +94,16 @@ class Clients:
                 self._told(wish, answer)
 
     async def _send(self, wishes: Sequence[Wish]) -> list[tuple[Wish, Answer]]:
-        hot = Hot(self.api.deps)
+        hot, control = Hot(self.api.deps), self.api.deps.dbs.control
         try:
-            sent = [(wish, self._one(hot, wish)) for wish in wishes for _ in range(wish.copies)]
+            plans = await control.read(lambda tx: fee_plans.current(tx, ENVIRONMENT))
+            for wish in wishes:
+                if wish.quoted:
+                    wish.quote = await told(self._quote(plans, wish), self.refused)
+                    wish.quoted = False
+            sent = [
+                (wish, self._one(hot, plans, wish)) for wish in wishes for _ in range(wish.copies)
+            ]
             answers = await asyncio.gather(*(call for _, call in sent))
         finally:
             await hot.close()
@@ -94,17 +113,32 @@ class Clients:
                 found.append((wish, answer))
         return found
 
-    async def _one(self, hot: Hot, wish: Wish) -> Answer | None:
+    async def _quote(self, plans: Plans, wish: Wish) -> Quote:
+        """What it would cost; good for a while, whatever is put in force meanwhile."""
+        person, fx = self.cast.people[wish.person], self.api.deps.settings.fx
+        money = Money(wish.minor, self.cast.currency)
+        destination = person.destinations[wish.rail]
+        wanted = quotes.Wanted(person.ref.id, destination, "amount", money, money.currency)
+        lasts = timedelta(seconds=fx.quote_seconds)
+
+        async def work(tx: CellTx) -> Quote:
+            plan = quotes.plan_for(plans, wanted, await quotes.destination_of(tx, wanted))
+            terms = quotes.Terms(plan, None, {}, lasts, fx.open_quotes_per_user)
+            return await quotes.make(tx, wanted, terms)
+
+        return await self.api.deps.dbs.cell(person.ref.cell).run(APP, new_trace_id(), work)
+
+    async def _one(self, hot: Hot, plans: Plans, wish: Wish) -> Answer | None:
         person = self.cast.people[wish.person]
         destination = person.destinations[wish.rail]
-        body = json.dumps([person.name, destination, wish.minor]).encode()
+        quote = None if wish.quote is None else wish.quote.id
+        body = json.dumps([person.name, destination, wish.minor, quote]).encode()
         key = Key.of(CREDENTIAL, ROUTE, wish.key, body)
-        command = RequestWithdrawal(
-            person.ref.id, destination, Money(wish.minor, self.cast.currency), actor=APP
-        )
+        money = Money(wish.minor, self.cast.currency)
+        command = RequestWithdrawal(person.ref.id, destination, money, actor=APP, quote_id=quote)
         try:
             await hot.claim(key)
-            return await hot.request(person.ref.cell, Keyed(key, command))
+            return await hot.request(person.ref.cell, Keyed(key, command, plans=plans))
         except Broken as error:
             raise Violation(f"broken:{error.slug}", error.detail) from error
         except PaymasterError as error:
@@ -120,12 +154,21 @@ class Clients:
             if answer.status == 202:
                 ref = parse_text_id("wd", body["id"])
                 wish.withdrawal = ref.cell, ref.id
+                wish.charged = _minor(body["amount"]), _minor(body["fee"])
+                self._as_offered(wish)
             else:
                 self.refused[body["code"]] += 1
         elif wish.answer != answer.answer:
             raise Violation(
                 "answer-differs", f"{wish.key}: {answer.answer!r} after {wish.answer!r}"
             )
+
+    def _as_offered(self, wish: Wish) -> None:
+        """What is charged is what the quote has said, or one of the prices that are ever asked."""
+        quote, way = wish.quote, list(self.cast.people[wish.person].destinations).index(wish.rail)
+        offered = terms.fees(way, wish.minor) if quote is None else {(quote.amount, quote.fee)}
+        if wish.charged not in offered:
+            raise Violation("charged-otherwise", f"{wish.key}: {wish.charged}, not {offered}")
 
     async def cancel(self, key: str) -> None:
         """A user takes a request back, if it was accepted."""
@@ -135,6 +178,14 @@ class Clients:
         cell, number = wish.withdrawal
         user_id = self.cast.people[wish.person].ref.id
         await self.write(cell, APP, lambda tx: moves.cancel(tx, user_id, number))
+
+    async def leave(self, person: int, rail: str) -> None:
+        """A user wants to be paid there no more."""
+        user = self.cast.people[person]
+        number = user.destinations[rail]
+        await self.write(
+            user.ref.cell, APP, lambda tx: pinned.close(tx, number, "moved", user_id=user.ref.id)
+        )
 
     async def take_back(self, key: str) -> None:
         """A user takes back what has left already, and waits to be confirmed."""
@@ -215,10 +266,10 @@ class Clients:
         """Whether somebody still waits for an answer."""
         return bool(self.unearned) or any(w.answer is None for w in self.wishes.values())
 
-    def promised(self) -> dict[str, tuple[int, int, int]]:
-        """Cell, id and amount of what was accepted, by key."""
+    def promised(self) -> dict[str, tuple[int, int, int, int]]:
+        """Cell, id, amount and fee of what was accepted, by key."""
         return {
-            wish.key: (*wish.withdrawal, wish.minor)
+            wish.key: (*wish.withdrawal, *wish.charged)
             for wish in self.wishes.values()
             if wish.withdrawal is not None
         }
@@ -231,3 +282,7 @@ class Clients:
             and (wish.withdrawal is not None or wish.answer is None)
             for wish in self.wishes.values()
         )
+
+
+def _minor(wire: Mapping[str, str]) -> int:
+    return Money.parse(wire["amount"], wire["currency"]).minor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from paymaster.db import seal_verify
 from paymaster.db.pool import CellDb, ControlDb
 from paymaster.proof import prove_cell
-from paymaster_sim import checks
+from paymaster_sim import checks, checks_terms
 from paymaster_sim.checks import ENDS, Violation
 from paymaster_sim.clock import DAY_SECONDS, seconds
 from paymaster_sim.place import CELLS
@@ -22,13 +22,16 @@ DAYS = 14
 _BOOKED_AFTER_DAYS = 2
 _BACK_AFTER_DAYS = 3
 _BLOCKS = 2
+"""The first block of a chain only says that it begins."""
+
 _FLOAT_MINOR = 400_000
 
 
 async def finish(world: World) -> None:
     """Let it end, and check all that can be checked then. Raises Violation."""
     _calm(world)
-    await world.seal()
+    for _ in range(_BLOCKS):
+        await world.seal()
     quiet, lay = 0, world.outside.balances()
     for day in range(DAYS + _BACK_AFTER_DAYS + _BOOKED_AFTER_DAYS):
         await _day(world)
@@ -48,6 +51,9 @@ async def finish(world: World) -> None:
     checks.acknowledged(seen, world.clients.promised(), world.clients.possible)
     checks.history(world.eye)
     checks.cash(world.eye, world.outside, world.cast.accounts)
+    checks_terms.charged(world.eye, world.cast)
+    checks_terms.automatic(world.eye)
+    checks_terms.held(world.eye)
     if world.outside.yuan is not None:
         checks.matched(world.eye)
         checks.sealed(world.eye, world.outside.yuan.packages())

@@ -35,6 +35,8 @@ _DUE = """
         OR EXISTS (SELECT FROM {s}.payout_window WHERE due_at <= %(now)s)
         OR EXISTS (SELECT FROM {s}.batch WHERE due_at <= %(now)s)
         OR EXISTS (SELECT FROM {s}.attempt WHERE due_at <= %(now)s)
+    UNION ALL SELECT 'dispatch', 'automatic', {n} WHERE EXISTS (SELECT FROM {s}.automatic_payout
+        WHERE mode = 'schedule' AND due_at <= %(now)s)
     UNION ALL SELECT 'settle', 'apply', {n} WHERE EXISTS (
         SELECT FROM {s}.inbox WHERE due_at <= %(now)s)
     UNION ALL SELECT 'intake', 'mature', {n} WHERE EXISTS (
@@ -56,6 +58,7 @@ _NEXT = """
     UNION ALL SELECT min(due_at) FROM {s}.inbox
     UNION ALL SELECT min(due_at) FROM {s}.reward
     UNION ALL SELECT min(due_at) FROM {s}.statement_line
+    UNION ALL SELECT min(due_at) FROM {s}.automatic_payout WHERE mode = 'schedule'
 """
 
 
@@ -65,7 +68,7 @@ def _everywhere(statement: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A withdrawal as it stands."""
+    """A withdrawal as it stands; `automatic` when nobody has asked for it."""
 
     cell: int
     id: int
@@ -75,6 +78,7 @@ class Seen:
     amount: int
     fee: int
     rail_account_id: int | None
+    automatic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,9 @@ class Eye:
     def withdrawals(self) -> list[Seen]:
         """All withdrawals, oldest first."""
         one = (
-            "SELECT {n}, id, user_id, destination_id, state, amount, fee, rail_account_id"
-            " FROM {s}.withdrawal"
+            "SELECT {n}, w.id, w.user_id, w.destination_id, w.state, w.amount, w.fee,"
+            " w.rail_account_id, r.key IS NOT NULL FROM {s}.withdrawal w"
+            " LEFT JOIN {s}.automatic_run r ON r.withdrawal_id = w.id"
         )
         return [Seen(*row) for row in self.rows(_everywhere(one) + " ORDER BY 1, 2")]
 
@@ -135,6 +140,11 @@ class Eye:
         """All attempts, oldest first."""
         one = "SELECT {n}, id, withdrawal_id, key, state, amount FROM {s}.attempt"
         return [Order(*row) for row in self.rows(_everywhere(one) + " ORDER BY 1, 2")]
+
+    def legal_holds(self) -> list[tuple[int, int]]:
+        """`(cell, id)` of what authorities hold, oldest first."""
+        one = "SELECT {n}, id FROM {s}.legal_hold WHERE lifted_at IS NULL"
+        return [(row[0], row[1]) for row in self.rows(_everywhere(one) + " ORDER BY 1, 2")]
 
     def awaiting(self) -> list[int]:
         """The cells in which rewards wait for money."""

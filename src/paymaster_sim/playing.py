@@ -83,6 +83,30 @@ def _office(kind: str) -> Callable[[World, Act, Data], Awaitable[None]]:
     return player
 
 
+async def _race(world: World, _: Act, data: Data) -> None:
+    await world.staff.race(data["first"], data["second"], data["pick"])
+
+
+async def _freeze(world: World, _: Act, data: Data) -> None:
+    await world.staff.freeze(data["what"], data["pick"], data["reference"])
+
+
+async def _thaw(world: World, _: Act, data: Data) -> None:
+    await world.staff.thaw(data["pick"])
+
+
+async def _reprice(world: World, _: Act, data: Data) -> None:
+    await world.staff.reprice(world.mix, data["prices"])
+
+
+async def _leave(world: World, _: Act, data: Data) -> None:
+    await world.clients.leave(data["person"], data["rail"])
+
+
+async def _sweep(world: World, _: Act, data: Data) -> None:
+    await world.sweep(both=bool(data["both"]))
+
+
 async def _find_out(world: World, _: Act, data: Data) -> None:
     await world.staff.find_out(data["pick"])
 
@@ -175,6 +199,12 @@ _PLAYERS: dict[str, Callable[[World, Act, Data], Awaitable[None]]] = {
     "take-back": _take_back,
     "close": _close,
     **{kind: _office(kind) for kind in ("approve", "deny", "hold", "release")},
+    "race": _race,
+    "freeze": _freeze,
+    "thaw": _thaw,
+    "reprice": _reprice,
+    "leave": _leave,
+    "sweep": _sweep,
     "find-out": _find_out,
     "reverse-reward": _reverse_reward,
     "reverse-payment": _reverse_payment,

@@ -37,6 +37,7 @@ class Role:
         self._work: Work | None = None
         self._ahead = timedelta(0)
         self._busy: asyncio.Future[None] | None = None
+        self._starting = asyncio.Lock()
 
     def skew(self, ahead: timedelta) -> None:
         """Its clock is so far ahead of the true time from now on, in all its lives."""
@@ -63,15 +64,16 @@ class Role:
 
     async def up(self) -> None:
         """Start it, unless it runs. Raises ProcessDied when it does not live to the end of that."""
-        if self.alive:
-            return
-        self._process = process = self._ground.process(self.name)
-        process.skew = self._ahead
-        self.lives += 1
-        self._deps = deps = self._build(process)
-        await process.call(deps.dbs.open())
-        if self._kind is not None:
-            self._work = work.ROLES[self._kind](deps)
+        async with self._starting:
+            if self.alive:
+                return
+            self._process = process = self._ground.process(self.name)
+            process.skew = self._ahead
+            self.lives += 1
+            self._deps = deps = self._build(process)
+            await process.call(deps.dbs.open())
+            if self._kind is not None:
+                self._work = work.ROLES[self._kind](deps)
 
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something in it. Raises ProcessDied."""

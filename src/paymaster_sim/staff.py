@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,13 +13,14 @@ from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.decide import Finding
 from paymaster.earn import reversal
 from paymaster.kernel.clock import milliseconds
-from paymaster.kernel.ids import milliseconds_of
+from paymaster.kernel.ids import milliseconds_of, new_trace_id
 from paymaster.kernel.money import Money
-from paymaster.withdraw import moves
-from paymaster_sim import cast
-from paymaster_sim.checks import WENT_OUT
+from paymaster.withdraw import holds, moves
+from paymaster_sim import cast, terms
+from paymaster_sim.checks import ENDS, WENT_OUT
 from paymaster_sim.clients import Clients
 from paymaster_sim.eye import Eye, Order
+from paymaster_sim.mixes import Mix
 from paymaster_sim.outside import Outside
 from paymaster_sim.place import CELLS, ENVIRONMENT
 from paymaster_sim.roles import told
@@ -54,8 +56,56 @@ class Staff:
             one = found[pick % len(found)]
             await self.desk.write(one.cell, PERSON, lambda tx: decision(tx, one.id, REASON))
 
+    async def race(self, first: str, second: str, pick: int) -> None:
+        """Two of them decide on the same one at the same moment."""
+        found = [one for one in self.eye.withdrawals() if one.state in (*BEFORE_THE_RAIL, "held")]
+        if found:
+            one = found[pick % len(found)]
+            decisions = [_ACTS[kind][1] for kind in (first, second)]
+            await asyncio.gather(
+                *(
+                    self.desk.write(one.cell, PERSON, lambda tx, d=each: d(tx, one.id, REASON))
+                    for each in decisions
+                )
+            )
+
+    async def freeze(self, kind: str, pick: int, reference: str) -> None:
+        """An authority orders that nothing of somebody, or of a payment, moves."""
+        found = [one for one in self.eye.withdrawals() if one.state not in ENDS]
+        if found:
+            one = found[pick % len(found)]
+            subject = {
+                "user": one.user_id, "destination": one.destination_id, "withdrawal": one.id,
+            }[kind]  # fmt: skip
+            await self.desk.write(
+                one.cell, PERSON, lambda tx: holds.place(tx, kind, subject, reference, REASON)
+            )
+
+    async def thaw(self, pick: int) -> None:
+        """An authority lets go of one of them."""
+        found = self.eye.legal_holds()
+        if found:
+            await self._lift(*found[pick % len(found)])
+
+    async def _lift(self, cell: int, number: int) -> None:
+        await self.desk.write(cell, PERSON, lambda tx: holds.lift(tx, number, REASON))
+
+    async def reprice(self, mix: Mix, prices: int) -> None:
+        """Other fees from now on."""
+        api = self.desk.api
+        try:
+            await api.up()
+            run = api.deps.dbs.control.run(
+                PERSON, new_trace_id(), lambda tx: terms.put(tx, mix, prices)
+            )
+            await api.call(told(run, self.desk.refused))
+        except ProcessDied:
+            return
+
     async def decide_all(self) -> None:
-        """Approve all that waits for a person, lift all that is held."""
+        """Lift every hold, approve all that waits for a person, release all that is held."""
+        for cell, number in self.eye.legal_holds():
+            await self._lift(cell, number)
         for kind, (states, decision) in _ACTS.items():
             if kind in {"approve", "release"}:
                 for one in self.eye.withdrawals():

@@ -185,6 +185,12 @@ class World:
         """What was committed goes into the chain, one block of each schema."""
         await self.roles["relay"].lanes([f"seal:cell:{n}" for n in CELLS] + ["seal:control"])
 
+    async def sweep(self, *, both: bool) -> None:
+        """Dispatch looks whose balance has reached what they want to be paid at."""
+        lanes = [f"automatic-thresholds:{n}" for n in CELLS]
+        names = DISPATCH if both else (self._random.choice(DISPATCH),)
+        await asyncio.gather(*(self.roles[name].lanes(lanes) for name in names))
+
     def _worth_waking(self, due: Sequence[Due], before: Sequence[Due]) -> list[Due]:
         """Without what is busy; and relay waits until the others have nothing new for it."""
         able = [one for one in due if any(not role.busy for role in self._copies(one.role))]

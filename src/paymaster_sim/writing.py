@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from paymaster_sim import cast, writing_yuan
+from paymaster_sim import cast, writing_terms, writing_yuan
 from paymaster_sim.clock import DAY_SECONDS
 from paymaster_sim.mixes import EURO, mix_of, rails_of
 from paymaster_sim.script import FAULTS, Act, Script
@@ -18,7 +18,7 @@ PROCESSES = (
 )  # fmt: skip
 """The processes that can be struck."""
 
-WITHDRAWALS_PER_USER = 2.2
+WITHDRAWALS_PER_USER = 2.0
 _BUSY, _LEAST_BUSY, _CLOSED = 0.17, 5, 0.1
 """On which part of the days people come, and after which part of them providers report: what has
 gathered is then done together, as on a bank's Monday."""
@@ -41,6 +41,7 @@ def write(
     yuan = mix_of(rails) is not EURO
     plain = _Plain(Random(f"{seed}/plain"), days, users, rails)  # noqa: S311 - a story, no secret
     acts = list(plain.acts("repeated" in faults))
+    acts = writing_terms.added(Random(f"{seed}/terms"), acts, users, rails)  # noqa: S311 - a story
     if yuan:
         acts = writing_yuan.planned(Random(f"{seed}/payees"), acts)  # noqa: S311 - a story
     short = _SHORT_YUAN if yuan else _SHORT_FLOAT

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,19 +217,39 @@ def test_each_check_against_the_world_outside_finds_a_difference() -> None:
 
 
 def test_what_clients_were_told_is_held_against_what_there_is() -> None:
-    checks.acknowledged([SEEN], {"w": (1, 7, 500)}, lambda _: 1)
+    checks.acknowledged([SEEN], {"w": (1, 7, 500, 0)}, lambda _: 1)
     with pytest.raises(Violation, match="acknowledged-lost"):
-        checks.acknowledged([SEEN], {"w": (1, 8, 500)}, lambda _: 1)
-    with pytest.raises(Violation, match="acknowledged-altered"):
-        checks.acknowledged([SEEN], {"w": (1, 7, 400)}, lambda _: 1)
+        checks.acknowledged([SEEN], {"w": (1, 8, 500, 0)}, lambda _: 1)
+    for altered in ((400, 0), (500, 10)):
+        with pytest.raises(Violation, match="acknowledged-altered"):
+            checks.acknowledged([SEEN], {"w": (1, 7, *altered)}, lambda _: 1)
     with pytest.raises(Violation, match="asked-once-made-twice"):
-        checks.acknowledged([SEEN], {"w": (1, 7, 500)}, lambda _: 0)
-    wish = Wish("w", 0, "float", 500)
+        checks.acknowledged([SEEN], {"w": (1, 7, 500, 0)}, lambda _: 0)
+    checks.acknowledged([replace(SEEN, automatic=True)], {}, lambda _: 0)
+
+
+def _accepted(number: int, fee: str) -> Answer:
+    told = {
+        "id": f"wd_01{number:013d}",
+        "amount": {"amount": "5.00", "currency": "EUR"},
+        "fee": {"amount": fee, "currency": "EUR"},
+    }
+    return Answer(202, json.dumps(told).encode())
+
+
+def test_what_clients_were_told_stays_so_and_is_what_they_were_offered(small: Stage) -> None:
     clients = Clients.__new__(Clients)
-    clients.refused = Counter()
-    clients._told(wish, Answer(202, b'{"id": "wd_010000000000007"}'))
+    clients.refused, clients.cast = Counter(), small.cast(EURO).cast
+    wish = Wish("w", 0, "float", 500)
+    clients._told(wish, _accepted(7, "0.11"))
+    assert wish.charged == (500, 11)
     with pytest.raises(Violation, match="answer-differs"):
-        clients._told(wish, Answer(202, b'{"id": "wd_010000000000008"}'))
+        clients._told(wish, _accepted(8, "0.11"))
+    with pytest.raises(Violation, match="charged-otherwise"):
+        clients._told(Wish("v", 0, "float", 500), _accepted(7, "0.12"))
+    cheap: Any = SimpleNamespace(id=1, amount=500, fee=10)
+    with pytest.raises(Violation, match="charged-otherwise"):
+        clients._told(Wish("q", 0, "float", 500, quote=cheap), _accepted(7, "0.11"))
 
 
 @pytest.mark.parametrize(

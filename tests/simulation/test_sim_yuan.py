@@ -256,5 +256,7 @@ def test_an_order_that_is_paid_twice_out_there_is_found(made: Stage) -> None:
 
 
 def test_figures_are_told_by_rail(made: Stage) -> None:
-    result = made.play(story(want(WECHAT, act="confirm", after=5), want(ALIPAY, key="w2")))
+    result = made.play(
+        story(want(WECHAT, act="confirm", after=5), want(ALIPAY, key="w2", person=1))
+    )
     assert result.by_rail == {"alipay": {"paid": 1}, "wechat": {"paid": 1}}
