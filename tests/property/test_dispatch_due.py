@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final, LiteralString
 
@@ -76,9 +76,7 @@ def shuffle(payouts: Payouts, rng: random.Random) -> Told:
     with psycopg.connect(payouts.world.owner_dsn, autocommit=True) as owner:
         owner.execute("SET search_path TO cell_1")
 
-        def each(
-            table: LiteralString, states: type[Any] | tuple[str, ...], names: dict[str, str]
-        ) -> None:
+        def each(table: LiteralString, states: Iterable[str], names: dict[str, str]) -> None:
             column: LiteralString = "from_account_id" if table == "transfer" else "rail_account_id"
             for (number,) in owner.execute("SELECT id FROM " + table).fetchall():
                 state = str(rng.choice([*states]))
@@ -93,12 +91,12 @@ def shuffle(payouts: Payouts, rng: random.Random) -> Told:
                 if at is not None and at <= now and state in names:
                     told.add((names[state], 0 if state == "approved" else account))
 
-        each("withdrawal", tuple(State), {"approved": "approved", "queued": "queued"})
-        each("transfer", tuple(TransferState), {"requested": "transfer"})
+        each("withdrawal", State, {"approved": "approved", "queued": "queued"})
+        each("transfer", TransferState, {"requested": "transfer"})
         each("batch", BATCHES, {"sending": "silent", "prepared": "prepared", "unknown": "doubted"})
         each(
             "attempt",
-            tuple(AttemptState),
+            AttemptState,
             {"rejected": "dead", "unknown": "asked", "sent": "asked", "awaiting_payee": "asked"},
         )
         for account in known:
