@@ -8,11 +8,13 @@ first.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partialmethod
 from typing import Any, LiteralString
 
 import psycopg
@@ -21,8 +23,11 @@ from tests.books_play import VERBS, Play, Verb, Verbs, Wrong
 from tests.books_script import Step, Transaction, Writer, told
 from tests.world import PostgresServer, World, make_world
 
+from paymaster.db.pool import CellDb
 from paymaster.db.tx import CellTx
-from paymaster.ledger import proof
+from paymaster.ledger import accounts, proof
+from paymaster.ledger import post as posting
+from paymaster.ledger import write as writing
 from paymaster.ledger.entry import Entry, Mode, Posted, Verdict
 
 SEED = int(os.environ.get("PAYMASTER_SEED", "20261121"))
@@ -151,6 +156,32 @@ async def test_batches_at_once_equal_the_model_in_the_order_of_commits(
 ) -> None:
     counted = await at_once(postgres, 150, workers=6)
     assert set(counted) >= {"posted", "duplicate", "insufficient", "hold", "closed"}
+
+
+@pytest.mark.parametrize("merged", [False, True])
+async def test_batches_written_while_they_are_decided_equal_the_model(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, *, merged: bool
+) -> None:
+    """Nearly every batch counts as a large one here, whatever is refused in it or known before."""
+    written: list[int] = []
+    write_ahead, run = posting.write_ahead, CellDb.run
+
+    async def watched(tx: CellTx, *rest: Any) -> Any:
+        assert tx.sent == merged
+        written.append(1)
+        return await write_ahead(tx, *rest)
+
+    monkeypatch.setattr(posting, "write_ahead", watched)
+    monkeypatch.setattr(posting, "_LARGE", 1)
+    for module, name in ((accounts, "_MANY"), (writing, "_MANY"), (writing, "_MANY_SENT")):
+        monkeypatch.setattr(module, name, 2)
+    monkeypatch.setattr(CellDb, "run", partialmethod(run, merged=merged))
+    await one_after_the_other(postgres, 150)
+    alone = len(written)
+    await at_once(postgres, 100, workers=6)
+    assert alone >= 20
+    assert len(written) - alone >= 10
+    assert gc.isenabled(), "the collector is there again"
 
 
 def _other_order(verb: str) -> Verb:

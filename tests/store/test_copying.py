@@ -18,6 +18,7 @@ from paymaster.kernel.ids import new_trace_id
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 COPY = "COPY cursor (name, seq) FROM STDIN"
+NUL = "\0"
 ODD = [
     "plain",
     "a\tb",
@@ -97,6 +98,21 @@ async def test_what_the_table_refuses_is_refused_and_nothing_is_left(
     with pytest.raises(errors.UniqueViolation):
         await run(world, work, merged=merged)
     assert owner_rows(world, "SELECT * FROM cursor WHERE name LIKE 'refused-%%'") == []
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("count", [1, copying.FEW, copying.FEW + 1])
+async def test_a_text_with_nul_is_refused_and_never_cut(
+    world: World, count: int, merged: bool
+) -> None:
+    lines = [f"{copying.text(f'cut-{one}{NUL}off')}\t{one}\n" for one in range(count)]
+
+    async def work(tx: CellTx) -> None:
+        await tx.copy(COPY, lines)
+
+    with pytest.raises(errors.CharacterNotInRepertoire):
+        await run(world, work, merged=merged)
+    assert owner_rows(world, "SELECT name FROM cursor WHERE name LIKE 'cut-%%'") == []
 
 
 async def test_columns_of_lines_and_rows() -> None:

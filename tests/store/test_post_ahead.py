@@ -18,7 +18,7 @@ from paymaster.db.tx import CellTx
 from paymaster.kernel.clock import business_day, start_of_day
 from paymaster.kernel.errors import Broken
 from paymaster.kernel.ids import new_trace_id
-from paymaster.kernel.money import Money
+from paymaster.kernel.money import MAX_MINOR, Money
 from paymaster.ledger import post as posting
 from paymaster.ledger import proof
 from paymaster.ledger.accounts import Sums
@@ -165,6 +165,43 @@ async def test_one_that_gives_before_it_is_given_as_much_is_no_certain_case(
     assert [at for at, one in enumerate(told) if one is not Verdict.POSTED] == [10]
     assert ahead == []
     assert await balance(world, user(4000)) == (100 - 1 + 501, 3)
+
+
+DEBT, MOST = Account("debt", 4500, "EUR"), Account("suspense", 4500, "EUR")
+LEAST, SINK = Account("cash", 4501, "EUR"), Account("suspense", 4501, "EUR")
+EDGE = MAX_MINOR - 100
+Move = tuple[Account, Account, int]
+
+
+@pytest.mark.parametrize(
+    ("before", "one", "verdict"),
+    [
+        (None, (user(4999), HOUSE, 1), Verdict.INSUFFICIENT),
+        (None, (CASH, Account("debt", 4999, "EUR"), 1), Verdict.CEILING),
+        ((DEBT, HOUSE, 10), (CASH, DEBT, 11), Verdict.CEILING),
+        ((Account("cash", 4502, "EUR"), MOST, EDGE), (CASH, MOST, 101), Verdict.OVERFLOW),
+        ((LEAST, SINK, EDGE), (LEAST, HOUSE, 101), Verdict.OVERFLOW),
+    ],
+    ids=["new, without money", "new, without debt", "less debt", "the most", "the least"],
+)
+async def test_an_account_without_room_is_seen_before_anything_is_written(
+    world: World, ahead: list[int], before: Move | None, one: Move, verdict: Verdict
+) -> None:
+    await fund(world, 4600)
+    if before is not None:
+        [number] = await ids(world, 1)
+        assert await posted(world, [entry(number, *before)]) == [Verdict.POSTED]
+    ahead.clear()
+    numbers = await ids(world)
+    made = [entry(number, user(4600 + at), HOUSE, 1) for at, number in enumerate(numbers)]
+    made[5] = entry(numbers[5], *one)
+    told = await posted(world, made)
+    assert {at: found for at, found in enumerate(told) if found is not Verdict.POSTED} == {
+        5: verdict
+    }
+    assert ahead == []
+    kept = [each for at, each in enumerate(made) if at != 5]
+    assert stored(world, kept) == expected(kept, world.clock.now())
 
 
 async def test_what_depends_on_the_batch_itself_is_decided_first(

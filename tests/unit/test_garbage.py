@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
-from paymaster.kernel.garbage import AT_LEAST_EVERY, Calm
+from paymaster.kernel.garbage import AT_LEAST_EVERY, FOR_ALL_EVERY, Calm
 
 
 @pytest.fixture(autouse=True)
@@ -58,4 +58,23 @@ def test_batches_that_overlap_without_end_do_not_keep_it_away():
         assert lost() is not None
         with calm.kept():
             pass
+        assert lost() is None
+
+
+def test_what_is_lost_after_it_has_been_met_is_not_kept_for_ever():
+    calm = Calm()
+
+    def comes(times: int) -> None:
+        for _ in range(times * AT_LEAST_EVERY):
+            with calm.kept():
+                pass
+
+    with calm.kept():
+        ring = Ring()
+        comes(1)
+        lost = weakref.ref(ring)
+        del ring
+        comes(FOR_ALL_EVERY - 2)
+        assert lost() is not None
+        comes(1)
         assert lost() is None

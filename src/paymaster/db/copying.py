@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any, Final, LiteralString, NamedTuple, cast
 
 import msgspec
-from psycopg import pq
+from psycopg import errors, pq
 
 FEW: Final = 4
 """So many rows are inserted one by one."""
@@ -134,7 +134,7 @@ def inserting(copy: LiteralString) -> LiteralString:
 
 
 def line_columns(line: str) -> Columns:
-    """The columns of a line."""
+    """The columns of a line. Raises CharacterNotInRepertoire for a text with NUL in it."""
     parts = line.removesuffix("\n").split("\t")
     return Columns([_part(part) for part in parts], pq.Format.TEXT)
 
@@ -154,6 +154,9 @@ def row_columns(row: bytes) -> Columns:
 def _part(part: str) -> bytes | None:
     if part == NULL:
         return None
+    if "\0" in part:
+        # A parameter would end there without a word; COPY refuses it.
+        raise errors.CharacterNotInRepertoire("a text cannot contain NUL (0x00)")
     return (_ESCAPE.sub(lambda found: _PLAIN[found[0]], part) if "\\" in part else part).encode()
 
 
