@@ -259,6 +259,29 @@ async def test_what_the_float_does_not_cover_waits_until_there_is_more(payouts: 
     await assert_paid_once(payouts)
 
 
+async def test_a_row_of_large_ones_lets_small_ones_behind_it_go(payouts: Payouts) -> None:
+    await fill(payouts, 1_200)  # more of them than the account's lane has room for, some frozen
+    numbers = await ask(payouts, *["50.00"] * 20, "5.00", "5.00", "5.00", cells=1)
+
+    async def freeze(tx: CellTx) -> None:
+        for number in numbers[::2]:
+            await holds.place(tx, "withdrawal", number, "order", "ordered")
+
+    one = guarded(payouts)
+    await go(payouts, one)
+    assert await states(payouts, numbers, 1) == ["queued"] * 20 + ["sent", "sent", "queued"]
+    await payouts.world.run(freeze)
+    await fill(payouts, 300)
+    payouts.world.clock.advance(timedelta(seconds=30))
+    await go(payouts, one)
+    assert await states(payouts, numbers[20:], 1) == ["sent", "sent", "queued"], "it is frozen"
+    payouts.world.clock.advance(timedelta(hours=24))
+    last = await approved(payouts, await new_payee(payouts, 650), "1.00")
+    await go(payouts, one)
+    assert await states(payouts, [last], 1) == ["queued"], "now the float gathers for the oldest"
+    await assert_paid_once(payouts)
+
+
 async def test_no_money_is_kept_together_for_what_an_authority_holds(payouts: Payouts) -> None:
     """However long it waits, those behind it are paid; lifted, it waits its turn as any other."""
     numbers = await ask(payouts, "90.00", "40.00", cells=1)

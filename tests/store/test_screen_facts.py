@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest_asyncio
 from tests.quoting import DEDUCTED, ask
 from tests.screening import judged
 from tests.withdrawals import (
+    BANK,
+    CAMPAIGN,
     new_earner,
     requested,
     step,
@@ -22,8 +25,12 @@ from tests.withdrawals import (
 )
 from tests.world import PostgresServer, World
 
+from paymaster.db.tx import CellTx
 from paymaster.kernel.errors import Broken
-from paymaster.kernel.money import Money
+from paymaster.kernel.money import MAX_MINOR, Money
+from paymaster.ledger import recipes
+from paymaster.ledger.entry import Entry
+from paymaster.ledger.post import post
 from paymaster.screen import Facts, Scope, Window, store
 from paymaster.screen.decide import (
     Claimed,
@@ -31,6 +38,7 @@ from paymaster.screen.decide import (
     gather,
 )
 from paymaster.withdraw.machine import Event
+from paymaster.withdraw.request import request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -190,3 +198,52 @@ async def test_a_verdict_is_the_same_in_another_process(world: World):
     with pytest.raises(Broken) as broken:
         check(altered)
     assert broken.value.slug == "verdict-differs"
+
+
+async def test_a_request_that_began_first_and_ended_last_counts_what_came_between(world: World):
+    """The one between was judged without it: if neither saw the other, a limit would hold twice."""
+    hour, theirs = Window(Scope.USER, 3600), Window(Scope.DESTINATION, 3600)
+    earner = await new_earner(world, "100.00")
+    between: list[int] = []
+
+    async def slowly(tx: CellTx) -> int:
+        world.clock.advance(timedelta(seconds=1))
+        # Another process: nothing of this transaction may be known to it.
+        quick = asyncio.create_task(requested(world, earner, "60.00"), context=Context())
+        between.append(await quick)
+        await asyncio.create_task(judged(world, *between), context=Context())
+        [made] = await request(tx, [earner.asks("30.00")])
+        assert made.withdrawal_id is not None
+        return made.withdrawal_id
+
+    late = await world.run(slowly)
+    facts = await figures(world, late, earner.destination_id, hour, theirs)
+    assert [(f.count, f.amount("EUR").text()) for f in facts.figures] == [(1, "60.00")] * 2
+    facts = await figures(world, between[0], earner.destination_id, hour, theirs)
+    assert [f.count for f in facts.figures] == [1, 1], "in doubt each sees the other"
+
+
+async def test_a_sum_beyond_any_balance_stops_nobody(world: World):
+    """Two balances together may be more than one can be; the others of the batch are judged."""
+    print_of_both = b"of both, 16 byte"
+    most = Money.parse("60000000000000000.00", "EUR")
+    for place in range(2):
+        earner = await new_earner(world, "0.00", fingerprint=print_of_both)
+        bank, campaign = BANK + 1 + place, CAMPAIGN + 1 + place
+
+        async def credit(
+            tx: CellTx, user: int = earner.user_id, bank: int = bank, campaign: int = campaign
+        ) -> None:
+            none = Money.zero("EUR")
+            earned = recipes.reward(campaign, user, most, vests=False, owes=False, commission=none)
+            funded = recipes.fund(bank, campaign, most)
+            entries = [Entry(tx.id(), "fund", "x", funded), Entry(tx.id(), "reward", "x", earned)]
+            assert all(one.done for one in await post(tx, entries))
+
+        await world.run(credit)
+        await requested(world, earner, most.text())
+    last = await new_earner(world, "1.00", fingerprint=print_of_both)
+    asked = await requested(world, last, "1.00")
+    hour = Window(Scope.DESTINATION, 3600)
+    [figure] = (await figures(world, asked, last.destination_id, hour)).figures
+    assert (figure.count, figure.amount("EUR")) == (2, Money(MAX_MINOR, "EUR"))

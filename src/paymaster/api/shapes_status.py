@@ -14,9 +14,10 @@ class ToldOut(Shape):
 
 
 class WhereOut(ToldOut):
-    """`set-aside`, `on-its-way`, `with-payee` or `back`."""
+    """`set-aside`, `on-its-way`, `with-payee` or `back`; `repaid` of it paid what was owed."""
 
     where: str
+    repaid: MoneyOut | None
 
 
 class NextOut(ToldOut):

@@ -144,9 +144,11 @@ class _Body:
         yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
         while True:
             told = await stream.take(self._pause(settings.heartbeat_seconds))
+            # Of now: while `_over` asks, more may come, which is sent after the heartbeat.
+            position = stream.position
             reason = await self._over()
             if told or reason is None:
-                yield told or self._heartbeat()
+                yield told or self._heartbeat(position)
             if reason is not None:
                 self._why = reason if reason in _OURS else "refused"
                 yield frame(END, {"reason": reason})
@@ -162,13 +164,12 @@ class _Body:
             moments.append(self._expires)
         return min(heartbeat, min(moments) - monotonic_seconds())
 
-    def _heartbeat(self) -> bytes:
+    def _heartbeat(self, position: int | None) -> bytes:
         """A comment, with how far the client has read though nothing was there for it."""
-        stream = self._stream
-        if stream.position is None:
+        if position is None:
             return b": \n\n"
         made = cursor_maker(Cursors(deps_of(self._request).secrets.hmac))
-        return f": \nid: {made(stream.user, stream.position)}\n\n".encode()
+        return f": \nid: {made(self._stream.user, position)}\n\n".encode()
 
     async def _over(self) -> str | None:
         """Why it ends now, if it does."""

@@ -208,6 +208,7 @@ async def fail_withdrawal(call: Operates, withdrawal: WithdrawalPath, body: Prov
     """Say, with a proof, that one that is unknown or sent was not executed; the money goes back.
 
     Of an order without an answer it concerns every payment without one: the order never goes again.
+    So it does of one that is still sending, as long as nothing of its order has ever left.
     """
     return await _proven(call, FAIL, withdrawal, body)
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from paymaster.db.tx import CellRead, CellTx
+from paymaster.dispatch.machine import AttemptState
 
 
 async def lock_held(tx: CellTx, claims: Sequence[tuple[int, int]]) -> set[int]:
@@ -199,9 +200,15 @@ class Ordered:
     key: str
     state: str
     rail_account_id: int
+    batch_id: int
     batch_state: str
     amount: int
     asset: str
+
+    @property
+    def never_left(self) -> bool:
+        """Whether nothing of its order ever left this machine."""
+        return self.batch_state == "prepared" and self.state == AttemptState.SENDING
 
     @property
     def alive(self) -> bool:
@@ -238,7 +245,7 @@ async def lock_order_of(tx: CellTx, attempt_id: int) -> list[Ordered] | None:
     return await tx.fetch(
         """
         SELECT a.id AS attempt_id, a.withdrawal_id, a.key, a.state, a.rail_account_id,
-            b.state AS batch_state, coalesce(w.amount, a.amount) AS amount,
+            a.batch_id, b.state AS batch_state, coalesce(w.amount, a.amount) AS amount,
             coalesce(w.asset, a.asset) AS asset
         FROM attempt a JOIN batch b ON b.id = a.batch_id
             LEFT JOIN withdrawal w ON w.id = a.withdrawal_id

@@ -4,6 +4,9 @@ The bank was called, or its own portal was looked at. Saying that a payment was 
 payment; saying that it was not concerns its whole order, because an order goes out as one: had it
 been sent again for the sake of its other payments, this one would be paid after all. Of an order
 that was answered, and so never goes out again, it concerns the one payment.
+
+An order of which nothing ever left may be ended too, and never goes then: its account may not come
+back, and nobody else can help those whose money it holds.
 """
 
 from __future__ import annotations
@@ -52,6 +55,9 @@ async def decide(tx: CellTx, attempt_id: int, finding: Finding, proof: str) -> l
         raise Unprocessable("reason-missing", "Say how it is known, for example who confirmed it.")
     this, concerned = await _concerned(tx, attempt_id, finding)
     await checks.require_free(tx, [one.withdrawal_id for one in concerned if one.withdrawal_id])
+    if this.never_left:
+        ended = batch_store.BatchChange(this.batch_id, "refused", None, "given up by hand")
+        await batch_store.write(tx, [ended])
     verdict = Verdict.PAID if finding is Finding.PAID else Verdict.REJECTED
     code = AGAIN if finding is Finding.AGAIN else BY_HAND
     applied = await outcome.apply(
@@ -83,6 +89,8 @@ async def _concerned(
     if order is None:
         raise NotFound("not-found", "There is no attempt of this id.")
     this = next(each for each in order if each.attempt_id == attempt_id)
+    if this.never_left and finding is not Finding.PAID:
+        return this, [each for each in order if each.never_left]
     if this.state not in _OPEN or this.batch_state == "sending":
         raise Conflict(
             _NOT_UNKNOWN,

@@ -76,9 +76,21 @@ async def take(tx: CellTx, purse: Purse, limit: int) -> list[Withdrawal]:
     """
     if not await purse_store.holds_fence(tx, purse.rail_account_id, purse.token):
         raise Conflict("lease-lost", "Another process lets payments out of this account.")
-    waiting = await purse_store.waiting(tx, purse.rail_account_id, REASON, limit)
+    waiting = await _waiting(tx, purse, limit)
     await checks.leave(tx, [one.id for one in waiting if one.held])
     free = [one for one in waiting if not one.held]
     goes, stays = afford(free, purse.room, tx.now, purse.patience)
     await purse_store.postpone(tx, stays, REASON, tx.now + LOOK_AGAIN)
-    return await moves.take(tx, goes)
+    return await moves.take(tx, goes[:limit])
+
+
+async def _waiting(tx: CellTx, purse: Purse, limit: int) -> list[Waiting]:
+    """The oldest; where these are all there is room for, also the oldest that are small enough.
+
+    Else a row of large ones would keep back every smaller one behind it.
+    """
+    oldest = await purse_store.waiting(tx, purse.rail_account_id, REASON, limit)
+    if len(oldest) < limit:
+        return oldest
+    small = await purse_store.waiting(tx, purse.rail_account_id, REASON, limit, purse.room)
+    return sorted({*oldest, *small}, key=lambda one: one.id)

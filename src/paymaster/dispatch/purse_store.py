@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import LiteralString
 
 from paymaster.db.tx import CellTx
 
@@ -27,23 +28,37 @@ async def holds_fence(tx: CellTx, rail_account_id: int, token: int) -> bool:
     return found == token
 
 
-async def waiting(tx: CellTx, rail_account_id: int, reason: str, limit: int) -> list[Waiting]:
-    """Lock what waits for an account: what is due, and what waits for funds; oldest first."""
+_HELD: LiteralString = """
+    (EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
+        AND h.subject_id IN (w.id, w.user_id))
+    OR EXISTS (SELECT FROM destination t
+        JOIN destination s ON s.fingerprint = t.fingerprint
+        JOIN legal_hold h ON h.subject_id = s.id AND h.lifted_at IS NULL
+        WHERE t.id = w.destination_id))
+"""
+
+
+async def waiting(
+    tx: CellTx, rail_account_id: int, reason: str, limit: int, within: int | None = None
+) -> list[Waiting]:
+    """Lock what waits for an account: what is due, and what waits for funds; oldest first.
+
+    With `within`, only what is no larger and may go.
+    """
     return await tx.fetch(
-        """
-        SELECT w.id, w.payout_amount AS amount, w.requested_at,
-            EXISTS (SELECT FROM legal_hold h WHERE h.lifted_at IS NULL
-                AND h.subject_id IN (w.id, w.user_id))
-            OR EXISTS (SELECT FROM destination t
-                JOIN destination s ON s.fingerprint = t.fingerprint
-                JOIN legal_hold h ON h.subject_id = s.id AND h.lifted_at IS NULL
-                WHERE t.id = w.destination_id) AS held
-        FROM withdrawal w
-        WHERE w.state = 'queued' AND w.rail_account_id = %s
-            AND (w.due_at <= %s OR starts_with(w.reason, %s))
-        ORDER BY w.id LIMIT %s FOR UPDATE OF w SKIP LOCKED
-        """,
-        (rail_account_id, tx.now, reason, limit),
+        f"SELECT w.id, w.payout_amount AS amount, w.requested_at, {_HELD} AS held"
+        " FROM withdrawal w"
+        " WHERE w.state = 'queued' AND w.rail_account_id = %(account)s"
+        " AND (w.due_at <= %(now)s OR starts_with(w.reason, %(why)s))"
+        " AND (%(within)s::bigint IS NULL OR w.payout_amount <= %(within)s AND NOT "
+        f"{_HELD}) ORDER BY w.id LIMIT %(limit)s FOR UPDATE OF w SKIP LOCKED",
+        {
+            "account": rail_account_id,
+            "now": tx.now,
+            "why": reason,
+            "limit": limit,
+            "within": within,
+        },
         Waiting,
     )
 

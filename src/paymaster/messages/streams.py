@@ -5,7 +5,8 @@ order of commits has come, and, if it has moved, what of it is about the users w
 that comes back says up to where it has read, and gets what was committed since, in the same order:
 everything is in rows, so it does not matter which process it comes back to, or that one was killed.
 
-A client that reads slower than it is told is let go; it comes back and goes on where it was.
+A client that reads slower than it is told is let go; it comes back and goes on where it was. What
+is more than may wait for it is told in parts, each once the one before it was taken.
 """
 
 from __future__ import annotations
@@ -70,6 +71,15 @@ class Stream:
     def key(self) -> str:
         """The user's text id, under which the outbox has what is told of the user."""
         return text_id("us", self.user.cell, self.user.id)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it can be told now: what was missed goes on when what waits was taken."""
+        return self.ended is None and (self.live or not self._waiting)
+
+    def fitting(self, rows: list[Row]) -> list[Row]:
+        """Of these what may wait, with a frame before and one behind it; all, if it is slow."""
+        return rows if self._waiting else rows[: self.room - 2]
 
     def put(self, one: bytes) -> None:
         """Let the client be told. One that does not read is told no more."""
@@ -228,7 +238,7 @@ class _Poller:
 
     async def _look(self) -> None:
         """Tell everybody what is new to them, from one snapshot."""
-        streams = [one for one in self._streams if one.ended is None]
+        streams = [one for one in self._streams if one.reads]
         if not streams:
             return
         starts = [one.position for one in streams if not one.live and one.position is not None]
@@ -265,9 +275,13 @@ class _Poller:
             position = None
         if position is None:
             position = seen.head
-        fresh = [row for row in rows if row.seq > position]
+        missed = [row for row in rows if row.seq > position]
+        fresh = stream.fitting(missed)
         for row in fresh:
             stream.put(frames[row.seq])
+        if len(fresh) < len(missed):
+            stream.position, stream.live = fresh[-1].seq, False
+            return
         stream.position, stream.live = seen.head, True
         if begins or fresh:
             cursor = self._cursor(stream.user, seen.head)

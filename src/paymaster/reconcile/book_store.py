@@ -78,13 +78,14 @@ async def write_bookings(tx: CellTx, rows: Sequence[AttemptRow]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class UnbookedRow:
-    """An attempt whose proof on a statement is overdue."""
+    """An attempt whose proof on a statement is overdue. `by_hand`: only a person has said it."""
 
     id: int
     amount: int
     asset: str
     is_return: bool
     since: datetime
+    by_hand: bool
 
 
 async def unbooked(
@@ -93,23 +94,32 @@ async def unbooked(
     """Paid or returned before a moment, without the line that shows it; oldest first.
 
     So is what was refused although one line showed it: the other must show it on the other side.
+    And what a person booked as come back, of which the provider has said nothing.
     """
     return await tx.fetch(
         """
-        (SELECT id, amount, asset, false AS is_return, resolved_at AS since FROM attempt
+        (SELECT id, amount, asset, false AS is_return, resolved_at AS since, false AS by_hand
+         FROM attempt
          WHERE rail_account_id = %(account)s AND booked_on IS NULL
             AND state IN ('paid', 'returned') AND resolved_at < %(before)s
          ORDER BY id LIMIT %(limit)s)
         UNION ALL
-        (SELECT id, amount, asset, true, resolved_at FROM attempt
+        (SELECT id, amount, asset, true, resolved_at, false FROM attempt
          WHERE rail_account_id = %(account)s AND returned_on IS NULL
             AND state = 'returned' AND resolved_at < %(before)s
          ORDER BY id LIMIT %(limit)s)
         UNION ALL
-        (SELECT id, amount, asset, returned_on IS NULL, resolved_at FROM attempt
+        (SELECT id, amount, asset, returned_on IS NULL, resolved_at, false FROM attempt
          WHERE rail_account_id = %(account)s AND (booked_on IS NULL) <> (returned_on IS NULL)
             AND state = 'rejected' AND resolved_at < %(before)s
          ORDER BY id LIMIT %(limit)s)
+        UNION ALL
+        (SELECT a.id, a.amount, a.asset, true, m.moved_at, true FROM withdrawal w
+            JOIN attempt a ON a.withdrawal_id = w.id AND a.state = 'paid'
+            JOIN withdrawal_move m ON m.withdrawal_id = w.id AND m.number = w.number
+         WHERE w.state = 'returned' AND w.rail_account_id = %(account)s
+            AND a.returned_on IS NULL AND m.moved_at < %(before)s
+         ORDER BY a.id LIMIT %(limit)s)
         ORDER BY is_return, id LIMIT %(limit)s
         """,
         {"account": rail_account_id, "before": before, "limit": limit},

@@ -33,7 +33,7 @@ LISTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Unbooked:
-    """What the provider confirmed and no statement shows: a payment or return, a charge or refund.
+    """What was confirmed and no statement shows: a payment or return, a charge or refund.
 
     `kind` is what it is called when it is overdue.
     """
@@ -43,6 +43,7 @@ class Unbooked:
     came_in: bool
     since: datetime
     kind: Kind = Kind.MISSING_PAYOUT
+    said_by: str = "the provider"
 
 
 _SAID = {
@@ -69,6 +70,7 @@ async def unbooked(
             row.is_return,
             row.since,
             Kind.MISSING_RETURN if row.is_return else Kind.MISSING_PAYOUT,
+            "a person" if row.by_hand else "the provider",
         )
         for row in await book_store.unbooked(tx, rail_account_id, before, limit)
     ]
@@ -143,8 +145,8 @@ async def _overdue(
                 each.kind,
                 each.attempt,
                 each.amount.currency,
-                f"{_SAID[each.kind]}, as the provider said {each.since:%Y-%m-%d %H:%M} UTC, and "
-                "on no statement since.",
+                f"{_SAID[each.kind]}, as {each.said_by} said {each.since:%Y-%m-%d %H:%M} UTC, "
+                "and on no statement since.",
                 each.amount.minor if each.came_in else -each.amount.minor,
                 0,
             )

@@ -182,7 +182,9 @@ async def sums(tx: CellRead, scope: Scope, spans: Sequence[Span], void: Sequence
 
     Sums are of what was asked for: where the payee bears the fee, that is amount and fee.
     Those in a `void` state do not count. "Before" is by time of request, then by id, so that of two
-    in one batch the later one sees the earlier one, and never the other way round.
+    in one batch the later one sees the earlier one, and never the other way round. What was
+    committed before counts too: it may have been judged without one that began earlier, or by a
+    clock that is behind, and ended later.
     """
     statement = _SUMS_OF_USER if scope is Scope.USER else _SUMS_OF_DESTINATION
     # Ids carry the time at which they were made, which is never before the request's.
@@ -203,28 +205,43 @@ async def sums(tx: CellRead, scope: Scope, spans: Sequence[Span], void: Sequence
     return [Sum._make(row) for row in rows]
 
 
-_SUMS_OF_USER: LiteralString = """
-    SELECT s.id, s.w, o.asset, count(*),
-        sum(o.amount + CASE o.fee_payer WHEN 'receiver' THEN o.fee ELSE 0 END)::bigint
-    FROM unnest(%(ids)s::bigint[], %(ats)s::timestamptz[], %(of)s::bigint[], %(windows)s::int[],
-            %(since)s::timestamptz[], %(floors)s::bigint[]) AS s (id, at, of, w, since, floor)
-        JOIN withdrawal o ON o.user_id = s.of AND o.id >= s.floor
-    WHERE o.requested_at >= s.since AND (o.requested_at, o.id) < (s.at, s.id)
-        AND o.state <> ALL(%(void)s)
+_BEFORE: LiteralString = """
+    WHERE o.requested_at >= s.since AND o.state <> ALL(%(void)s)
+        AND ((o.requested_at, o.id) < (s.at, s.id) OR o.id <> s.id AND (
+            SELECT c.last_seq FROM entry e JOIN commit c ON c.id = e.commit_id
+            WHERE e.id = o.entry_request
+        ) < (
+            SELECT c.last_seq FROM withdrawal w
+                JOIN entry e ON e.id = w.entry_request JOIN commit c ON c.id = e.commit_id
+            WHERE w.id = s.id
+        ))
     GROUP BY s.id, s.w, o.asset
 """
 
-_SUMS_OF_DESTINATION: LiteralString = """
-    SELECT s.id, s.w, o.asset, count(*),
-        sum(o.amount + CASE o.fee_payer WHEN 'receiver' THEN o.fee ELSE 0 END)::bigint
+_SUMS_OF_USER: LiteralString = (
+    """
+    SELECT s.id, s.w, o.asset, count(*), least(
+        sum(o.amount + CASE o.fee_payer WHEN 'receiver' THEN o.fee ELSE 0 END), 9223372036854775807
+    )::bigint
+    FROM unnest(%(ids)s::bigint[], %(ats)s::timestamptz[], %(of)s::bigint[], %(windows)s::int[],
+            %(since)s::timestamptz[], %(floors)s::bigint[]) AS s (id, at, of, w, since, floor)
+        JOIN withdrawal o ON o.user_id = s.of AND o.id >= s.floor
+"""
+    + _BEFORE
+)
+
+_SUMS_OF_DESTINATION: LiteralString = (
+    """
+    SELECT s.id, s.w, o.asset, count(*), least(
+        sum(o.amount + CASE o.fee_payer WHEN 'receiver' THEN o.fee ELSE 0 END), 9223372036854775807
+    )::bigint
     FROM unnest(%(ids)s::bigint[], %(ats)s::timestamptz[], %(of)s::bytea[], %(windows)s::int[],
             %(since)s::timestamptz[], %(floors)s::bigint[]) AS s (id, at, of, w, since, floor)
         JOIN destination same ON same.fingerprint = s.of
         JOIN withdrawal o ON o.destination_id = same.id AND o.id >= s.floor
-    WHERE o.requested_at >= s.since AND (o.requested_at, o.id) < (s.at, s.id)
-        AND o.state <> ALL(%(void)s)
-    GROUP BY s.id, s.w, o.asset
 """
+    + _BEFORE
+)
 
 
 async def users_of_fingerprints(tx: CellRead, fingerprints: Sequence[bytes]) -> dict[bytes, int]:

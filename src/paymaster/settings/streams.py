@@ -43,10 +43,10 @@ class Streams(Group):
     )
     waiting_events: int = Field(
         default=256,
-        ge=1,
+        ge=3,
         le=100_000,
         description="Most events that wait for a client that reads slowly; above it the stream "
-        "ends.",
+        "ends. What a client missed while it was away comes in parts of this size.",
     )
     resume_places: int = Field(
         default=200_000,

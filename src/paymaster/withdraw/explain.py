@@ -23,7 +23,7 @@ from paymaster.withdraw import holds, view, view_store, words
 from paymaster.withdraw.fees import readable
 from paymaster.withdraw.machine import State
 from paymaster.withdraw.view import Summary
-from paymaster.withdraw.view_store import AttemptRow, MoveRow
+from paymaster.withdraw.view_store import AttemptRow, EntryRow, MoveRow
 from paymaster.withdraw.words import ANSWERED, UNDER_REVIEW, StateWords
 
 _OVER: Final = frozenset({State.FAILED, State.RETURNED})
@@ -72,12 +72,16 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The facts, from one snapshot. `order` is the reference of a regulatory hold on it."""
+    """The facts, from one snapshot. `order` is the reference of a regulatory hold on it.
+
+    `repayment`: what of the money that came back paid what its user owed.
+    """
 
     summary: Summary
     moves: Sequence[MoveRow]
     attempts: Sequence[AttemptRow]
     order: str | None
+    repayment: EntryRow | None = None
 
     @property
     def attempt(self) -> AttemptRow | None:
@@ -88,6 +92,28 @@ class Explained:
     def sent_at(self) -> datetime | None:
         """When the latest order was made."""
         return None if self.attempt is None else self.attempt.created_at
+
+    @property
+    def repaid(self) -> Money:
+        """How much of what came back paid what its user owed, and is not in the balance."""
+        minor = None if self.repayment is None else self.repayment.repaid
+        return Money(minor or 0, self.summary.row.asset)
+
+    def where(self, language: Language) -> dict[str, Any]:
+        """Where the money is, for JSON."""
+        place, repaid = self.stands.money, self.repaid
+        return {
+            "where": place,
+            "message": self._all_of(words.common("money", place), language),
+            "repaid": _money(repaid) if repaid else None,
+        }
+
+    def _all_of(self, back: Words, language: Language) -> str:
+        """Words that say that money is back, and how much of it is not in the balance."""
+        if not self.repaid:
+            return back.text(language)
+        said = back.and_then(words.common("debt", "repaid")).text(language)
+        return said.replace("{amount}", str(self.repaid))
 
     @property
     def stands(self) -> StateWords:
@@ -160,10 +186,7 @@ class Explained:
             "stage": stands.stage,
             "message": self.now(language),
             "challenge": None if self._frozen and not staff else summary.challenge,
-            "money": {
-                "where": stands.money,
-                "message": words.common("money", stands.money).text(language),
-            },
+            "money": self.where(language),
             "next": {"who": who, "message": words.common("next", who).text(language)},
             "expected": expected.wire(language, over=stands.money in _SETTLED),
             "failure": None if failure is None else failure.wire(language, staff=staff),
@@ -218,10 +241,11 @@ class Explained:
             told: dict[str, Any] = {**step, "message": said.then.text(language)}
             return {**told, "state": State.REQUESTED.value} if staff else told
         said = words.of(one.target)
+        then, ends = _then(one, said), said.money == "back"
         told = {
             "at": rfc3339(one.moved_at),
             "stage": said.stage,
-            "message": _then(one, said).text(language),
+            "message": self._all_of(then, language) if ends else then.text(language),
         }
         if not staff:
             return told
@@ -244,7 +268,7 @@ class Explained:
             "amount": _money(summary.amount),
             "fee": _money(summary.fee),
             "fee_payer": summary.row.fee_payer,
-            "total": _money(summary.amount + summary.fee),
+            "total": _money(summary.total),
             "payout": _money(summary.payout),
             "rate": None if summary.row.rate is None else readable(summary.row.rate),
             "requested_at": rfc3339(summary.row.requested_at),
@@ -278,9 +302,11 @@ async def gather(tx: CellRead, withdrawal_id: int, *, user_id: int | None = None
     """
     summary = await view.one(tx, withdrawal_id, user_id=user_id)
     frozen = await holds.frozen(tx, [summary.row])
+    repaid = await view_store.repayments(tx, [withdrawal_id])
     return Explained(
         summary,
         await view_store.moves(tx, withdrawal_id),
         await view_store.attempts(tx, withdrawal_id),
         frozen.get(withdrawal_id),
+        repaid.get(withdrawal_id),
     )

@@ -123,11 +123,12 @@ WITHDRAWAL: Final = Machine(
         # Pulled back for another look: the user or the destination changed after the approval.
         Move(State.APPROVED, Event.REVIEW, State.IN_REVIEW, by=_W | _O),
         Move(State.QUEUED, Event.REVIEW, State.IN_REVIEW, by=_W | _O),
-        # Sent. `queue` from `sending` on needs proof that the attempt is dead.
+        # Sent. `queue` from `sending` on needs proof that the attempt is dead. An operator says it
+        # of what is `sending` only while nothing of its order has ever left.
         Move(State.APPROVED, Event.QUEUE, State.QUEUED, by=_W),
         Move(State.APPROVED, Event.SEND, State.SENDING, by=_W),
         Move(State.QUEUED, Event.SEND, State.SENDING, by=_W),
-        Move(State.SENDING, Event.QUEUE, State.QUEUED, by=_P | _W),
+        Move(State.SENDING, Event.QUEUE, State.QUEUED, by=_P | _W | _O),
         Move(State.UNKNOWN, Event.QUEUE, State.QUEUED, by=_P | _O),
         Move(State.SENT, Event.QUEUE, State.QUEUED, by=_P | _O),
         Move(State.AWAITING_PAYEE, Event.QUEUE, State.QUEUED, by=_P | _O),
@@ -136,7 +137,7 @@ WITHDRAWAL: Final = Machine(
         Move(State.SENDING, Event.AWAIT, State.AWAITING_PAYEE, by=_P),
         Move(State.SENDING, Event.LOSE, State.UNKNOWN, by=_P | _W),
         Move(State.SENDING, Event.SETTLE, State.PAID, "paid", _P),
-        Move(State.SENDING, Event.REJECT, State.FAILED, "release", _P | _W),
+        Move(State.SENDING, Event.REJECT, State.FAILED, "release", _P | _W | _O),
         Move(State.UNKNOWN, Event.ACCEPT, State.SENT, by=_P),
         Move(State.UNKNOWN, Event.AWAIT, State.AWAITING_PAYEE, by=_P),
         Move(State.UNKNOWN, Event.SETTLE, State.PAID, "paid", _P | _O),

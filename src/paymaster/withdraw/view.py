@@ -61,6 +61,16 @@ class Summary:
         return Money(self.row.fee, self.row.asset)
 
     @property
+    def total(self) -> Money:
+        """What is set aside for it."""
+        return self.amount + self.fee
+
+    @property
+    def came_back(self) -> Money:
+        """What its user has again when it comes back after it was paid."""
+        return self.total if self.row.fee_back else self.amount
+
+    @property
     def challenge(self) -> Literal["asked", "answered"] | None:
         """Whether a proof is asked of its user; `answered` until the rules have judged again."""
         if self.row.state != State.CHALLENGED:
@@ -184,12 +194,16 @@ class Story:
         }
 
     def _entry(self, row: EntryRow) -> dict[str, Any]:
-        amount, fee = self.summary.amount, self.summary.fee
-        without_fee = row.kind == "returned" and not self.summary.row.fee_back
+        summary = self.summary
+        moved = summary.total
+        if row.kind == "returned":
+            moved = summary.came_back
+        elif row.repaid is not None:
+            moved = Money(row.repaid, summary.row.asset)
         return {
-            "id": text_id("en", self.summary.ref.cell, row.id),
+            "id": text_id("en", summary.ref.cell, row.id),
             "kind": row.kind,
-            "amount": _wire(amount if without_fee else amount + fee),
+            "amount": _wire(moved),
             "effective_at": rfc3339(row.effective_at),
         }
 
@@ -236,12 +250,13 @@ async def story(tx: CellRead, withdrawal_id: int, *, user_id: int | None = None)
     # What a person decided by hand is recorded under the attempt that it was about.
     about = [text_id("at", summary.ref.cell, row.id) for row in attempts]
     acts = await audit.of_subject(tx, summary.id, *about)
+    repaid = await view_store.repayments(tx, [withdrawal_id])
     return Story(
         summary,
         await view_store.moves(tx, withdrawal_id),
         attempts,
         await view_store.verdicts(tx, withdrawal_id),
-        await view_store.entries(tx, withdrawal_id),
+        [*await view_store.entries(tx, withdrawal_id), *repaid.values()],
         [Act(a.actor, a.action, a.reason, a.acted_at, a.trace_id) for a in acts],
     )
 

@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import Any, LiteralString
 
 from paymaster.db.tx import CellRead
+from paymaster.kernel.ids import text_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +189,12 @@ async def verdicts(tx: CellRead, withdrawal_id: int) -> list[VerdictRow]:
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """An entry in the books made for a withdrawal."""
+    """An entry in the books made for a withdrawal; `repaid` is what one moved that paid a debt."""
 
     id: int
     kind: str
     effective_at: datetime
+    repaid: int | None = None
 
 
 async def entries(tx: CellRead, withdrawal_id: int) -> list[EntryRow]:
@@ -208,3 +210,25 @@ async def entries(tx: CellRead, withdrawal_id: int) -> list[EntryRow]:
         (withdrawal_id,),
         EntryRow,
     )
+
+
+async def repayments(tx: CellRead, ids: Sequence[int]) -> dict[int, EntryRow]:
+    """The entries by which money that came free paid back what was owed, by withdrawal.
+
+    They are of the commit in which it came free.
+    """
+    rows = await tx.tuples(
+        """
+        SELECT n.id, r.id, r.kind, r.effective_at, p.amount
+        FROM unnest(%s::bigint[], %s::text[]) AS n (id, subject)
+            JOIN withdrawal w ON w.id = n.id
+            JOIN entry e ON e.id = ANY(ARRAY[w.entry_release, w.entry_returned])
+            JOIN entry r ON r.commit_id = e.commit_id AND r.kind = 'recover'
+                AND r.subject = n.subject
+            JOIN posting p ON p.id BETWEEN r.first_posting_id AND r.last_posting_id
+                AND p.entry_id = r.id
+        WHERE p.amount > 0
+        """,
+        (list(ids), [text_id("wd", tx.cell, one) for one in ids]),
+    )
+    return {row[0]: EntryRow(*row[1:]) for row in rows}

@@ -69,7 +69,9 @@ class Whereabouts:
         mine = [each for each in self.under_way if each.summary.amount.currency == asset]
         here = [each for each in mine if each.stands.money == "set-aside"]
         gone = [each for each in mine if each.stands.money != "set-aside"]
-        sent = sum(_total(each).minor for each in gone if each.summary.row.state != State.PAID)
+        sent = sum(
+            each.summary.total.minor for each in gone if each.summary.row.state != State.PAID
+        )
         shown = [_held(each, language, expects(each), each.next(None)) for each in here]
         other = [each for each in self.other_holds if each.amount.currency == asset]
         return {
@@ -117,7 +119,7 @@ class Whereabouts:
 
 def _held(one: Explained, language: Language, expected: Expected, who: str) -> dict[str, Any]:
     return {
-        "amount": _money(_total(one)),
+        "amount": _money(one.summary.total),
         "reason": "withdrawal",
         "ref": one.summary.id,
         "stage": one.stands.stage,
@@ -145,7 +147,7 @@ def _sent(one: Explained, language: Language, expected: Expected) -> dict[str, A
     return {
         "amount": _money(one.summary.amount),
         "payout": _money(one.summary.payout),
-        "total": _money(_total(one)),
+        "total": _money(one.summary.total),
         "ref": one.summary.id,
         "stage": one.stands.stage,
         "message": one.now(language),
@@ -156,19 +158,17 @@ def _sent(one: Explained, language: Language, expected: Expected) -> dict[str, A
 
 
 def _back(one: Explained, language: Language, rail: str | None) -> dict[str, Any]:
-    failure = one.failure(rail)
+    failure, summary = one.failure(rail), one.summary
+    came_back = summary.came_back if summary.row.state == State.RETURNED else summary.total
     return {
-        "amount": _money(one.summary.amount if one.stands.stage == "returned" else _total(one)),
-        "ref": one.summary.id,
+        "amount": _money(came_back),
+        "repaid": _money(one.repaid) if one.repaid else None,
+        "ref": summary.id,
         "stage": one.stands.stage,
         "at": rfc3339(one.moves[-1].moved_at),
         "message": one.stands.now.text(language),
         "failure": None if failure is None else failure.wire(language),
     }
-
-
-def _total(one: Explained) -> Money:
-    return one.summary.amount + one.summary.fee
 
 
 def _money(money: Money) -> dict[str, str]:
@@ -184,12 +184,14 @@ async def gather(tx: CellRead, user_id: int) -> Whereabouts:
     frozen = await holds.frozen(tx, [row for row in rows if row.id in set(open_ids)])
     attempts = await store.latest_attempts(tx, [row.id for row in rows])
     moves = await store.latest_moves(tx, [row.id for row in rows])
+    repaid = await view_store.repayments(tx, back_ids)
     explained = {
         row.id: Explained(
             Summary(Ref(tx.cell, row.id), row),
             [moves[row.id]] if row.id in moves else [],
             [attempts[row.id]] if row.id in attempts else [],
             frozen.get(row.id),
+            repaid.get(row.id),
         )
         for row in rows
     }
