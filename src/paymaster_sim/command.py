@@ -112,7 +112,7 @@ def main(options: Options) -> int:
     rails_of(options.seed, options.rails)
     mutants.check(options.mutant)
     began, total = monotonic_seconds(), Sum()
-    if options.workers > 1:
+    if options.workers > 1 and options.script is None and options.trace is None:
         for told in many(options.seed, options.seeds, options.workers, _arguments(options)):
             total.merge(told)
             _say(f"{total.seeds} seeds, {len(total.violations)} violations")
@@ -151,7 +151,9 @@ def _arguments(options: Options) -> list[str]:
         f"--days={options.days}", f"--users={options.users}", f"--faults={options.faults}",
         f"--rails={options.rails}", "--json",
     ]  # fmt: skip
-    return [*given, f"--mutant={options.mutant}"] if options.mutant else given
+    if options.mutant:
+        given.append(f"--mutant={options.mutant}")
+    return [*given, "--shrink"] if options.shrink else given
 
 
 def _here(options: Options, total: Sum) -> None:
@@ -167,7 +169,7 @@ def _here(options: Options, total: Sum) -> None:
             if result.violation is not None:
                 _say(_sentence(result.violation))
                 if options.shrink:
-                    _shrunk(made, one, result.violation)
+                    _shrunk(made, one, result.violation, options.mutant)
 
 
 def text_of(file: Path) -> str:
@@ -188,14 +190,15 @@ def _scripts(options: Options) -> Iterator[Script]:
         yield writing.write(seed, options.days, options.users, faults, rails)
 
 
-def _shrunk(made: Stage, one: Script, found: Found) -> None:
+def _shrunk(made: Stage, one: Script, found: Found, mutant: str | None) -> None:
     def told(acts: int, runs: int) -> None:
         _say(f"  {acts} acts left after {runs} runs")
 
     short = shrink(made, one, found, told=told)
     path = Path(f"sim-{one.seed}.json")
     path.write_text(short.dump())
-    _say(f"  {len(short.acts)} of {len(one.acts)} acts: paymaster sim --script {path}")
+    again = f"paymaster sim --script {path}" + (f" --mutant {mutant}" if mutant else "")
+    _say(f"  {len(short.acts)} of {len(one.acts)} acts: {again}")
 
 
 def _sentence(found: Found) -> str:

@@ -15,6 +15,10 @@ from paymaster.cli.main import app
 from paymaster.kernel.clock import parse_rfc3339
 from paymaster.kernel.errors import Refusal
 
+MAPPING = json.dumps(
+    {"event_id": "{id}", "user": "{id}", "task": "t", "type": "t", "occurred_at": "{at}"}
+)
+
 
 def run(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "paymaster", "--data", str(data), *arguments]
@@ -59,8 +63,10 @@ def test_the_clock_goes_forward_beyond_the_months_that_were_ready(tmp_path: Path
         ("lockouts", "list"),
         ("staff", "list"),
         ("issuers", "list"),
+        ("import", "events", "--mapping", MAPPING, __file__),
+        ("role", "intake"),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words[:2]),
 )
 def test_a_mistyped_folder_is_refused_and_not_made(
     tmp_path: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

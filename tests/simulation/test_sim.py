@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +20,10 @@ from tests.conftest import PROJECT
 from paymaster.db.idempotency import Answer
 from paymaster.kernel.errors import Refusal
 from paymaster.screen import decide
-from paymaster_sim import checks, mutants, writing
+from paymaster_sim import checks, command, mutants, writing
 from paymaster_sim.checks import Violation
 from paymaster_sim.clients import Clients, Wish
-from paymaster_sim.command import chosen, text_of
+from paymaster_sim.command import Options, chosen, text_of
 from paymaster_sim.eye import Eye, Order, Seen
 from paymaster_sim.mixes import EURO
 from paymaster_sim.outside import Paid
@@ -320,9 +321,9 @@ def test_shrinking_leaves_what_matters() -> None:
 
 
 def test_the_command_ends_with_one_line_of_json() -> None:
-    command = [sys.executable, "-m", "paymaster", "sim", "--seed=2", "--days=2", "--users=2"]
+    asked = [sys.executable, "-m", "paymaster", "sim", "--seed=2", "--days=2", "--users=2"]
     ended = subprocess.run(
-        [*command, "--json"], capture_output=True, text=True, check=False, cwd=PROJECT
+        [*asked, "--json"], capture_output=True, text=True, check=False, cwd=PROJECT
     )
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
@@ -331,6 +332,30 @@ def test_the_command_ends_with_one_line_of_json() -> None:
     assert {"withdrawals", "faults", "crashes"} <= told.keys()
     by_rail = [sum(states.values()) for states in told["by_rail"].values()]
     assert 0 < sum(by_rail) <= told["withdrawals"]
+
+
+def test_a_script_that_was_made_shorter_comes_with_the_command_that_plays_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the same guard missing it would not fail."""
+    monkeypatch.chdir(tmp_path)
+    script = Script(
+        1, 2, 3, EURO_RAILS, tuple(Act(place, kind) for place, kind in enumerate("axb"))
+    )
+    pretended: Any = _Pretended()
+    command._shrunk(pretended, script, Found(1, "paid-twice", "", 1.0, 1), "lease")
+    assert capsys.readouterr().err.endswith("paymaster sim --script sim-1.json --mutant lease\n")
+    assert "--shrink" in command._arguments(Options(shrink=True, workers=2))
+
+
+def test_a_script_is_played_also_where_several_processes_are_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "script.json"
+    file.write_text(writing.write(9, 2, 2, (), EURO_RAILS).dump())
+    asked = [sys.executable, "-m", "paymaster", "sim", f"--script={file}", "--workers=2", "--json"]
+    ended = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert (told["faults"], told["withdrawals"] < 10) == (0, True), "not 30 days of 50 users"
 
 
 # --------------------------------------------------------------------------------------- longer

@@ -81,6 +81,9 @@ async def test_keys(run: Run, world: World) -> None:
     [made] = await shown(run, "keys", "issue", "shop", "--json")
     assert made["scopes"] == list(DEFAULT_SCOPES)
     assert not {"audit", "staff"} & set(made["scopes"])
+    told = (await asyncio.to_thread(CliRunner().invoke, app, ["keys", "issue", "--help"])).output
+    words = "".join(letter for letter in told if letter not in "│\n ")
+    assert f"Default:{','.join(DEFAULT_SCOPES)}." in words, "the help says what a key is given"
     owned = ("keys", "issue", "mine", "--scope", "read", "--expires-in-days", "7", "--owner")
     result = await run(*owned, "one@example.test")
     assert result.exit_code == 0, result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.scripted_rails import ScriptedRail
 from tests.served import earner, serve
 from tests.world import ACTOR, PostgresServer
@@ -22,7 +23,9 @@ from paymaster.observe import metrics_response
 from paymaster.roles import funding
 
 
-async def test_it_is_shown(postgres: PostgresServer, tmp_path: Path) -> None:
+async def test_it_is_shown(
+    postgres: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with serve(postgres, tmp_path) as served:
         await earner(served, "anna", "20.00")
         rails = {"wallet": ScriptedRail("wallet")}
@@ -54,7 +57,14 @@ async def test_it_is_shown(postgres: PostgresServer, tmp_path: Path) -> None:
         # The command shows the same.
         found = await report(served.deps.dbs, 1, served.deps.settings.funding, by_kind=True)
         assert found["currencies"] == shown["currencies"]
+        [account_shown] = found["rail_accounts"]
+        for name in ("settled", "leaving", "under_way", "queued", "free"):
+            account_shown[name] = {"amount": "-1234567890.12", "currency": "EUR"}
         command._show(found)
+        table = capsys.readouterr().out
+        assert table.count("-1234567890.12") == 5, "no figure is cut short, also in a file"
+        figures = set(euro) - {"currency", "short", "owed_by_kind", "other"}
+        assert {name for name in figures if f" {name.replace('_', ' ')} " not in table} == set()
         # The role measures and tells.
         lanes = {lane.name: lane for lane in funding.lanes(served.deps)}
         await lanes["funding:acme/test"].step()

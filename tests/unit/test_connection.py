@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from paymaster.kernel.errors import Refusal
 from paymaster.roles import answering
 from paymaster.roles import serving as module
 from paymaster.roles.connection import Allowance
@@ -243,6 +244,13 @@ async def test_one_connection_too_many_is_closed(served) -> None:
 async def test_an_idle_connection_is_closed(served) -> None:
     async with served(idle_seconds=0.1) as place, place.client() as client:
         assert await client.is_closed()
+
+
+def test_whose_port_is_taken_is_told_which_settings_move_it() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(Refusal, match=r"port-in-use.*roles\.health_base_port"):
+            listen("127.0.0.1", taken.getsockname()[1])
 
 
 async def until(condition: Callable[[], bool]) -> None:

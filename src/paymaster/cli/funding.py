@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -36,14 +37,16 @@ def funding(
 
 
 _FIGURES = (
-    "settled", "leaving", "between_cells", "transit", "owed", "receivable", "debts", "budgets",
-    "commission", "fees", "cover", "missing",
+    "settled", "incoming", "refunding", "leaving", "between_cells", "transit", "owed", "receivable",
+    "debts", "budgets", "commission", "fees", "suspense", "equity", "fx", "rail_fees", "losses",
+    "cover", "missing",
 )  # fmt: skip
+_WIDE = 160
 _FLOAT = ("settled", "leaving", "under_way", "queued", "free")
 
 
 def _show(found: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
     currencies: list[dict[str, Any]] = found["currencies"]
     split: list[dict[str, dict[str, str]]] = [one["owed_by_kind"] or {} for one in currencies]
     table = Table("", *(one["currency"] for one in currencies))
@@ -55,7 +58,7 @@ def _show(found: dict[str, Any]) -> None:
     console.print(table)
     table = Table()
     for name in ("account", *_FLOAT, "runs dry", "top up"):
-        table.add_column(name.replace("_", " "), no_wrap=name == "runs dry")
+        table.add_column(name.replace("_", " "), no_wrap=name == "runs dry", overflow="fold")
     for one in found["rail_accounts"]:
         ahead = one["forecast"]
         dry = ahead["runs_dry_on"] or ("-" if ahead["per_day"] else "unknown")

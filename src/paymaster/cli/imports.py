@@ -11,16 +11,14 @@ import typer
 from rich.progress import track
 
 from paymaster.cli.keys import Mode, Tenant
-from paymaster.cli.opening import environment_of
+from paymaster.cli.opening import environment_of, existing
 from paymaster.compose import build
 from paymaster.db.tx import Actor
 from paymaster.earn import mapping
 from paymaster.earn.event import EventOutcome, Status
 from paymaster.earn.ingest import ingest
-from paymaster.installation import start_embedded
 from paymaster.kernel.errors import Refusal
 from paymaster.kernel.ids import new_trace_id
-from paymaster.settings import load_settings
 
 app = typer.Typer(help="Take files in.", no_args_is_help=True)
 
@@ -78,8 +76,7 @@ async def _read(
     quiet: bool,
 ) -> list[EventOutcome]:
     outcomes: list[EventOutcome] = []
-    settings = load_settings()
-    await asyncio.to_thread(start_embedded, settings)
+    settings = await asyncio.to_thread(existing)
     try:
         handle = await asyncio.to_thread(file.open, encoding="utf-8-sig", newline="")
     except OSError as error:

@@ -44,8 +44,7 @@ def issue(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Repeat for more, of: {', '.join(SCOPES)}. "
-            "Default: all but risk, audit and staff."
+            help=f"Repeat for more, of: {', '.join(SCOPES)}. Default: {', '.join(DEFAULT_SCOPES)}."
         ),
     ] = None,
     owner: Annotated[

@@ -20,9 +20,16 @@ T = TypeVar("T")
 def existing() -> Settings:
     """The settings of an installation that is there; its embedded servers run.
 
-    Raises Refusal `installation-missing`: a mistyped folder must not become a new installation.
+    Raises Refusal `installation-missing`.
     """
     settings = load_settings()
+    require(settings)
+    start_embedded(settings)
+    return settings
+
+
+def require(settings: Settings) -> None:
+    """A mistyped folder must not become an installation. Raises Refusal `installation-missing`."""
     missing = [name for name, server in embedded(settings).items() if not server.exists]
     if missing:
         raise Refusal(
@@ -30,8 +37,6 @@ def existing() -> Settings:
             f"There is no installation in {settings.database.data_dir}: name its folder with"
             " --data, or make one with `paymaster setup`.",
         )
-    start_embedded(settings)
-    return settings
 
 
 @asynccontextmanager
@@ -59,5 +64,6 @@ def environment_of(deps: Deps, tenant: str, mode: str) -> Environment:
             return environment
     raise Refusal(
         "environment-unknown",
-        f"There is no environment {tenant}/{mode}; `paymaster setup` makes one.",
+        f"There is no environment {tenant}/{mode}: name one of `paymaster environments list` with"
+        " --tenant and --mode, or make it with `paymaster setup`.",
     )

@@ -101,9 +101,11 @@ def role(
     ] = False,
 ) -> None:
     """Run one role until SIGTERM. The database must run and be migrated."""
+    from paymaster.cli.opening import require
     from paymaster.roles.process import ROLES, Running, run_role
 
     settings = load_settings()
+    require(settings)
     number = ROLES.index(name) if name in ROLES else 0
     port = health_port or settings.roles.health_base_port + number
     run_role(settings, Running(name, port, exit_with_parent, share_port))

@@ -201,7 +201,7 @@ async def call(
         kind = meaning.of_failure(error, began=began)
         safe = meaning.OF[kind].means is Means.SAFE
         said = "could not be reached" if safe else "did not answer completely"
-        raise meaning.error(kind, f"{request.url.host} {said}: {_kind(error)}.") from error
+        raise meaning.error(kind, f"{request.url.host} {said}: {_how(error)}.") from error
     return Answer(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
 
 
@@ -216,5 +216,11 @@ async def _read(answer: httpx.Response, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _kind(error: Exception) -> str:
-    return type(error).__name__
+def _how(error: Exception) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        words = "no answer in time"
+    elif isinstance(error, httpx.ConnectError):
+        words = "no connection"
+    else:
+        words = "the connection ended before the answer"
+    return f"{words} ({type(error).__name__})"

@@ -40,7 +40,9 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
     except OSError as error:
         listening.close()
         raise Refusal(
-            "port-in-use", f"Nothing can listen on {host}:{port}: {error.strerror}."
+            "port-in-use",
+            f"Nothing can listen on {host}:{port}: {error.strerror}. Ports are set by api.port,"
+            " hooks.port and roles.health_base_port.",
         ) from error
     return listening
 

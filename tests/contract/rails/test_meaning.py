@@ -23,6 +23,7 @@ from tests.tls import certificate
 from paymaster.dispatch import send
 from paymaster.dispatch.accounts import PayoutAccount
 from paymaster.dispatch.desk import Order, Pace
+from paymaster.dispatch.wording import impersonal
 from paymaster.kernel.clock import ManualClock
 from paymaster.kernel.errors import (
     NeverSent,
@@ -334,8 +335,10 @@ class _Late(httpx.AsyncBaseTransport):
 
 async def test_a_call_remembers_that_bytes_have_left() -> None:
     async with new_client(_Late()) as client:
-        with pytest.raises(RailUnknown):
+        with pytest.raises(RailUnknown) as caught:
             await call(client, "POST", "http://127.0.0.1:1", headers={}, body=b"x")
+    shown = impersonal(str(caught.value)) or ""
+    assert "did not answer completely: no connection" in shown, "staff can read what happened"
 
 
 def test_of_all_statuses_only_an_explained_4xx_is_a_no() -> None:

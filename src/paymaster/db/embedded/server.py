@@ -377,7 +377,7 @@ class EmbeddedPostgres:
         status = self._live() or self._status
         if status is None:
             raise EmbeddedPostgresError(
-                f"PostgreSQL in {self._folder.root} is not running: start it first"
+                f"PostgreSQL in {self._folder.root} is not running: `paymaster up` starts it"
             )
         password = quote(self._folder.secret(role), safe="")
         host = quote(str(status.socket_dir), safe="")
