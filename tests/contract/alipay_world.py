@@ -21,7 +21,6 @@ from paymaster_sandbox.alipay.apps import User
 LEAST = 10
 """The provider pays no less; so every amount of a check is so much more."""
 
-DAY_SECONDS = 86_400
 TRANSFER = "alipay.fund.trans.uni.transfer"
 
 
@@ -147,8 +146,8 @@ class AlipayHarness(SandboxHarness):
         await self.outside.control("/alipay/faults", quiet)
 
     async def close_day(self) -> None:
-        """Go on to tomorrow at the same time."""
-        await self.outside.go_on(DAY_SECONDS)
+        """Go on to tomorrow."""
+        await self.outside.overnight()
 
     async def calls(self) -> int:
         """Transfers that were made or asked for."""

@@ -37,7 +37,6 @@ from paymaster.settle import payin_apply
 from paymaster_sandbox.serving import HttpServer
 
 ACCOUNT = "till"
-DAY_SECONDS = 86_400
 
 
 @dataclass
@@ -167,7 +166,7 @@ class Trading:
 
     async def night(self) -> None:
         """The day ends; its bill is fetched, and each of its lines finds what it is about."""
-        await self.found.go_on(DAY_SECONDS)
+        await self.found.overnight()
         deps = self.served.deps
         lanes = [
             lane

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -29,6 +30,7 @@ from paymaster.rails.registry import Registry
 from paymaster_sandbox import World, WorldConfig
 
 PSP_IBAN = iban_of("FR", "20041010050500013000001")
+_BEIJING, _READY = timezone(timedelta(hours=8)), time(10, 30)
 MakeRail = Callable[[RailDeps], Rail]
 
 
@@ -59,6 +61,13 @@ class Outside:
         await self.control("/clock", {"advance_seconds": seconds})
         await self.control("/wechat/settings", {"clock_skew_seconds": ahead})
         await self.control("/alipay/faults", {"skew_seconds": ahead})
+
+    async def overnight(self) -> None:
+        """Go on to tomorrow in Beijing, at the same time or when the bills of today are ready."""
+        now = self.clock.now().astimezone(_BEIJING)
+        ready = datetime.combine(now.date() + timedelta(days=1), _READY, _BEIJING)
+        later = max(now + timedelta(days=1), ready) - now
+        await self.go_on(math.ceil(later.total_seconds()))
 
     async def control(self, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
         """Turn a knob, or read the truth."""

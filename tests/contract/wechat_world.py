@@ -36,7 +36,6 @@ SCENE = [
     {"info_type": "活动名称", "info_content": "有奖任务"},
     {"info_type": "奖励说明", "info_content": "完成任务的奖励"},
 ]
-DAY_SECONDS = 86_400
 
 
 def _proof(headers: Mapping[str, str]) -> dict[str, str]:
@@ -232,8 +231,8 @@ class WeChatHarness(SandboxHarness):
         await self.outside.control("/wechat/settings", {"paid_seconds": 0, "accept_seconds": 0})
 
     async def close_day(self) -> None:
-        """Go on to tomorrow at the same time."""
-        await self.outside.go_on(DAY_SECONDS)
+        """Go on to tomorrow."""
+        await self.outside.overnight()
 
     async def rest(self) -> None:
         """Users have accepted what they are offered; then as everywhere."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from tests.contract.alipay_paying import PAGE, Shop
-from tests.contract.alipay_world import DAY_SECONDS
 from tests.contract.sandboxes import outside
 
 from paymaster.rails.base import LineKind
@@ -22,7 +21,7 @@ async def test_a_day_names_every_charge_and_refund(
         part, whole = shop.back(first, 2_500), shop.back(second, 50)
         for order in (part, whole):
             await shop.rail.refund(shop.account, order)
-        await shop.outside.go_on(DAY_SECONDS)
+        await shop.outside.overnight()
         rail = shop.rail
         files = await rail.fetch(shop.account, frozenset())
         statements = [

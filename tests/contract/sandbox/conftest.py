@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import AsyncGenerator, Generator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,7 @@ from tests.contract.sandbox.wechat_support import Merchant
 
 from paymaster_sandbox import World, WorldConfig
 from paymaster_sandbox.alipay.certificates import Certificates
-from paymaster_sandbox.chassis.clock import Clock, machine_microseconds
+from paymaster_sandbox.chassis.clock import Clock, machine_microseconds, microseconds
 from paymaster_sandbox.wechat.keys import Keys
 
 
@@ -43,6 +43,8 @@ async def world(tmp_path: Path, alipay_keys: Path) -> AsyncGenerator[World]:
     shutil.copytree(alipay_keys, tmp_path / "world" / "alipay")
     config = WorldConfig(data=tmp_path / "world", seed=7, date=date(2026, 1, 5), scan_seconds=60)
     async with World(config) as made:
+        # At any hour of the machine: in Beijing it is the same day, and bills are ready.
+        made.move_clock(microseconds(datetime(2026, 1, 5, 8, tzinfo=UTC)), 0)
         yield made
 
 
