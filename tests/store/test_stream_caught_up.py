@@ -39,6 +39,7 @@ async def test_who_missed_more_than_may_wait_is_told_all_of_it(served: Served, r
         missed = [await ask(served, name, place) for _ in range(4)]
         for one in missed:
             await pay(served, one)
+        assert mark
         async with reading(url, token, last_id=mark) as again:
             await again.until("balances")
             assert [one for one in again.seen if one.type in ("end", "reset")] == []
@@ -57,6 +58,7 @@ async def test_a_heartbeat_says_only_what_was_sent(
     app = build_api(with_streams(served.deps, recheck_seconds=0.2))
     hub: Any = app._app._app.state.streams  # pyright: ignore[reportFunctionMemberAccess]
     authenticate, asked = served_stream.authenticate, list[str]()
+    mark = ""
 
     async def slowly(request: Any) -> Any:
         if not asked:
@@ -77,6 +79,7 @@ async def test_a_heartbeat_says_only_what_was_sent(
                 if asked and line.startswith("id: "):
                     mark = line.removeprefix("id: ")
                     break
+        assert mark
         async with reading(url, token, last_id=mark) as again:
             await again.until("balances")
         app.drain()
