@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from paymaster.withdraw import holds, moves
 from paymaster_sim import cast, terms
 from paymaster_sim.checks import ENDS, WENT_OUT
 from paymaster_sim.clients import Clients
-from paymaster_sim.eye import Eye, Order
+from paymaster_sim.eye import Eye, Order, Seen
 from paymaster_sim.mixes import Mix
 from paymaster_sim.outside import Outside
 from paymaster_sim.place import CELLS, ENVIRONMENT
@@ -32,7 +33,8 @@ SETTLED_AFTER = timedelta(hours=3)
 """A person says what became of a payment only when whoever sent it has certainly ended."""
 
 BEFORE_THE_RAIL = ("requested", "screening", "in_review", "approved", "queued")
-_ACTS = {
+Decision = Callable[[CellTx, int, str], Awaitable[Any]]
+_ACTS: dict[str, tuple[tuple[str, ...], Decision]] = {
     "approve": (("in_review",), moves.approve),
     "deny": ((*BEFORE_THE_RAIL, "held"), moves.deny),
     "hold": (BEFORE_THE_RAIL, moves.hold),
@@ -103,16 +105,19 @@ class Staff:
             return
 
     async def decide_all(self) -> None:
-        """Lift every hold, approve all that waits for a person, release all that is held."""
+        """Lift every hold, approve what waits for a person or deny it, release all that is held."""
         for cell, number in self.eye.legal_holds():
             await self._lift(cell, number)
-        for kind, (states, decision) in _ACTS.items():
-            if kind in {"approve", "release"}:
-                for one in self.eye.withdrawals():
-                    if one.state in states:
-                        await self.desk.write(
-                            one.cell, PERSON, lambda tx, n=one.id, d=decision: d(tx, n, REASON)
-                        )
+        for one in self.eye.withdrawals():
+            for kind in ("approve", "release"):
+                states, decision = _ACTS[kind]
+                if one.state in states and not await self._decided(one, decision):
+                    # Its destination was closed when it was on its way there, and came back.
+                    await self._decided(one, moves.deny)
+
+    async def _decided(self, one: Seen, decision: Decision) -> bool:
+        done = await self.desk.write(one.cell, PERSON, lambda tx: decision(tx, one.id, REASON))
+        return done is not None
 
     async def reverse_payment(self, pick: int) -> None:
         """Book one that the provider shows as come back, and that is still paid here."""
